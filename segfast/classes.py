@@ -1,0 +1,40 @@
+"""Class names and palettes of the paper's three datasets, in the order of their labels."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+
+Names = tuple[str, ...]
+Palette = tuple[tuple[int, int, int], ...]
+
+DATASETS = ("ade20k", "cityscapes", "pascal_context")
+
+
+@cache
+def dataset(name: str) -> tuple[Names, Palette]:
+    """Names and palette of `ade20k` (150), `cityscapes` (19) or `pascal_context` (60)."""
+    rows = json.loads(resources.files("segfast").joinpath("data", f"{name}.json").read_text(encoding="utf-8"))
+    return tuple(row["name"] for row in rows), tuple(tuple(row["color"]) for row in rows)
+
+
+def for_count(count: int) -> tuple[Names, Palette]:
+    """Names and palette for K classes: those of the dataset with that many, else numbers and generated colours."""
+    for name in DATASETS:
+        names, palette = dataset(name)
+        if len(names) == count:
+            return names, palette
+    return tuple(f"class {index}" for index in range(count)), generated_palette(count)
+
+
+def generated_palette(count: int) -> Palette:
+    """Distinct colours for K classes: the bits of the number spread over the channels, as in Pascal VOC."""
+    return tuple(_spread(index + 1) for index in range(count))
+
+
+def _spread(index: int) -> tuple[int, int, int]:
+    channels = [0, 0, 0]
+    for bit in range(24):
+        channels[bit % 3] |= ((index >> bit) & 1) << (7 - bit // 3)
+    return channels[0], channels[1], channels[2]

@@ -1,0 +1,196 @@
+"""The configuration that travels with a model, inside `.safetensors` and `.onnx` files alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from segfast import classes as labels
+from segfast.errors import BadModel, BadOption
+from segfast.protocol import Protocol, Size
+from segfast.variants import Variant
+
+# The version of the metadata in our files; a newer one is refused with the advice to upgrade.
+FORMAT = 1
+METADATA_KEY = "segfast"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a Segmenter's tensors do not say; checkpoints decide it.
+
+    Attributes:
+        name: of the family member, or `seg-custom-…` where the sizes are not one of its rows.
+        patch, width, depth, heads: of the encoder (paper, Table 1).
+        decoder: `linear` or `mask` (paper, section 3.2).
+        decoder_depth: blocks of the mask decoder: 2, but 1 for Cityscapes' Seg-L (section 4.4).
+        num_classes: K.
+        image_size: of training; its grid of patches is that of the position embeddings.
+        protocol: preprocessing and sliding window.
+        classes, palette: K names and K RGB colours.
+        distilled: the encoder has a distillation token (DeiT).
+        encoder_eps, decoder_eps: of the LayerNorms (original 1e-5; MMSegmentation's encoder 1e-6).
+        position_mode: resampling of position embeddings, `bilinear` or `bicubic` (MMSegmentation).
+        encoder_dropout, decoder_dropout, drop_path: in training only (section 4.3; code).
+        provenance: where the weights come from, in words.
+    """
+
+    name: str
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    decoder: str
+    num_classes: int
+    image_size: Size
+    protocol: Protocol
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    decoder_depth: int = 2
+    distilled: bool = False
+    encoder_eps: float = 1e-5
+    decoder_eps: float = 1e-5
+    position_mode: str = "bilinear"
+    encoder_dropout: float = 0.0
+    decoder_dropout: float = 0.1
+    drop_path: float = 0.1
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Size:
+        """Patches (h, w) of the training size: the grid of the position embeddings."""
+        return self.image_size[0] // self.patch, self.image_size[1] // self.patch
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token, and DeiT's distillation token."""
+        return 2 if self.distilled else 1
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the encoder was never trained: such a model is for timing only."""
+        return self.provenance.get("weights") == "random"
+
+    def check(self) -> Config:
+        """Itself, if its values are possible.
+
+        Raises:
+            BadModel: a value is not; the message names it.
+        """
+        for name in ("patch", "width", "depth", "heads", "decoder_depth", "num_classes"):
+            _require(_whole(getattr(self, name)) and 1 <= getattr(self, name) <= 65536, name, getattr(self, name))
+        _require(self.width % self.heads == 0, "heads", f"{self.heads}, which does not divide width {self.width}")
+        _require(self.decoder in ("linear", "mask"), "decoder", self.decoder)
+        _require(self.position_mode in ("bilinear", "bicubic"), "position_mode", self.position_mode)
+        for name, size in (
+            ("image_size", self.image_size),
+            ("window", self.protocol.window),
+            ("stride", self.protocol.stride),
+        ):
+            _require(len(size) == 2 and all(_whole(side) and 1 <= side <= 65536 for side in size), name, size)
+        _require(min(self.grid) >= 1, "image_size", f"{self.image_size}, smaller than the patch")
+        for name in ("mean", "std"):
+            values = getattr(self.protocol, name)
+            _require(len(values) == 3 and all(math.isfinite(value) for value in values), name, values)
+        _require(min(self.protocol.std) > 0, "std", self.protocol.std)
+        _require(len(self.classes) == self.num_classes, "classes", f"{len(self.classes)} names")
+        _require(len(self.palette) == self.num_classes, "palette", f"{len(self.palette)} colours")
+        colours_fit = all(len(c) == 3 and all(_whole(x) and 0 <= x <= 255 for x in c) for c in self.palette)
+        _require(colours_fit, "palette", "colours that are not three numbers from 0 to 255")
+        return self
+
+    def to_json(self, **more: Any) -> str:
+        """One JSON object: `format`, every field, and `more`."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self), **more}, ensure_ascii=False)
+
+
+def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
+    """The Config in a JSON object, and the other entries that `to_json` was given.
+
+    Args:
+        source: the file it comes from, for messages.
+
+    Raises:
+        BadModel: it is malformed, or of a newer format.
+    """
+    try:
+        values = json.loads(text)
+        version = values.pop("format")
+        if not _whole(version) or version < 1:
+            raise ValueError(f"format {version!r}")
+        if version > FORMAT:
+            raise BadModel(
+                f"{source} has format {version}; this segfast reads up to {FORMAT}: pip install --upgrade segfast"
+            )
+        known = {f.name for f in dataclasses.fields(Config)}
+        more = {key: values.pop(key) for key in list(values) if key not in known}
+        values["protocol"] = Protocol(**{k: _frozen(v) for k, v in values["protocol"].items()})
+        provenance = {str(k): str(v) for k, v in values.pop("provenance", {}).items()}
+        config = Config(**{k: _frozen(v) for k, v in values.items()}, provenance=provenance)
+        return config.check(), more
+    except BadModel as error:
+        raise BadModel(f"{source}: {error}" if source not in str(error) else str(error)) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadModel(f"the segfast metadata in {source} is damaged ({error!r}); export or save it again") from None
+
+
+def family_config(
+    variant: Variant, num_classes: int = 150, image_size: int | Size = 512, **provenance: str
+) -> Config:
+    """The Config of a family member, windows of the training size without overlap (ADE20K's protocol).
+
+    150, 60 and 19 classes are named after ADE20K, Pascal Context and Cityscapes, others by number.
+
+    Raises:
+        BadOption: the class count or the image size is out of range.
+    """
+    if not _whole(num_classes) or not 1 <= num_classes <= 65536:
+        raise BadOption(f"num_classes must be a whole number from 1 to 65536; got {num_classes!r}")
+    size = check_size(image_size, variant.patch, "image_size")
+    names, palette = labels.for_count(num_classes)
+    return Config(
+        name=variant.name,
+        patch=variant.patch,
+        width=variant.width,
+        depth=variant.depth,
+        heads=variant.heads,
+        decoder=variant.decoder,
+        num_classes=num_classes,
+        image_size=size,
+        protocol=Protocol(variant.mean, variant.std, window=size, stride=size),
+        classes=names,
+        palette=palette,
+        distilled=variant.distilled,
+        provenance=provenance,
+    )
+
+
+def check_size(size: int | Size, patch: int, option: str = "size") -> Size:
+    """(height, width) of a size given as one side or both, each from one patch to 8192 pixels.
+
+    Raises:
+        BadOption: it is not that.
+    """
+    pair = (size, size) if _whole(size) else size
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(_whole(side) for side in pair):
+        raise BadOption(f"{option} must be a number of pixels, or (height, width); got {size!r}")
+    if not all(patch <= side <= 8192 for side in pair):
+        raise BadOption(f"{option} must lie between the patch, {patch}, and 8192 pixels; got {size!r}")
+    return pair[0], pair[1]
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _require(condition: bool, name: str, value: object) -> None:
+    if not condition:
+        raise BadModel(f"{name} cannot be {value}")

@@ -1,0 +1,191 @@
+"""The Engine: a model ready to segment images of any size."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segfast.artifact import Artifact, read_artifact
+from segfast.config import Config
+from segfast.devices import check_device
+from segfast.errors import BadModel, BadOption, MissingRuntime, NotSupported
+from segfast.image import Pixels, read_image
+from segfast.kernels.merge import Windows, merge_scores, merge_windows
+from segfast.kernels.reference import upsample
+from segfast.protocol import Protocol, Size, views
+from segfast.runtimes import Runtime
+from segfast.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from segfast.model import Segmenter
+
+RUNTIMES = ("openvino", "onnxruntime", "pytorch")
+CHECKPOINTS = (".safetensors", ".pth", ".pt")
+
+
+class Engine:
+    """A model ready to run.
+
+    Args:
+        path: an `.onnx` file of `segfast.export`; or a checkpoint, published name or Segmenter,
+            which run in PyTorch.
+        runtime: `openvino`, `onnxruntime` or `pytorch`. By default `.onnx` files run in OpenVINO on
+            a CPU (in ONNX Runtime where OpenVINO is missing) and in ONNX Runtime on an NVIDIA GPU.
+        device: `cpu`, `cuda` or `cuda:N`. By default the NVIDIA GPU if there is one, else the CPU;
+            never the CPU in place of a GPU that fails.
+        threads: CPU threads of the network; by default what the runtime takes.
+
+    `repr(engine)` says what runs where, and every fall-back.
+
+    Attributes:
+        config: architecture, protocol and classes of the model.
+
+    Raises:
+        BadModel: the file is missing, damaged, or not ours.
+        BadOption: the runtime, device or thread count is impossible.
+        MissingRuntime: what should run it is not installed, or the device is not there.
+    """
+
+    config: Config
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Segmenter,
+        *,
+        runtime: str | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+    ):
+        device = check_device(device)
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise BadOption(f"threads must be a whole number from 1; got {threads!r}")
+        if runtime not in (None, *RUNTIMES):
+            raise BadOption(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
+        self._notes: list[str] = []
+        if isinstance(path, (str, os.PathLike)) and Path(path).suffix == ".onnx":
+            artifact = read_artifact(Path(path))
+            self.config, self._protocol = artifact.config, self._fixed_size(artifact)
+            self._output, self._runtime = artifact.output, self._load_artifact(artifact, runtime, device, threads)
+        else:
+            model = _load_checkpoint(path, runtime)
+            from segfast.runtimes.pytorch import PyTorchRuntime
+
+            self.config, self._protocol = model.config, model.config.protocol
+            self._output, self._runtime = "logits", PyTorchRuntime(model, device, threads)
+        if self.config.random_weights:
+            self._notes.append("random weights: for timing only")
+
+    def segment(self, image: Any, *, multiscale: bool = False, stride: int | None = None) -> Segmentation:
+        """Labels of one image at its own size, by the protocol of the model's origin.
+
+        The image is enlarged if it does not cover the window, covered with windows, and the windows'
+        logits are averaged where they overlap (paper, section 4.2).
+
+        Args:
+            image: a path, PIL image, or uint8 RGB array or tensor [H, W, 3], of any size and, for
+                files and PIL images, of any mode.
+            multiscale: average the softmax scores of 12 views, six scales and their mirror images.
+            stride: of the sliding window in pixels; by default the model's own.
+
+        Raises:
+            BadImage: the image cannot be read.
+            BadOption: the stride is not from 1 to the window.
+            NotSupported: a labels artifact is asked for more than one exact window.
+        """
+        pixels = read_image(image)
+        size, protocol = pixels.shape[:2], self._protocol.with_stride(stride)
+        if self._output == "labels":
+            return self._segment_window(pixels, multiscale)
+        answers = [self._run_view(pixels, view, mirrored, protocol) for view, mirrored in views(size, multiscale)]
+        return self._segmentation(merge_windows(answers, size), pixels, partial(merge_scores, answers, size))
+
+    def __repr__(self) -> str:
+        runtime, (H, W) = self._runtime, self._protocol.window
+        what = f"{self.config.name}, {self.config.num_classes} classes, {H}×{W} windows, {self._output}"
+        notes = "".join(f"; {note}" for note in (*runtime.notes, *self._notes))
+        return f"Engine({what}: {runtime.name} on {runtime.device} in {runtime.precision}{notes})"
+
+    def _run_view(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol) -> Windows:
+        """The network's answer for one view: the image resized to `size`, mirrored or not."""
+        image = resize(resize(pixels, size), protocol.working_size(size))
+        image = image[:, ::-1] if mirrored else image
+        anchors, window = protocol.windows((image.shape[0], image.shape[1]))
+        cuts = [image[top : top + window[0], left : left + window[1]] for top, left in anchors]
+        step = self._runtime.batch
+        logits = [self._runtime.run(np.stack(cuts[i : i + step])) for i in range(0, len(cuts), step)]
+        P = self.config.patch
+        padded = (window[0] + -window[0] % P, window[1] + -window[1] % P) if protocol.crop_padding else window
+        return Windows(np.concatenate(logits), anchors, window, padded, image.shape[:2], mirrored)
+
+    def _segment_window(self, pixels: Pixels, multiscale: bool) -> Segmentation:
+        """What a labels artifact can do exactly: one image of the window's size."""
+        H, W = self._protocol.window
+        if multiscale or pixels.shape[:2] != (H, W):
+            asked = "multi-scale scores" if multiscale else f"an image of {pixels.shape[0]}×{pixels.shape[1]}"
+            raise NotSupported(
+                f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
+                f"python -m segfast.export --model {self.config.name} --output logits (with the same --weights)"
+            )
+        return self._segmentation(self._runtime.run(pixels[None])[0], pixels, None)
+
+    def _segmentation(self, labels: NDArray[Any], pixels: Pixels, scores: Any) -> Segmentation:
+        return Segmentation(labels, self.config.classes, self.config.palette, pixels, scores)
+
+    def _fixed_size(self, artifact: Artifact) -> Protocol:
+        """The model's protocol as far as a network of one input size can follow it."""
+        protocol = artifact.config.protocol
+        if protocol.small_windows:
+            H, W = artifact.size
+            self._notes.append(f"images smaller than {H}×{W} are enlarged to it (a checkpoint takes them as they are)")
+            protocol = replace(protocol, small_windows=False)
+        return protocol
+
+    def _load_artifact(self, artifact: Artifact, runtime: str | None, device: str, threads: int | None) -> Runtime:
+        if runtime == "pytorch":
+            raise BadOption("an .onnx file does not run in PyTorch; give the checkpoint it was exported from")
+        if runtime == "openvino" and device != "cpu":
+            raise BadOption(f"OpenVINO does not run on {device}; use device='cpu', or runtime='onnxruntime'")
+        if runtime is None and device == "cpu":
+            runtime = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
+            if runtime == "onnxruntime":
+                self._notes.append("OpenVINO is not installed: ONNX Runtime instead, slower on CPUs")
+        if runtime == "openvino":
+            from segfast.runtimes.openvino import OpenVINORuntime
+
+            return OpenVINORuntime(artifact, threads)
+        from segfast.runtimes.onnxruntime import ONNXRuntime
+
+        return ONNXRuntime(artifact, device, threads)
+
+
+def resize(image: NDArray[Any], size: Size) -> NDArray[Any]:
+    """Bilinear [H, W, 3] → [*size, 3], float32 in the same range; the image itself if it has that size."""
+    if image.shape[:2] == size:
+        return image
+    return np.ascontiguousarray(upsample(image.transpose(2, 0, 1), size).transpose(1, 2, 0))
+
+
+def _load_checkpoint(path: Any, runtime: str | None) -> Segmenter:
+    """The Segmenter of a checkpoint, or the one given."""
+    if not isinstance(path, (str, os.PathLike)):
+        if hasattr(path, "patch_logits"):
+            return path  # type: ignore[no-any-return]
+        raise BadModel(f"an Engine takes a path, a published name or a Segmenter, not {type(path).__name__}")
+    name = os.fspath(path)
+    if runtime not in (None, "pytorch"):
+        raise BadOption(f"{name} is a checkpoint, which runs in PyTorch; for {runtime} export it with segfast.export")
+    if importlib.util.find_spec("torch") is None:
+        raise MissingRuntime(
+            f"{name} is a checkpoint, which needs PyTorch: pip install 'segfast[export]'; "
+            "an .onnx file exported from it does not"
+        )
+    from segfast.weights import load_model
+
+    return load_model(name)

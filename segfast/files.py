@@ -1,0 +1,108 @@
+"""The one place that writes files: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from segfast.errors import CannotWrite
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose another folder",
+    errno.EPERM: "not permitted; choose another folder",
+    errno.ENOENT: "there is no such folder; create it first",
+    errno.ENOTDIR: "a part of the path is not a folder; choose another",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EEXIST: "a file of that name is in the way; choose another",
+}
+
+
+@contextmanager
+def publish(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file beside `path`, which replaces it when the block ends without an error.
+
+    Whatever interrupts the block (an error, Ctrl-C) removes the temporary file and leaves what
+    was at `path` as it was.
+
+    Raises:
+        CannotWrite: for every OSError of the destination, with its remedy.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory", str(target))
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:64]}-", suffix=target.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        _settle(temporary)
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as error:
+        if error.filename not in (None, str(target), str(target.parent), str(temporary)) and temporary is not None:
+            raise  # another file's trouble, met inside the block
+        raise cannot_write(target, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def partial(path: Path) -> Iterator[BinaryIO]:
+    """`path` opened to append: a download that a later call resumes. It stays behind on an error.
+
+    Raises:
+        CannotWrite: it cannot be opened.
+    """
+    try:
+        file = open(path, "ab")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with file:
+        yield file
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """`path`, created with its parents if missing.
+
+    Raises:
+        CannotWrite: it cannot be created.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cannot_write(path: Path, error: OSError) -> CannotWrite:
+    """The typed error for an OSError of a destination."""
+    remedy = _REMEDIES.get(error.errno or 0, str(error))
+    return CannotWrite(f"cannot write {path}: {remedy}")
+
+
+def _settle(path: Path) -> None:
+    """Force the content to disk, and give the file the permissions a plain `open` would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,79 @@
+"""PyTorch pickles, read without executing anything in them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from segfast.errors import BadModel, MissingRuntime
+
+# MMSegmentation 1.x writes its training log into checkpoints, as objects of its own classes and of
+# NumPy. They are read as inert placeholders; anything else that is no tensor or plain value is refused.
+INERT_PACKAGES = ("mmengine", "mmcv", "mmseg", "numpy")
+
+
+class Inert:
+    """Stands for an object of a foreign class: takes whatever the pickle gives and does nothing."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def load_pickle(path: Path) -> dict[str, Any]:
+    """The top dictionary of a `.pth` file, tensors on the CPU.
+
+    Raises:
+        BadModel: it is truncated, no PyTorch file, or holds anything but tensors, plain values and
+            the logs of MMSegmentation; no code in it runs.
+    """
+    try:
+        import torch
+        from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+    except ImportError:
+        raise MissingRuntime("checkpoints are read with PyTorch; pip install 'segfast[export]'") from None
+
+    try:
+        foreign = _foreign_names(path, get_unsafe_globals_in_checkpoint)
+        placeholders: list[Any] = [(type(name, (Inert,), {}), name) for name in foreign]
+        with safe_globals(placeholders):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=None)
+    except BadModel:
+        raise
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise BadModel(f"{path} was refused ({reason}); {_STRIP}") from None
+    except Exception as error:  # the reader meets truncated and foreign files with nearly any exception
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise BadModel(f"{path} is no whole PyTorch checkpoint ({reason}); copy or download it again") from None
+    if not isinstance(content, dict):
+        raise BadModel(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; pass a checkpoint")
+    return content
+
+
+_STRIP = (
+    "only tensors and plain values are read. If you trust it, strip it where it was made: "
+    "torch.save({'meta': ckpt.get('meta', {}), 'state_dict': ckpt['state_dict']}, 'stripped.pth')"
+)
+
+
+def _foreign_names(path: Path, list_globals: Any) -> list[str]:
+    """Names of classes and functions in the pickle beyond tensors, all from packages that may be inert.
+
+    Raises:
+        BadModel: one is from elsewhere.
+    """
+    try:
+        names: list[str] = list_globals(str(path))
+    except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError, OSError):
+        return []  # no zip archive: an older format, or no checkpoint, which torch.load then says
+    refused = [name for name in names if name.split(".")[0] not in INERT_PACKAGES]
+    if refused:
+        raise BadModel(f"{path} was refused: it calls {', '.join(refused[:3])} while loading; {_STRIP}")
+    return names

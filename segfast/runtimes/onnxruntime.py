@@ -1,0 +1,65 @@
+"""ONNX Runtime: `.onnx` files on NVIDIA GPUs, and on CPUs by request or where OpenVINO is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segfast.artifact import Artifact
+from segfast.errors import BadModel, MissingRuntime
+from segfast.runtimes import to_bytes
+
+
+class ONNXRuntime:
+    """An artifact in an ONNX Runtime session, on the device asked for and no other."""
+
+    name = "ONNX Runtime"
+
+    def __init__(self, artifact: Artifact, device: str, threads: int | None):
+        try:
+            import onnxruntime
+        except ImportError:
+            package = "onnxruntime-gpu" if device != "cpu" else "onnxruntime"
+            raise MissingRuntime(f"ONNX Runtime is not installed; pip install {package}") from None
+
+        self.device, self.precision, self.notes = device, artifact.precision, []
+        self.batch = 1 if device == "cpu" else 8
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device != "cpu":
+            providers = [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})]
+            _require_cuda(onnxruntime)
+        try:
+            self._session = onnxruntime.InferenceSession(artifact.path, options, providers)
+        except Exception as error:  # its exceptions share no public base
+            reason = str(error).strip().splitlines()[0]
+            if device != "cpu":
+                raise MissingRuntime(f"ONNX Runtime cannot use {device} ({reason}); {_CUDA_REMEDY}") from error
+            raise BadModel(f"ONNX Runtime cannot run {artifact.path} ({reason}); export it again") from error
+        if device != "cpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
+            raise MissingRuntime(f"ONNX Runtime fell back from {device} to the CPU; {_CUDA_REMEDY}")
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, windows: NDArray[Any]) -> NDArray[Any]:
+        """See `Runtime`."""
+        result: NDArray[Any] = self._session.run(None, {self._input: to_bytes(windows)})[0]
+        return result
+
+
+_CUDA_REMEDY = "pip install 'segfast[gpu]' brings what it needs; device='cpu' runs on the CPU"
+
+
+def _require_cuda(onnxruntime: Any) -> None:
+    """Load CUDA's libraries from where pip put them, and see that this build can use them.
+
+    Raises:
+        MissingRuntime: the installed ONNX Runtime has no CUDA provider.
+    """
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise MissingRuntime(f"the installed ONNX Runtime has no CUDA provider; {_CUDA_REMEDY}")
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()

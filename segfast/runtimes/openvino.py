@@ -1,0 +1,59 @@
+"""OpenVINO on CPUs: the default for `.onnx` files."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segfast.artifact import Artifact
+from segfast.errors import BadModel, MissingRuntime
+from segfast.runtimes import to_bytes
+
+
+class OpenVINORuntime:
+    """An artifact compiled for windows one at a time.
+
+    fp16 artifacts run in the CPU's own half precision (bf16 on x86, f16 on Arm), fp32 ones strictly
+    in f32.
+    """
+
+    name = "OpenVINO"
+    device = "cpu"
+    batch = 1
+
+    def __init__(self, artifact: Artifact, threads: int | None):
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingRuntime(f"OpenVINO cannot be imported ({error}); pip install openvino") from None
+
+        core = openvino.Core()
+        self.notes: list[str] = []
+        self.precision = "f32"
+        if artifact.precision == "fp16":
+            capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "f32")
+            if self.precision == "f32":
+                self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in f32")
+        hint = {"bf16": "bf16", "fp16": "f16", "f32": "f32"}[self.precision]
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.read_model(artifact.path)
+            model.reshape({0: [1, *artifact.size, 3]})
+            self._compiled = core.compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise BadModel(f"OpenVINO cannot run {artifact.path} ({reason}); export it again") from error
+        self._local = threading.local()
+
+    def run(self, windows: NDArray[Any]) -> NDArray[Any]:
+        """See `Runtime`; one window."""
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        result: NDArray[Any] = request.infer({0: to_bytes(windows)})[0]
+        return result

@@ -1,0 +1,128 @@
+"""The answer of an Engine for one image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from segfast import files
+from segfast.errors import NotSupported
+
+Labels = NDArray[np.unsignedinteger[Any]]
+
+
+class Segmentation:
+    """Labels of one image, at its own size.
+
+    `np.asarray(segmentation)` is its labels.
+
+    Attributes:
+        labels: class index of every pixel, [H, W], uint8 (uint16 over 256 classes).
+        classes: K names.
+        palette: K RGB colours.
+        image: the pixels that were segmented, uint8 [H, W, 3].
+    """
+
+    def __init__(
+        self,
+        labels: Labels,
+        classes: tuple[str, ...],
+        palette: tuple[tuple[int, int, int], ...],
+        image: NDArray[np.uint8],
+        scores: Callable[[], NDArray[np.float32]] | None = None,
+    ):
+        self.labels = labels
+        self.classes = classes
+        self.palette = palette
+        self.image = image
+        self._compute_scores = scores
+        self._scores: NDArray[np.float32] | None = None
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Softmax scores [K, H, W], fp32, averaged over the views; computed when first asked for.
+
+        Raises:
+            NotSupported: the artifact gives labels only.
+        """
+        if self._scores is None:
+            if self._compute_scores is None:
+                raise NotSupported("this artifact gives labels only; export it with --output logits to get scores")
+            self._scores = self._compute_scores()
+        return self._scores
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """Share of the image, 0 … 1, of every class that is present, largest first."""
+        return {self.classes[label]: count / self.labels.size for label, count in self._counts()}
+
+    def overlay(self, *, opacity: float = 0.5, legend: bool = True) -> Image.Image:
+        """The image under the colours of its classes, beside a legend of those present, largest first.
+
+        Args:
+            opacity: of the colours, 0 … 1.
+        """
+        colours = np.array(self.palette, np.float32)[self.labels]       # [H, W, 3]
+        mixed = self.image * (1 - opacity) + colours * opacity
+        picture = Image.fromarray(mixed.round().astype(np.uint8))
+        return self._with_legend(picture) if legend else picture
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the labels as PNG: a palette image, so that viewers show the colours and readers get the labels.
+
+        Over 256 classes it is 16-bit grey.
+
+        Raises:
+            CannotWrite: the destination is full, read-only or missing.
+        """
+        picture = Image.fromarray(self.labels)
+        if self.labels.dtype == np.uint8:
+            picture.putpalette([channel for colour in self.palette for channel in colour])
+        write_png(picture, path)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.labels, dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        H, W = self.labels.shape
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(self.areas.items())[:3])
+        return f"Segmentation({H}×{W}, {len(self._counts())} of {len(self.classes)} classes: {shares})"
+
+    def _counts(self) -> list[tuple[int, int]]:
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        order = np.argsort(-counts, kind="stable")
+        return [(int(label), int(counts[label])) for label in order if counts[label]]
+
+    def _with_legend(self, picture: Image.Image) -> Image.Image:
+        rows = [(f"{self.classes[label]}  {_percent(count / self.labels.size)}", label) for label, count in self._counts()]
+        size = int(np.clip(picture.height / 28, 12, 48))                # of the text, in pixels
+        font = ImageFont.load_default(size)
+        line, margin = round(size * 1.6), round(size * 0.6)
+        per_column = max(1, (picture.height - 2 * margin) // line)
+        columns = [rows[start : start + per_column] for start in range(0, len(rows), per_column)]
+        widths = [int(max(font.getlength(text) for text, _ in column)) + size + 3 * margin for column in columns]
+        canvas = Image.new("RGB", (picture.width + sum(widths) + margin, max(picture.height, line + 2 * margin)), "white")
+        canvas.paste(picture)
+        draw, left = ImageDraw.Draw(canvas), picture.width + margin
+        for column, width in zip(columns, widths, strict=True):
+            for row, (text, label) in enumerate(column):
+                top = margin + row * line
+                draw.rectangle((left, top, left + size, top + size), fill=self.palette[label], outline="gray")
+                draw.text((left + size + margin, top + size / 2), text, fill="black", font=font, anchor="lm")
+            left += width
+        return canvas
+
+
+def write_png(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write a picture as PNG, atomically."""
+    with files.publish(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.095 else f"{share:.1%}" if share >= 0.00095 else "<0.1%"

@@ -1,0 +1,205 @@
+"""Weights from files and by name: our `.safetensors`, the original `checkpoint.pth`, MMSegmentation's `.pth`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segfast import config as configs
+from segfast import files, mmsegmentation, original, published
+from segfast.config import Config
+from segfast.errors import BadModel, CannotWrite, MissingRuntime, UnknownModel
+from segfast.pickles import load_pickle
+from segfast.variants import VARIANTS, near
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from segfast.model import Segmenter
+
+State = dict[str, "Tensor"]
+
+
+def load_model(path_or_name: str | os.PathLike[str]) -> Segmenter:
+    """The Segmenter in a file or published under a name, in evaluation mode, on the CPU, in fp32.
+
+    Args:
+        path_or_name: one of
+            a `.safetensors` written by `Segmenter.save`;
+            a `checkpoint.pth` of the original code, beside its `variant.yml`;
+            a `.pth` of MMSegmentation 0.x or 1.x, which brings its own protocol;
+            a published name, `seg-b-mask-16@ade20k`, downloaded once to the cache directory.
+
+    Raises:
+        BadModel: missing, truncated, foreign or malicious files, or tensors that do not fit.
+        UnknownModel: no such published weights; those that exist are listed.
+        DownloadFailed: published weights could not be fetched.
+    """
+    from segfast.model import Segmenter
+
+    source = os.fspath(path_or_name)
+    config, state = read_checkpoint(source)
+    model = Segmenter(config)
+    fit(model, state, config, source)
+    return model.eval()
+
+
+def save_model(model: Segmenter, path: str | os.PathLike[str]) -> None:
+    """Write weights and configuration to one `.safetensors` file, atomically.
+
+    Raises:
+        CannotWrite: the destination is full, read-only or missing.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with files.publish(path) as temporary:
+        try:
+            save_file(state, temporary, metadata={configs.METADATA_KEY: model.config.to_json()})
+        except SafetensorError as error:
+            raise CannotWrite(f"cannot write {path}: {error}; free some space or choose another folder") from error
+
+
+def read_checkpoint(source: str) -> tuple[Config, State]:
+    """The configuration of a checkpoint and its tensors under the names of the original code.
+
+    Raises:
+        As `load_model`.
+    """
+    path = published.fetch(source) if "@" in source and not Path(source).exists() else existing(source)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = load_pickle(path)
+    name = source if "@" in source else path.stem
+    if isinstance(content.get("model"), dict) and original.recognises(content["model"]):
+        return original.read(path, content["model"])
+    state = content.get("state_dict", content)
+    if isinstance(state, dict) and mmsegmentation.recognises(state):
+        return mmsegmentation.read(name, path, content, state)
+    raise BadModel(
+        f"{path} is a PyTorch file, but no Segmenter of the original code or of MMSegmentation "
+        f"(its entries: {_first(content)}); pass the checkpoint of such a model"
+    )
+
+
+def existing(source: str) -> Path:
+    """The path of a checkpoint, if there is one.
+
+    Raises:
+        UnknownModel: it is the name of a family member, which has no weights of its own.
+        BadModel: there is no such file.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if source in VARIANTS:
+        raise UnknownModel(
+            f"{source} names an architecture; its weights are a file or a published name such as "
+            f"{', '.join(published.PUBLISHED)} (create_model({source!r}) gives random ones)"
+        )
+    if path.is_dir() and (path / "checkpoint.pth").is_file():
+        return path / "checkpoint.pth"
+    if path.is_dir():
+        raise BadModel(f"{source} is a folder without a checkpoint.pth; name the checkpoint file")
+    hint = near(source, list(published.PUBLISHED))
+    raise BadModel(f"there is no file {source}; check the path (published weights: {hint})")
+
+
+def encoder_state(path: Path) -> State:
+    """Tensors of an encoder alone, from a Segmenter checkpoint or a timm or DeiT `.pth`/`.safetensors`.
+
+    Raises:
+        As `load_model`.
+    """
+    if path.suffix == ".safetensors":
+        state = _load_safetensors(existing(str(path)))[1]
+    else:
+        content = load_pickle(existing(str(path)))
+        inner = content.get("model", content.get("state_dict", content))
+        state = inner if isinstance(inner, dict) else content
+        if mmsegmentation.recognises(state):
+            state = mmsegmentation.rename(state)
+    encoder = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+    encoder = encoder or state
+    if "cls_token" not in encoder:
+        raise BadModel(f"{path} holds no ViT encoder (its entries: {_first(state)}); pass one of timm, DeiT or segfast")
+    return encoder
+
+
+def fit(module: nn.Module, state: State, config: Config, source: str) -> None:
+    """Copy tensors into a module; position embeddings of another grid are resampled.
+
+    Raises:
+        BadModel: tensors are missing, unexpected or of another shape; the first are named.
+    """
+    import torch
+
+    state = {name: t for name, t in state.items() if isinstance(t, torch.Tensor) and not _unused(name)}
+    wanted = module.state_dict()
+    positions = "encoder.pos_embed" if "encoder.pos_embed" in wanted else "pos_embed"
+    if positions in state and state[positions].shape[1:2] != wanted[positions].shape[1:2]:
+        state[positions] = _regrid(state[positions], config, source)
+    problems = [
+        *(f"{name} is missing" for name in wanted if name not in state),
+        *(f"{name} is unexpected" for name in state if name not in wanted),
+        *(
+            f"{name} is {list(state[name].shape)} instead of {list(wanted[name].shape)}"
+            for name in wanted
+            if name in state and state[name].shape != wanted[name].shape
+        ),
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise BadModel(
+            f"{source} does not fit {config.name} with {config.num_classes} classes: "
+            f"{'; '.join(problems[:5])}{more}; choose the model and class count it was trained with"
+        )
+    module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in state.items()})
+
+
+def _read_safetensors(path: Path) -> tuple[Config, State]:
+    text, state = _load_safetensors(path)
+    if text is None:
+        raise BadModel(
+            f"{path} has no segfast metadata; save the model with Segmenter.save, "
+            "or pass the original checkpoint of which it is a copy"
+        )
+    return configs.from_json(text, str(path))[0], state
+
+
+def _load_safetensors(path: Path) -> tuple[str | None, State]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise MissingRuntime("checkpoints are read with safetensors; pip install 'segfast[export]'") from None
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(configs.METADATA_KEY)
+            return text, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise BadModel(f"{path} is no whole .safetensors file ({error}); copy or download it again") from None
+
+
+def _regrid(positions: Any, config: Config, source: str) -> Any:
+    """Position embeddings [1, prefix + n², D] of a square grid, resampled to the config's grid."""
+    from segfast.model import resample_positions
+
+    prefix = config.prefix_tokens
+    side = round((positions.shape[1] - prefix) ** 0.5)
+    if positions.ndim != 3 or side < 1 or side * side != positions.shape[1] - prefix:
+        raise BadModel(
+            f"{source} has {positions.shape[1]} position embeddings, no square grid after {prefix} prefix "
+            f"token(s) as {config.name} wants; choose the encoder of that model"
+        )
+    return resample_positions(positions.float(), prefix, (side, side), config.grid, config.position_mode)
+
+
+def _unused(name: str) -> bool:
+    """Classification heads that the encoder carries along and Segmenter never runs."""
+    return name.removeprefix("encoder.").startswith(("head.", "head_dist.", "pre_logits.", "fc_norm."))
+
+
+def _first(state: dict[str, Any]) -> str:
+    return ", ".join(map(str, list(state)[:4])) or "none"
