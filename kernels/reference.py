@@ -47,7 +47,7 @@ def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
 
 def upsample_argmax(logits: Floats, size: Size) -> Labels:
     """Labels [B, H, W] of patch logits [B, K, h, w]: bilinear to `size`, then the first best class."""
-    B, K, h, w = logits.shape
+    B, K = logits.shape[:2]
     labels = np.empty((B, *size), label_dtype(K))
     for image, out in zip(logits, labels, strict=True):
         merge_windows([Windows(image[None], [(0, 0)], size, size, size)], size, out)
@@ -104,13 +104,13 @@ def merge_scores(views: Sequence[Windows], size: Size) -> NDArray[np.float32]:
 
 def view_scores(views: Sequence[Windows], size: Size, start: int, stop: int) -> NDArray[np.float32]:
     """Rows start … stop of the mean softmax scores of several views, [K, stop - start, W]."""
-    total = np.float32(0)
+    total = np.zeros((views[0].logits.shape[1], stop - start, size[1]), np.float32)
     for view in views:
         logits = view_logits(view, size, start, stop)
         logits -= logits.max(0)
         np.exp(logits, out=logits)
         logits /= logits.sum(0)
-        total = total + logits
+        total += logits
     return total / np.float32(len(views))
 
 

@@ -90,10 +90,9 @@ def read_artifact(path: Path) -> Artifact:
         )
     config, more = configs.from_json(text, str(path))
     size, precision, output = more.get("size"), more.get("precision"), more.get("output")
-    fits = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
-    if not fits or precision not in ("fp16", "fp32") or output not in ("logits", "labels"):
+    if size != list(config.protocol.window) or precision not in ("fp16", "fp32") or output not in ("logits", "labels"):
         raise BadModel(f"the segfast metadata in {path} is damaged; export it again")
-    return Artifact(path, config, (size[0], size[1]), precision, output)
+    return Artifact(path, config, config.protocol.window, precision, output)
 
 
 def _metadata(model: memoryview) -> str | None:

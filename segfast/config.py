@@ -175,7 +175,7 @@ def check_size(size: int | Size, patch: int, option: str = "size") -> Size:
     Raises:
         BadOption: it is not that.
     """
-    pair = (size, size) if _whole(size) else size
+    pair = (size, size) if isinstance(size, int) else size
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(_whole(side) for side in pair):
         raise BadOption(f"{option} must be a number of pixels, or (height, width); got {size!r}")
     if not all(patch <= side <= 8192 for side in pair):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segfast.config import family_config
 from segfast.errors import BadModel, DownloadFailed, MissingRuntime, UnknownModel
@@ -128,7 +128,7 @@ def _npz_state(path: Path, model: Segmenter) -> State:
     return dict(vit.state_dict())
 
 
-def _timm():  # type: ignore[no-untyped-def]  # noqa: ANN202 (timm has no types)
+def _timm() -> Any:
     try:
         import timm
     except ImportError:

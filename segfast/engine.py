@@ -46,6 +46,8 @@ class Engine:
 
     Attributes:
         config: architecture, protocol and classes of the model.
+        output: `logits` or `labels`: what its network gives.
+        runtime: what runs the network, where and in which precision, in words.
 
     Raises:
         BadModel: the file is missing, damaged, or not ours.
@@ -54,6 +56,7 @@ class Engine:
     """
 
     config: Config
+    output: str
 
     def __init__(
         self,
@@ -72,13 +75,14 @@ class Engine:
         if isinstance(path, (str, os.PathLike)) and Path(path).suffix == ".onnx":
             artifact = read_artifact(Path(path))
             self.config, self._protocol = artifact.config, self._fixed_size(artifact)
-            self._output, self._runtime = artifact.output, self._load_artifact(artifact, runtime, device, threads)
+            self.output, self._runtime = artifact.output, self._load_artifact(artifact, runtime, device, threads)
         else:
             model = _load_checkpoint(path, runtime)
             from segfast.runtimes.pytorch import PyTorchRuntime
 
             self.config, self._protocol = model.config, model.config.protocol
-            self._output, self._runtime = "logits", PyTorchRuntime(model, device, threads)
+            self.output, self._runtime = "logits", PyTorchRuntime(model, device, threads)
+        self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
         if self.config.random_weights:
             self._notes.append("random weights: for timing only")
 
@@ -101,28 +105,38 @@ class Engine:
         """
         pixels = read_image(image)
         size, protocol = pixels.shape[:2], self._protocol.with_stride(stride)
-        if self._output == "labels":
+        if self.output == "labels":
             return self._segment_window(pixels, multiscale)
         answers = [self._run_view(pixels, view, mirrored, protocol) for view, mirrored in views(size, multiscale)]
         return self._segmentation(merge_windows(answers, size), pixels, partial(merge_scores, answers, size))
 
+    def run(self, windows: NDArray[Any]) -> NDArray[Any]:
+        """The network alone, on windows that are cut already.
+
+        Args:
+            windows: RGB, uint8 [n, H, W, 3] of the window's size.
+
+        Returns:
+            logits [n, K, h, w] or labels [n, H, W], as `output` says, in the artifact's precision.
+        """
+        step = self._runtime.batch
+        return np.concatenate([self._runtime.run(windows[i : i + step]) for i in range(0, len(windows), step)])
+
     def __repr__(self) -> str:
-        runtime, (H, W) = self._runtime, self._protocol.window
-        what = f"{self.config.name}, {self.config.num_classes} classes, {H}×{W} windows, {self._output}"
-        notes = "".join(f"; {note}" for note in (*runtime.notes, *self._notes))
-        return f"Engine({what}: {runtime.name} on {runtime.device} in {runtime.precision}{notes})"
+        H, W = self._protocol.window
+        what = f"{self.config.name}, {self.config.num_classes} classes, {H}×{W} windows, {self.output}"
+        notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes))
+        return f"Engine({what}: {self.runtime}{notes})"
 
     def _run_view(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol) -> Windows:
         """The network's answer for one view: the image resized to `size`, mirrored or not."""
         image = resize(resize(pixels, size), protocol.working_size(size))
         image = image[:, ::-1] if mirrored else image
         anchors, window = protocol.windows((image.shape[0], image.shape[1]))
-        cuts = [image[top : top + window[0], left : left + window[1]] for top, left in anchors]
-        step = self._runtime.batch
-        logits = [self._runtime.run(np.stack(cuts[i : i + step])) for i in range(0, len(cuts), step)]
+        logits = self.run(np.stack([image[top : top + window[0], left : left + window[1]] for top, left in anchors]))
         P = self.config.patch
         padded = (window[0] + -window[0] % P, window[1] + -window[1] % P) if protocol.crop_padding else window
-        return Windows(np.concatenate(logits), anchors, window, padded, image.shape[:2], mirrored)
+        return Windows(logits, anchors, window, padded, image.shape[:2], mirrored)
 
     def _segment_window(self, pixels: Pixels, multiscale: bool) -> Segmentation:
         """What a labels artifact can do exactly: one image of the window's size."""

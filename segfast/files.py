@@ -9,9 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from segfast.errors import CannotWrite
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -66,11 +69,17 @@ def partial(path: Path) -> Iterator[BinaryIO]:
         CannotWrite: it cannot be opened.
     """
     try:
-        file = open(path, "ab")
+        file = open(path, "ab")  # noqa: SIM115 (its own errors are not the opening's)
     except OSError as error:
         raise cannot_write(path, error) from error
     with file:
         yield file
+
+
+def write_png(picture: Image, path: str | os.PathLike[str]) -> None:
+    """Write a picture as PNG, atomically."""
+    with publish(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segfast.errors import BadImage
 
@@ -20,7 +20,7 @@ MAX_PIXELS = 1 << 26
 # Formats whose decoders only decode: no Ghostscript, no remote or scripted content.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "MPO", "TGA")
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .webp .tif .tiff .bmp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .mpo .tga".split()
+    [".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".mpo", ".tga"]
 )
 
 
@@ -53,7 +53,7 @@ def _open(path: Path) -> Pixels:
         raise BadImage(f"there is no file {path}; check the path") from None
     except PermissionError:
         raise BadImage(f"{path} may not be read; check its permissions") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadImage(
             f"{path} is no picture in a format that is read ({', '.join(FORMATS)}); convert it to PNG or JPEG"
         ) from None

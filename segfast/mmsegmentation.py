@@ -135,7 +135,7 @@ def _classes(meta: Any, count: int) -> tuple[classes.Names, classes.Palette]:
     if not isinstance(names, (list, tuple)) or len(names) != count:
         return known_names, known_palette
     try:
-        colours = tuple((int(r), int(g), int(b)) for r, g, b in palette)
+        colours = tuple((int(r), int(g), int(b)) for r, g, b in palette or ())
     except (TypeError, ValueError):
         colours = ()
     return tuple(map(str, names)), colours if len(colours) == count else known_palette

@@ -80,7 +80,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
         """Plain YAML, and the tuples that the original code writes."""
 
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
+    def sequence(loader: Loader, node: yaml.SequenceNode) -> list[Any]:
+        return loader.construct_sequence(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:python/tuple", sequence)
     try:
         settings = yaml.load(path.read_bytes(), Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:

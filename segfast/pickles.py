@@ -16,7 +16,7 @@ INERT_PACKAGES = ("mmengine", "mmcv", "mmseg", "numpy")
 class Inert:
     """Stands for an object of a foreign class: takes whatever the pickle gives and does nothing."""
 
-    def __new__(cls, *args: object, **kwargs: object) -> Inert:
+    def __new__(cls, *args: object, **kwargs: object) -> Inert:  # noqa: D102
         return super().__new__(cls)
 
     def __init__(self, *args: object, **kwargs: object) -> None:

@@ -60,7 +60,7 @@ class Protocol:
         Original code: the short side becomes the window, the long side int(ratio · window).
         """
         (H, W), (wh, ww) = size, self.window
-        if self.small_windows or (H >= wh and W >= ww):
+        if self.small_windows or (wh <= H and ww <= W):
             return size
         # The side that needs the larger factor becomes exactly the window. Products before
         # quotients in the original's order, ratio first: its truncation decides the size.

@@ -127,9 +127,10 @@ def _transfer(url: str, part: Path) -> None:
     from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "segfast", **({"Range": f"bytes={have}-"} if have else {})})
+    headers = {"User-Agent": "segfast"} | ({"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (a URL of our own table)
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)  # noqa: S310 (https or the caller's)
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)  # noqa: S310
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise

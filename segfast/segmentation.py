@@ -83,7 +83,7 @@ class Segmentation:
         picture = Image.fromarray(self.labels)
         if self.labels.dtype == np.uint8:
             picture.putpalette([channel for colour in self.palette for channel in colour])
-        write_png(picture, path)
+        files.write_png(picture, path)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.labels, dtype, copy=copy)
@@ -116,12 +116,6 @@ class Segmentation:
                 draw.text((left + size + margin, top + size / 2), text, fill="black", font=font, anchor="lm")
             left += width
         return canvas
-
-
-def write_png(picture: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a picture as PNG, atomically."""
-    with files.publish(path) as temporary:
-        picture.save(temporary, format="PNG")
 
 
 def _percent(share: float) -> str:

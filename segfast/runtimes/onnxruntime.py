@@ -23,7 +23,8 @@ class ONNXRuntime:
             package = "onnxruntime-gpu" if device != "cpu" else "onnxruntime"
             raise MissingRuntime(f"ONNX Runtime is not installed; pip install {package}") from None
 
-        self.device, self.precision, self.notes = device, artifact.precision, []
+        self.device, self.precision = device, artifact.precision
+        self.notes: list[str] = []
         self.batch = 1 if device == "cpu" else 8
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -21,7 +21,8 @@ class PyTorchRuntime:
     def __init__(self, model: Segmenter, device: str, threads: int | None):
         if device != "cpu" and not torch.cuda.is_available():
             raise MissingRuntime(f"PyTorch finds no NVIDIA GPU for device={device!r}; use device='cpu'")
-        self.device, self.notes = device, []
+        self.device = device
+        self.notes: list[str] = []
         self.batch = 1 if device == "cpu" else 8
         if threads is not None:
             torch.set_num_threads(threads)
@@ -34,6 +35,6 @@ class PyTorchRuntime:
     @torch.inference_mode()
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
         """See `Runtime`."""
-        pixels = torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
+        pixels = torch.tensor(np.ascontiguousarray(windows), device=self.device)
         images = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
         return self.model.patch_logits(images).cpu().numpy()

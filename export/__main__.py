@@ -1,0 +1,129 @@
+"""Write a Segmenter model as one .onnx file, checked against PyTorch before it is published.
+
+    python -m segfast.export --model seg-b-mask-16 --fp16
+    python -m segfast.export --weights seg-b-mask-16@ade20k --fp16
+    python -m segfast.export --weights RUN/checkpoint.pth --size 512x1024 --fp32 --out engines
+
+Without --weights the weights are random: good for timing, not for pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segfast import cli, files
+from segfast.config import check_size
+from segfast.errors import BadOption
+from segfast.protocol import Size
+from segfast.variants import variant
+
+if TYPE_CHECKING:
+    from segfast.model import Segmenter
+
+# Random weights are the same on every machine, so that timings and files are comparable.
+SEED = 0
+
+
+def main() -> int:
+    """Export as the command line says; 0 when the file was published."""
+    options = _parse()
+    model = _model(options)
+    size = check_size(options.size or model.config.protocol.window, model.config.patch)
+    folder = files.make_folder(options.out)
+
+    from segfast.export.onnx_file import export_onnx, file_name
+
+    config = model.config
+    print(f"{config.name}, {config.num_classes} classes, {size[0]}×{size[1]}, {options.precision}, {options.output}")
+    if config.random_weights:
+        print("random weights: for timing only, the labels mean nothing (--weights takes trained ones)")
+    path = folder / file_name(config.name, size, options.precision)
+    print(export_onnx(model, path, size=size, precision=options.precision, output=options.output, opset=options.opset))
+    print(f"next: python -m segfast.segment {path} PHOTO -o out")
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = cli.parser("segfast.export", __doc__)
+    parser.add_argument("--model", metavar="NAME", help="family member, such as seg-b-mask-16")
+    parser.add_argument("--weights", metavar="FILE|NAME", help="checkpoint, or published name (seg-b-mask-16@ade20k)")
+    parser.add_argument("--classes", metavar="N|FILE", help="class count, or a text file with one name a line")
+    parser.add_argument("--size", type=_size, help="input in pixels, N or HxW (default: the model's window)")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--fp16", dest="precision", action="store_const", const="fp16", help="half (default)")
+    precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="single precision")
+    parser.add_argument("--output", choices=("logits", "labels"), default="logits", help="(default: logits)")
+    parser.add_argument("--opset", type=int, default=18, help="of the ONNX file, 18 to 22 (default: 18)")
+    parser.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: this one)")
+    parser.set_defaults(precision="fp16")
+    options = parser.parse_args()
+    if options.model is None and options.weights is None:
+        parser.error("name a --model, --weights, or both")
+    return options
+
+
+def _model(options: argparse.Namespace) -> Segmenter:
+    """The model asked for.
+
+    Raises:
+        BadOption: `--model` or `--classes` contradict the weights.
+        UnknownModel, BadModel: as `load_model`.
+    """
+    if options.model is not None:
+        row = variant(options.model)
+    names = _class_names(options.classes)
+    count = len(names) if isinstance(names, tuple) else names
+    if options.weights is None:
+        size = check_size(options.size or 512, row.patch)
+        model = _random(options.model, 150 if count is None else count, size)
+    else:
+        from segfast.weights import load_model
+
+        model = load_model(options.weights)
+        if options.model not in (None, model.config.name):
+            raise BadOption(f"{options.weights} holds {model.config.name}, not {options.model}; leave --model out")
+        if count not in (None, model.config.num_classes):
+            raise BadOption(
+                f"{options.weights} has {model.config.num_classes} classes, not {count}; leave --classes out"
+            )
+    if isinstance(names, tuple):
+        from dataclasses import replace
+
+        model.config = replace(model.config, classes=names)
+    return model
+
+
+def _random(name: str, count: int, size: Size) -> Segmenter:
+    import torch
+
+    from segfast.create import create_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = create_model(name, num_classes=count, image_size=size)
+    return model
+
+
+def _class_names(text: str | None) -> int | tuple[str, ...] | None:
+    """A class count, or the names in a file."""
+    if text is None or text.lstrip("-").isdigit():
+        return None if text is None else int(text)
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadOption(f"--classes takes a count or a text file with one name a line; {text}: {error}") from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _size(text: str) -> int | Size:
+    match = re.fullmatch(r"(\d{1,5})(?:[x×](\d{1,5}))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 512 or 512x1024 (height x width)")
+    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+
+if __name__ == "__main__":
+    cli.run(main)

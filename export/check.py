@@ -1,0 +1,108 @@
+"""Whether an exported file computes what the fp32 model in PyTorch does, on a real photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from segfast.engine import Engine
+from segfast.model import Segmenter
+from segfast.protocol import Protocol, Size
+
+PHOTOS = ("coffee.jpg", "cat.jpg", "rocket.jpg")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the fp32 model says of one photo of a window's size.
+
+    Attributes:
+        photo: [H, W, 3].
+        logits: at patch resolution, [K, h, w].
+        pixels: logits at full resolution, [K, H, W].
+    """
+
+    photo: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    pixels: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a runtime's answer compares with the fp32 model's.
+
+    Attributes:
+        relative_error: of the logits, as a ratio of norms. Where only labels are to be had: what the
+            logit of the chosen class lacks to the best one, against the spread of the logits (both
+            as root mean squares).
+        labels: share of pixels with the same label, 0 … 1.
+    """
+
+    runtime: str
+    relative_error: float
+    labels: float
+
+    def __str__(self) -> str:
+        return f"{self.runtime}: relative error {self.relative_error:.1e}, {self.labels:.2%} of the labels equal"
+
+
+def photo(size: Size, name: str = PHOTOS[0]) -> NDArray[np.uint8]:
+    """An example photo stretched to `size`, [H, W, 3]."""
+    with resources.files("segfast.examples").joinpath(name).open("rb") as file, Image.open(file) as image:
+        return np.array(image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def images(size: Size) -> dict[str, NDArray[np.uint8]]:
+    """The photos, black, white and noise, [H, W, 3]."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    plain = {"black": np.zeros_like(noise), "white": np.full_like(noise, 255), "noise": noise}
+    return {name: photo(size, name) for name in PHOTOS} | plain
+
+
+@torch.inference_mode()
+def expect(model: Segmenter) -> Expected:
+    """The answer of the fp32 model for a photo of its window's size."""
+    pixels = photo(model.config.protocol.window)
+    normalised = normalise(pixels, model.config.protocol)
+    return Expected(pixels, model.patch_logits(normalised)[0].numpy(), model(normalised)[0].numpy())
+
+
+def normalise(image: NDArray[np.uint8], protocol: Protocol) -> Tensor:
+    """RGB bytes [H, W, 3] → the model's input [1, 3, H, W]."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (protocol.mean, protocol.std))
+    return (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 - mean) / std
+
+
+def agreement(path: Path, expected: Expected, runtime: str | None) -> Agreement:
+    """Run a file on the photo, on the CPU, and compare.
+
+    Args:
+        runtime: of the Engine; None is its default.
+
+    Raises:
+        MissingRuntime: it is not installed.
+    """
+    engine = Engine(path, runtime=runtime, device="cpu")
+    labels = engine.segment(expected.photo).labels
+    if engine.output == "labels":
+        error = _regret(expected.pixels, labels)
+    else:
+        error = _norm(engine.run(expected.photo[None])[0] - expected.logits) / _norm(expected.logits)
+    return Agreement(engine.runtime, error, float((labels == expected.pixels.argmax(0)).mean()))
+
+
+def _regret(pixels: NDArray[np.float32], labels: NDArray[np.unsignedinteger[Any]]) -> float:
+    chosen = np.take_along_axis(pixels, labels[None].astype(np.intp), 0)[0]
+    return _norm(pixels.max(0) - chosen) / _norm(pixels - pixels.mean(0)) * len(pixels) ** 0.5
+
+
+def _norm(values: NDArray[np.floating[Any]]) -> float:
+    return float(np.linalg.norm(values.astype(np.float64)))

@@ -1,0 +1,63 @@
+"""The network as it is deployed: bytes in, patch logits or labels out, at one fixed size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from segfast.kernels import reference
+from torch import Tensor, nn
+
+from segfast.model import Segmenter
+from segfast.protocol import Size
+
+
+class Deployed(nn.Module):
+    """A Segmenter with its preprocessing, and on request its end, inside.
+
+    Args:
+        model: already at its size (`at_size`).
+        output: `logits` [B, K, h, w], or `labels` [B, H, W].
+        dtype: of weights and activations.
+    """
+
+    def __init__(self, model: Segmenter, output: str, dtype: torch.dtype):
+        super().__init__()
+        self.model = model.to(dtype)
+        self.output, self.dtype = output, dtype
+        protocol, K = model.config.protocol, model.config.num_classes
+        # TensorRT has no uint16, hence int32 over 256 classes.
+        self.label_dtype = torch.uint8 if K <= 256 else torch.int32
+        self.mean: Tensor
+        self.factor: Tensor
+        self.register_buffer("mean", 255 * torch.tensor(protocol.mean).view(3, 1, 1).to(dtype))
+        self.register_buffer("factor", (1 / (255 * torch.tensor(protocol.std))).view(3, 1, 1).to(dtype))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, H, W, 3] uint8 RGB → logits or labels."""
+        # Cast first: TensorRT refuses to transpose uint8. Subtract first: of the bytes around the
+        # mean nothing is lost in half precision.
+        x = images.to(self.dtype).permute(0, 3, 1, 2)                   # [B, 3, H, W]
+        normalised = (x - self.mean) * self.factor
+        if self.output == "logits":
+            return self.model.patch_logits(normalised)                  # [B, K, h, w]
+        return self.model(normalised).argmax(1).to(self.label_dtype)    # [B, H, W]
+
+
+def at_size(model: Segmenter, size: Size) -> Segmenter:
+    """A copy of a model for windows of `size` only: position embeddings resampled, attention plain.
+
+    The plain attention is the pattern that inference compilers recognise and fuse.
+    """
+    config = model.config
+    P = config.patch
+    h, w = -(-size[0] // P), -(-size[1] // P)
+    fixed = Segmenter(
+        replace(config, image_size=(h * P, w * P), protocol=config.protocol.with_window(size))
+    )
+    state = dict(model.state_dict())
+    state["encoder.pos_embed"] = model.encoder.positions(h, w)
+    fixed.load_state_dict(state)
+    return fixed.set_attention(reference.attention).eval()
+
+

@@ -1,0 +1,234 @@
+"""Segmenter → one self-contained `.onnx` file, published only after it was run and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from segfast.export import check
+from segfast.export.graph import Deployed, at_size
+from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
+from tqdm import tqdm
+
+from segfast import config as configs
+from segfast import files
+from segfast.config import check_size
+from segfast.errors import BadOption, ExportFailed, MissingRuntime
+from segfast.model import Segmenter
+from segfast.protocol import Size
+
+PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
+OUTPUTS = ("logits", "labels")
+# Below 18 the exporter does not go; from 23 on it writes its own Attention operator.
+OPSETS = range(18, 23)
+# Relative error of the logits against fp32 PyTorch, the ratio of the norms.
+GATES = {"fp16": 5e-3, "fp32": 1e-4}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how well it agrees with the fp32 model in PyTorch, on a photo.
+
+    Attributes:
+        path, bytes: of the file.
+        peak: the largest activation over photos, black, white and noise (fp16 only).
+        checks: agreement in ONNX Runtime, which is the gate, and in the Engine's default runtime.
+        gate: largest relative error that is published.
+    """
+
+    path: Path
+    bytes: int
+    peak: Peak | None
+    checks: tuple[check.Agreement, ...]
+    gate: float
+
+    def __str__(self) -> str:
+        lines = [f"wrote {self.path} ({self.bytes / 1e6:.1f} MB)"]
+        if self.peak is not None:
+            lines.append(f"largest activation {self.peak}")
+        lines += [f"{agreement} (gate {self.gate:g})" for agreement in self.checks[:1]]
+        return "\n".join(lines + [str(agreement) for agreement in self.checks[1:]])
+
+
+def export_onnx(
+    model: Segmenter,
+    path: str | os.PathLike[str],
+    *,
+    size: int | Size | None = None,
+    precision: str = "fp16",
+    output: str = "logits",
+    opset: int = 18,
+) -> ExportReport:
+    """Write a model as one `.onnx` file; docs/onnx.md is its contract.
+
+    The file is run in ONNX Runtime on a photo first, against the fp32 model in PyTorch; one that
+    errs more than its gate, or whose activations come near the end of fp16, is not published.
+
+    Args:
+        size: of the input in pixels, one side or (height, width): one window. By default the model's.
+        precision: `fp16` (weights and activations) or `fp32`.
+        output: `logits` at patch resolution, or `labels` of every pixel.
+        opset: 18 to 22.
+
+    Raises:
+        BadOption: an option is out of range.
+        ExportFailed: the file does not pass; nothing was written.
+        CannotWrite: the destination is full, read-only or missing; nothing was written.
+    """
+    config = model.config
+    window = check_size(config.protocol.window if size is None else size, config.patch)
+    _check_option("precision", precision, PRECISIONS)
+    _check_option("output", output, OUTPUTS)
+    _check_option("opset", opset, OPSETS)
+    phases = _Phases(f"export {config.name}")
+    with files.publish(path) as temporary, phases:
+        with phases("reference"):
+            fixed = at_size(model, window)
+            expected = check.expect(fixed)
+            more = {"size": window, "precision": precision, "output": output, "digest": digest(model)}
+            metadata = fixed.config.to_json(**more)
+        with phases("activations"):
+            peak = None
+            if precision == "fp16":
+                peak = _check_peak(peak_activation(fixed, check.images(window)))
+        with phases("tracing"):
+            program = _trace(Deployed(fixed, output, PRECISIONS[precision]), window, opset)
+            _clean(program.model, metadata)
+        with phases("writing"):
+            program.save(temporary, external_data=False)
+            del program, fixed
+        with phases("ONNX Runtime"):
+            strict = check.agreement(temporary, expected, "onnxruntime")
+            _check_gate(strict, GATES[precision])
+        with phases("default runtime"):
+            checks = (strict, *_default_agreement(temporary, expected))
+    return ExportReport(Path(path), Path(path).stat().st_size, peak, checks, GATES[precision])
+
+
+def file_name(model_name: str, size: Size, precision: str) -> str:
+    """`{model}-{size}-{precision}.onnx`, the size as one number where it is square."""
+    H, W = size
+    return f"{model_name}-{H if H == W else f'{H}x{W}'}-{precision}.onnx"
+
+
+def digest(model: Segmenter) -> str:
+    """Hexadecimal SHA-256 of the weights, tensors in the order of their names."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def _trace(network: Deployed, size: Size, opset: int) -> Any:
+    """The ONNX program of a network; B is dynamic, H and W are fixed."""
+    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    with _quiet():
+        return torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=[network.output],
+            dynamic_shapes={"images": {0: torch.export.Dim("B")}},
+            verbose=False,
+        )
+
+
+def _clean(model: Any, metadata: str) -> None:
+    """Replace the exporter's notes, which quote source lines and paths, by our metadata."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.metadata_props[configs.METADATA_KEY] = metadata
+    model.producer_name, model.producer_version = "segfast", _version()
+    model.doc_string = model.graph.doc_string = None
+
+
+def _default_agreement(path: Path, expected: check.Expected) -> tuple[check.Agreement, ...]:
+    """Agreement in the Engine's default runtime, where that is another one and is installed."""
+    try:
+        agreement = check.agreement(path, expected, None)
+    except MissingRuntime:
+        return ()
+    return (agreement,) if not agreement.runtime.startswith("ONNX Runtime") else ()
+
+
+def _check_gate(agreement: check.Agreement, gate: float) -> None:
+    if not agreement.relative_error <= gate:
+        raise ExportFailed(
+            f"the exported network errs by {agreement.relative_error:.1e} in {agreement.runtime}, over its gate of "
+            f"{gate:g}; nothing was written. Export with --fp32, or check the weights (were they trained?)"
+        )
+
+
+def _check_peak(peak: Peak) -> Peak:
+    if not peak.value < FP16_MAX / HEADROOM:
+        raise ExportFailed(
+            f"activations reach {peak}, less than {HEADROOM} times below it: fp16 may overflow on other images; "
+            "nothing was written. Export with --fp32"
+        )
+    return peak
+
+
+def _check_option(name: str, value: object, allowed: Any) -> None:
+    if isinstance(value, bool) or value not in allowed:
+        choices = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(allowed)
+        raise BadOption(f"{name} must be one of {choices}; got {value!r}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own progress notes and deprecation warnings, which are not the user's."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Phases:
+    """A progress bar over the phases of an export."""
+
+    COUNT = 6
+
+    def __init__(self, title: str):
+        self._title = title
+        self._bar = tqdm(total=self.COUNT, bar_format="{desc} |{bar:20}| {elapsed}")
+
+    def __enter__(self) -> _Phases:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.set_description_str(self._title)
+        self._bar.close()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self._bar.set_description_str(f"{self._title}: {phase}")
+        yield
+        self._bar.update()
+
+
+def _version() -> str:
+    from segfast import __version__
+
+    return __version__

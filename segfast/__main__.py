@@ -1,0 +1,37 @@
+"""The console script: `segfast export …` is `python -m segfast.export …`."""
+
+from __future__ import annotations
+
+import difflib
+import runpy
+import sys
+
+from segfast import __version__
+
+COMMANDS = {
+    "export": "write a model as one .onnx file, checked against PyTorch",
+    "segment": "segment pictures or folders of them",
+}
+
+
+def main() -> None:
+    """Run the command named first, as a module; without one, list them."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-V", "--version"):
+        print(f"segfast {__version__}")
+        return
+    if name in ("-h", "--help"):
+        rows = "\n".join(f"  {command:10}{what}" for command, what in COMMANDS.items())
+        print(f"usage: segfast COMMAND …\n\n{rows}\n\n`segfast COMMAND --help` describes each.")
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"error: no command is named {name!r}; {hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"segfast {name}", *sys.argv[2:]]
+    runpy.run_module(f"segfast.{name}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Segment pictures, or folders of them: for each, its labels as PNG and an overlay with a legend.
+
+    python -m segfast.segment seg-b-mask-16-512-fp16.onnx photo.jpg -o out
+    python -m segfast.segment seg-b-mask-16@ade20k photos/ -o out --multiscale
+
+Pictures that cannot be read are listed at the end, the others are written, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from segfast import cli, files
+from segfast.errors import BadImage, BadOption, NotSupported
+from segfast.image import SUFFIXES
+
+
+def main() -> int:
+    """Segment what the command line names; 0 if every picture was written, else 1."""
+    options = _parse()
+    pictures = find_pictures(options.images)
+    names = output_names(pictures)
+
+    from tqdm import tqdm
+
+    from segfast.engine import Engine
+
+    engine = Engine(options.engine, runtime=options.runtime, device=options.device, threads=options.threads)
+    print(engine)
+    folder = files.make_folder(options.out)
+    failures: list[str] = []
+    areas: Counter[str] = Counter()
+    start = time.perf_counter()
+    for (picture, _), name in zip(tqdm(pictures, desc="segment", unit="picture"), names, strict=True):
+        try:
+            answer = engine.segment(picture, multiscale=options.multiscale, stride=options.stride)
+        except (BadImage, NotSupported) as error:
+            failures.append(f"{picture}: {error}")
+            continue
+        target = folder / name
+        files.make_folder(target.parent)
+        answer.save(target.with_name(f"{target.name}-labels.png"))
+        files.write_png(answer.overlay(), target.with_name(f"{target.name}-overlay.png"))
+        areas.update(answer.areas)
+    _summarise(len(pictures), failures, areas, time.perf_counter() - start, folder)
+    return 1 if failures else 0
+
+
+def find_pictures(arguments: Iterable[str]) -> list[tuple[Path, Path]]:
+    """(picture, path to name its outputs after) of every file named, and of every picture in a folder.
+
+    Raises:
+        BadOption: a folder holds no picture.
+    """
+    pictures = []
+    for argument in arguments:
+        path = Path(argument)
+        if not path.is_dir():
+            pictures.append((path, Path(path.name)))
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not inside:
+            raise BadOption(f"there are no pictures in the folder {path}; name another")
+        pictures += [(file, file.relative_to(path)) for file in inside]
+    return pictures
+
+
+def output_names(pictures: list[tuple[Path, Path]]) -> list[Path]:
+    """Output paths without ending: the picture's own name, with its suffix or a number where two would meet."""
+    stems = Counter(name.with_suffix("") for _, name in pictures)
+    names = [name if stems[name.with_suffix("")] > 1 else name.with_suffix("") for _, name in pictures]
+    seen: Counter[Path] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else name.with_name(f"{name.name}-{seen[name]}"))
+    return unique
+
+
+def _parse() -> argparse.Namespace:
+    parser = cli.parser("segfast.segment", __doc__)
+    parser.add_argument("engine", metavar="ENGINE", help=".onnx file, checkpoint, or published name")
+    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="pictures, or folders of them")
+    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="folder to write to")
+    parser.add_argument("--multiscale", action="store_true", help="average 12 views: slower, more accurate")
+    parser.add_argument("--stride", type=cli.positive, help="of the sliding window in pixels (default: the model's)")
+    parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
+    return parser.parse_args()
+
+
+def _summarise(total: int, failures: list[str], areas: Counter[str], seconds: float, folder: Path) -> None:
+    written = total - len(failures)
+    print(f"{written} of {total} pictures written to {folder} in {seconds:.1f} s")
+    if written:
+        shares = ", ".join(f"{name} {share / written:.0%}" for name, share in areas.most_common(5))
+        print(f"mean share of the picture: {shares}")
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.run(main)
