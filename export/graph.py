@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from segfast.kernels import reference
 from torch import Tensor, nn
 
+from segfast.kernels import reference
 from segfast.model import Segmenter
 from segfast.protocol import Size
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segfast.export.check import normalise
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segfast.export.check import normalise
 from segfast.model import Segmenter
 
 FP16_MAX = 65504.0

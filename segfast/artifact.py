@@ -72,11 +72,8 @@ def read_artifact(path: Path) -> Artifact:
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            view = memoryview(content)
-            try:
-                text, external = _metadata(view), _keeps_outside(view, "model")
-            finally:
-                view.release()
+            whole = range(len(content))
+            text, external = _metadata(content, whole), _keeps_outside(content, whole, "model")
     except FileNotFoundError:
         raise BadModel(f"there is no file {path}; check the path, or export it: python -m segfast.export") from None
     except (OSError, ValueError, IndexError) as error:
@@ -95,59 +92,59 @@ def read_artifact(path: Path) -> Artifact:
     return Artifact(path, config, config.protocol.window, precision, output)
 
 
-def _metadata(model: memoryview) -> str | None:
-    for number, value in _fields(model):
-        if number == _MODEL_METADATA and isinstance(value, memoryview):
-            entry = {n: bytes(v) for n, v in _fields(value) if isinstance(v, memoryview)}
+def _metadata(content: mmap.mmap, model: range) -> str | None:
+    for number, value in _fields(content, model):
+        if number == _MODEL_METADATA and isinstance(value, range):
+            entry = {n: content[v.start : v.stop] for n, v in _fields(content, value) if isinstance(v, range)}
             if entry.get(_ENTRY_KEY) == configs.METADATA_KEY.encode():
                 return entry.get(_ENTRY_VALUE, b"").decode()
     return None
 
 
-def _keeps_outside(message: memoryview, kind: str, depth: int = 0) -> bool:
+def _keeps_outside(content: mmap.mmap, message: range, kind: str, depth: int = 0) -> bool:
     """Whether a tensor anywhere in a message refers to another file."""
     if depth > _DEEPEST:
         raise ValueError("graphs nested too deeply")
     if kind == "tensor":
         return any(
             number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value == 1)
-            for number, value in _fields(message)
+            for number, value in _fields(content, message)
         )
     return any(
-        _keeps_outside(value, _LEADS[kind][number], depth + 1)
-        for number, value in _fields(message)
-        if number in _LEADS[kind] and isinstance(value, memoryview)
+        _keeps_outside(content, value, _LEADS[kind][number], depth + 1)
+        for number, value in _fields(content, message)
+        if number in _LEADS[kind] and isinstance(value, range)
     )
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of every field of a protobuf message; lengths are checked, contents not copied."""
-    at, end = 0, len(message)
+def _fields(content: mmap.mmap, message: range) -> Iterator[tuple[int, int | range]]:
+    """(number, value) of every field of a protobuf message: a number, or where its bytes lie."""
+    at, end = message.start, message.stop
     while at < end:
-        tag, at = _varint(message, at)
+        tag, at = _varint(content, at)
         number, wire = tag >> 3, tag & 7
         if number == 0:
             raise ValueError("field number 0")
         if wire == 0:
-            value, at = _varint(message, at)
+            value, at = _varint(content, at)
             yield number, value
             continue
         if wire == 2:
-            length, at = _varint(message, at)
+            length, at = _varint(content, at)
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
         else:
             raise ValueError(f"wire type {wire}")
         if at + length > end:
             raise ValueError("truncated")
-        yield number, message[at : at + length]
+        yield number, range(at, at + length)
         at += length
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
-        byte = message[at]
+        byte = content[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:

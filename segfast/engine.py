@@ -18,7 +18,7 @@ from segfast.devices import check_device
 from segfast.errors import BadModel, BadOption, MissingRuntime, NotSupported
 from segfast.image import Pixels, read_image
 from segfast.kernels.merge import Windows, merge_scores, merge_windows
-from segfast.kernels.reference import upsample
+from segfast.kernels.reference import label_dtype, upsample
 from segfast.protocol import Protocol, Size, views
 from segfast.runtimes import Runtime
 from segfast.segmentation import Segmentation
@@ -147,7 +147,8 @@ class Engine:
                 f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
                 f"python -m segfast.export --model {self.config.name} --output logits (with the same --weights)"
             )
-        return self._segmentation(self._runtime.run(pixels[None])[0], pixels, None)
+        labels = self._runtime.run(pixels[None])[0].astype(label_dtype(self.config.num_classes), copy=False)
+        return self._segmentation(labels, pixels, None)
 
     def _segmentation(self, labels: NDArray[Any], pixels: Pixels, scores: Any) -> Segmentation:
         return Segmentation(labels, self.config.classes, self.config.palette, pixels, scores)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from segfast.errors import CannotWrite
+from segfast.errors import BadOption, CannotWrite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,6 +61,16 @@ def publish(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_suffix(path: str | os.PathLike[str], suffix: str) -> None:
+    """See that a name says which format is written to it.
+
+    Raises:
+        BadOption: it does not.
+    """
+    if Path(path).suffix.lower() != suffix:
+        raise BadOption(f"{path} is written in another format than its name says; name it *{suffix}")
+
+
 @contextmanager
 def partial(path: Path) -> Iterator[BinaryIO]:
     """`path` opened to append: a download that a later call resumes. It stays behind on an error.
@@ -77,7 +87,13 @@ def partial(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_png(picture: Image, path: str | os.PathLike[str]) -> None:
-    """Write a picture as PNG, atomically."""
+    """Write a picture as PNG, atomically.
+
+    Raises:
+        BadOption: the name does not end in `.png`.
+        CannotWrite: the destination is full, read-only or missing.
+    """
+    check_suffix(path, ".png")
     with publish(path) as temporary:
         picture.save(temporary, format="PNG")
 

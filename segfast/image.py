@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 MAX_PIXELS = 1 << 26
 
 # Formats whose decoders only decode: no Ghostscript, no remote or scripted content.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "MPO", "TGA")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "TGA")
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".mpo", ".tga"]
 )

@@ -65,9 +65,7 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def read(
-    name: str, path: Path, content: Mapping[str, Any], state: Mapping[str, Any]
-) -> tuple[Config, dict[str, Any]]:
+def read(path: Path, meta: Any, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     """Configuration, read off the tensors and `meta`, and the renamed tensors.
 
     The protocol is MMSegmentation's: stride crop − 32, windows smaller than the crop allowed, one
@@ -79,13 +77,13 @@ def read(
     """
     state = rename(state)
     try:
-        config = _config(name, content.get("meta"), state)
+        config = _config(meta, state)
     except (KeyError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise BadModel(f"{path} is no Segmenter of MMSegmentation ({error!r}); pass the whole checkpoint") from None
     return config.check(), state
 
 
-def _config(name: str, meta: Any, state: dict[str, Any]) -> Config:
+def _config(meta: Any, state: dict[str, Any]) -> Config:
     width, _, patch, _ = state["encoder.patch_embed.proj.weight"].shape
     mask = "decoder.cls_emb" in state
     K = state["decoder.cls_emb"].shape[1] if mask else state["decoder.head.weight"].shape[0]
@@ -113,7 +111,7 @@ def _config(name: str, meta: Any, state: dict[str, Any]) -> Config:
         encoder_eps=1e-6,
         position_mode="bicubic",
         decoder_dropout=0.0,
-        provenance={"weights": name, "format": "MMSegmentation"},
+        provenance={"format": "MMSegmentation"},
     )
 
 

@@ -30,13 +30,13 @@ def read(path: Path, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     settings = _read_settings(path.with_name("variant.yml"))
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     try:
-        config = _config(settings, path)
+        config = _config(settings)
     except (KeyError, TypeError, ValueError) as error:
         raise BadModel(f"{path.with_name('variant.yml')} lacks or garbles {error}; restore the original file") from None
     return config.check(), state
 
 
-def _config(settings: dict[str, Any], path: Path) -> Config:
+def _config(settings: dict[str, Any]) -> Config:
     net, inference = settings["net_kwargs"], settings["inference_kwargs"]
     decoder = net["decoder"]
     mean, std = _NORMALIZATIONS[net["normalization"]]
@@ -61,7 +61,7 @@ def _config(settings: dict[str, Any], path: Path) -> Config:
         encoder_dropout=net.get("dropout", 0.0),
         decoder_dropout=decoder.get("dropout", 0.0),
         drop_path=net.get("drop_path_rate", 0.0),
-        provenance={"weights": path.name, "format": "original", "dataset": dataset, "backbone": str(net["backbone"])},
+        provenance={"format": "original", "dataset": str(dataset), "backbone": str(net.get("backbone", "?"))},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,10 @@ def save_model(model: Segmenter, path: str | os.PathLike[str]) -> None:
     """Write weights and configuration to one `.safetensors` file, atomically.
 
     Raises:
+        BadOption: the name does not end in `.safetensors`.
         CannotWrite: the destination is full, read-only or missing.
     """
+    files.check_suffix(path, ".safetensors")
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -72,16 +75,18 @@ def read_checkpoint(source: str) -> tuple[Config, State]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     content = load_pickle(path)
-    name = source if "@" in source else path.stem
-    if isinstance(content.get("model"), dict) and original.recognises(content["model"]):
-        return original.read(path, content["model"])
-    state = content.get("state_dict", content)
-    if isinstance(state, dict) and mmsegmentation.recognises(state):
-        return mmsegmentation.read(name, path, content, state)
-    raise BadModel(
-        f"{path} is a PyTorch file, but no Segmenter of the original code or of MMSegmentation "
-        f"(its entries: {_first(content)}); pass the checkpoint of such a model"
-    )
+    inner = content.get("model", content.get("state_dict", content))
+    if isinstance(inner, dict) and original.recognises(inner):
+        config, state = original.read(path, inner)
+    elif isinstance(inner, dict) and mmsegmentation.recognises(inner):
+        config, state = mmsegmentation.read(path, content.get("meta"), inner)
+    else:
+        raise BadModel(
+            f"{path} is a PyTorch file, but no Segmenter of the original code or of MMSegmentation "
+            f"(its entries: {_first(content)}); pass the checkpoint of such a model"
+        )
+    name = source if source in published.PUBLISHED else path.name
+    return replace(config, provenance={**config.provenance, "weights": name, "sha256": files.sha256(path)}), state
 
 
 def existing(source: str) -> Path:

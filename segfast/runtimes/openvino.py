@@ -45,7 +45,7 @@ class OpenVINORuntime:
             model = core.read_model(artifact.path)
             model.reshape({0: [1, *artifact.size, 3]})
             self._compiled = core.compile_model(model, "CPU", options)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise BadModel(f"OpenVINO cannot run {artifact.path} ({reason}); export it again") from error
         self._local = threading.local()

@@ -1,0 +1,124 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segfast import image as images
+from segfast.errors import BadImage
+from segfast.image import read_image
+
+
+def saved(tmp_path, picture, name, **options):
+    picture.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+@pytest.fixture
+def rgb(photo):
+    return Image.fromarray(photo)
+
+
+def test_paths_pictures_arrays_and_tensors_agree(tmp_path, photo, rgb):
+    path = saved(tmp_path, rgb, "a.png")
+    for given in (path, str(path), rgb, photo, torch.from_numpy(photo.copy()), photo[::1]):
+        np.testing.assert_array_equal(read_image(given), photo)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "ppm", "tga", "jp2"])
+def test_lossless_formats(tmp_path, photo, rgb, suffix):
+    path = saved(tmp_path, rgb, f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(read_image(path), photo)
+
+
+def test_the_content_decides_not_the_name(tmp_path, photo, rgb):
+    path = saved(tmp_path, rgb, "a.jpg", format="PNG")
+    np.testing.assert_array_equal(read_image(path), photo)
+
+
+def test_grey_palette_and_bilevel(tmp_path, rgb):
+    grey = rgb.convert("L")
+    expected = np.repeat(np.asarray(grey)[..., None], 3, 2)
+    np.testing.assert_array_equal(read_image(saved(tmp_path, grey, "l.png")), expected)
+    palette = rgb.convert("P")
+    np.testing.assert_array_equal(read_image(saved(tmp_path, palette, "p.png")), np.asarray(palette.convert("RGB")))
+    bilevel = grey.convert("1")
+    assert set(np.unique(read_image(saved(tmp_path, bilevel, "b.png")))) == {0, 255}
+
+
+def test_transparency_is_dropped_as_the_original_does(tmp_path, photo, rgb):
+    rgba = rgb.convert("RGBA")
+    rgba.putalpha(Image.fromarray(np.arange(60 * 90, dtype=np.uint8).reshape(60, 90)))
+    np.testing.assert_array_equal(read_image(saved(tmp_path, rgba, "a.png")), photo)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bit_grey_keeps_its_upper_byte(tmp_path, suffix):
+    values = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    read = read_image(saved(tmp_path, Image.fromarray(values), f"a.{suffix}"))
+    np.testing.assert_array_equal(read, np.repeat((values >> 8).astype(np.uint8)[..., None], 3, 2))
+
+
+def test_float_tiffs_are_bytes(tmp_path):
+    values = np.array([[0, 1.5, 255], [300, -4, np.nan]], np.float32)
+    read = read_image(saved(tmp_path, Image.fromarray(values), "a.tiff"))
+    np.testing.assert_array_equal(read[..., 0], [[0, 1, 255], [255, 0, 0]])
+
+
+def test_cmyk(tmp_path, rgb):
+    path = saved(tmp_path, rgb.convert("CMYK"), "a.jpg", quality=95)
+    assert np.abs(read_image(path).astype(int) - np.asarray(rgb)).mean() < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(tmp_path, photo, orientation):
+    back = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_270}  # fmt: skip
+    stored = Image.fromarray(photo)
+    stored = stored.transpose(back[orientation]) if orientation in back else stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, stored, "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(path), photo)
+
+
+def test_animations_give_their_first_frame(tmp_path, photo, rgb):
+    other = Image.fromarray(255 - photo)
+    path = saved(tmp_path, rgb.convert("P"), "a.gif", save_all=True, append_images=[other.convert("P")])
+    assert np.abs(read_image(path).astype(int) - photo).mean() < np.abs(read_image(path).astype(int) - (255 - photo)).mean()
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("1", (8193, 8192)), "bomb.png")
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(BadImage, match="64 megapixels"):
+        read_image(path)
+
+
+def test_the_largest_bombs_are_refused_too(tmp_path):
+    path = saved(tmp_path, Image.new("1", (20000, 20000)), "bomb.png")
+    with pytest.raises(BadImage, match="64 megapixels"):
+        read_image(path)
+
+
+def test_the_limit_itself_is_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 60 * 90)
+    assert read_image(saved(tmp_path, Image.new("L", (90, 60)), "a.png")).shape == (60, 90, 3)
+
+
+def test_no_decoder_that_runs_programs(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(BadImage, match="no picture in a format that is read"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_truncated_files(tmp_path, rgb, form, share):
+    buffer = io.BytesIO()
+    rgb.save(buffer, form)
+    (tmp_path / "a").write_bytes(buffer.getvalue()[: int(len(buffer.getvalue()) * share)])
+    with pytest.raises(BadImage, match=r"copy or download it again|convert it"):
+        read_image(tmp_path / "a")
