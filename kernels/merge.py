@@ -125,6 +125,8 @@ def _views(views: Sequence[Windows]) -> list[Windows]:
     """The views, checked, their logits as fp32 arrays in C order."""
     checked = []
     for view in views:
+        if not isinstance(view, Windows):
+            raise TypeError(f"a view must be Windows, not {type(view).__name__}")
         x = _logits(view.logits)
         window, padded, size = (_size(value, name) for value, name in
                                 ((view.window, "window"), (view.padded, "padded"), (view.size, "view size")))  # fmt: skip
@@ -167,16 +169,14 @@ def _logits(x: Any) -> NDArray[np.float32]:
     if x.shape[1] > 1 << 16:
         raise ValueError(f"{x.shape[1]} classes do not fit uint16 labels")
     _check_count(x.size, "logits")
-    return np.require(x, np.float32, "CW")
+    return np.require(x, np.float32, ["C", "W"])
 
 
 def _size(size: Any, name: str, least: int = 1) -> Size:
     try:
         height, width = (int(value.__index__()) for value in size)
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, ValueError):     # no pair, or no whole numbers
         raise TypeError(f"{name} must be two whole numbers; got {size!r}") from None
-    except ValueError:
-        raise ValueError(f"{name} must be two whole numbers; got {size!r}") from None
     if min(height, width) < least:
         raise ValueError(f"{name} must be at least {least}; got {size!r}")
     return height, width

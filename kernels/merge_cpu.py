@@ -365,7 +365,8 @@ def _axis(
     starts: tuple[int, ...], patches: int, window: int, padded: int, length: int, size: int, mirrored: bool
 ) -> Axis:
     """The cells of one axis: patches → windows (at `starts`) → view of `length` → image of `size`."""
-    first, _, weight = (taps[:window] for taps in _taps(patches, padded))
+    first, _, weight = _taps(patches, padded)
+    first, weight = first[:window], weight[:window]
     if length == size == window:
         # One window, resized once: the knots are the patches themselves, and nothing is rounded twice.
         near, far, slope = first, np.minimum(first + 1, patches - 1), weight
