@@ -1,8 +1,198 @@
 """The end of the pipeline: windows of patch logits in, labels of an image out.
 
-Runs the NumPy twins, band by band.
+Checks what is asked, then runs the compiled loops of `merge_cpu`; the NumPy twins where numba is
+missing, and for logits with NaN, infinities or values beyond 1e30, whose meaning the twins define.
 """
 
-from .reference import Windows, merge_scores, merge_windows, upsample_argmax
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import reference
+from .reference import Floats, Labels, Size, Windows, label_dtype
 
 __all__ = ["Windows", "merge_scores", "merge_windows", "upsample_argmax"]
+
+FLOATS = ("float32", "float16", "bfloat16")
+# Sums over windows of anything smaller stay finite.
+LARGEST = np.float32(1e30)
+
+
+def upsample_argmax(logits: Floats, size: Size, *, threads: int | None = None) -> Labels:
+    """Labels [B, H, W] of patch logits [B, K, h, w]: bilinear to `size`, then the first best class.
+
+    Args:
+        logits: array or tensor in fp32, fp16 or bf16; scores are fp32.
+        size: (H, W) of the labels, larger or smaller than (h, w).
+        threads: at most so many; by default one per CPU.
+
+    Returns:
+        uint8 up to 256 classes, else uint16.
+
+    Raises:
+        TypeError: logits of another dtype; a size that is no pair of whole numbers.
+        ValueError: no four dimensions, an empty one, a size below 1, or 2^31 elements or more.
+    """
+    x, size, threads = _logits(logits), _size(size, "size"), _threads(threads)
+    _check_count(len(x) * size[0] * size[1], "labels")
+    labels = np.empty((len(x), *size), label_dtype(x.shape[1]))
+    views = [Windows(image[None], [(0, 0)], size, size, size) for image in x]
+    _merge_images([[view] for view in views], size, labels, threads)
+    return labels
+
+
+def merge_windows(
+    views: Sequence[Windows], size: Size, out: Labels | None = None, *, threads: int | None = None
+) -> Labels:
+    """Labels [H, W] of an image of `size` from the windows of its views (paper, section 4.2).
+
+    A view's logits are upsampled per window, averaged where windows overlap, and resized to the
+    image; several views are combined by the mean of their softmax scores. The first best class wins.
+
+    Args:
+        out: where to write the labels.
+        threads: at most so many; by default one per CPU.
+
+    Raises:
+        TypeError: logits of a dtype other than fp32, fp16 and bf16; sizes that are no pairs of whole numbers.
+        ValueError: no views, views of different classes, anchors outside their view, windows that do
+            not cover it, an `out` of another shape or dtype, or whatever `upsample_argmax` refuses.
+    """
+    views, size, threads = _views(views), _size(size, "size"), _threads(threads)
+    dtype = label_dtype(views[0].logits.shape[1])
+    if out is not None and (out.shape != size or out.dtype != dtype):
+        raise ValueError(f"out must be {np.dtype(dtype)} {size}; got {out.dtype} {out.shape}")
+    labels = out if out is not None and out.flags.c_contiguous else np.empty(size, dtype)
+    _merge_images([views], size, labels[None], threads)
+    if out is None or out is labels:
+        return labels
+    out[:] = labels
+    return out
+
+
+def merge_scores(views: Sequence[Windows], size: Size, *, threads: int | None = None) -> NDArray[np.float32]:
+    """Scores [K, H, W]: the mean over views of the softmax over classes. Raises what `merge_windows` does."""
+    views, size, threads = _views(views), _size(size, "size"), _threads(threads)
+    K = views[0].logits.shape[1]
+    _check_count(K * size[0] * size[1], "scores")
+    cpu = _compiled()
+    if cpu is None or not _tame(views):
+        return reference.merge_scores(views, size)
+    out = np.empty((K, *size), np.float32)
+
+    def use(start: int, scores: NDArray[np.float32]) -> None:
+        out[:, start : start + scores.shape[1]] = scores
+
+    cpu.score(views, size, threads, use)
+    return out
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    try:
+        from . import merge_cpu
+    except ImportError:
+        return None
+    return merge_cpu
+
+
+def _merge_images(images: Sequence[Sequence[Windows]], size: Size, labels: Labels, threads: int) -> None:
+    """Labels [B, H, W] of images from the views of each."""
+    cpu = _compiled()
+    fast = [cpu is not None and _tame(views) for views in images]
+    single = [i for i, views in enumerate(images) if fast[i] and len(views) == 1]
+    if cpu is not None and single:
+        cpu.label([images[i][0] for i in single], size, [labels[i] for i in single], threads)
+    for i, views in enumerate(images):
+        if not fast[i]:
+            reference.merge_windows(views, size, labels[i])
+        elif cpu is not None and len(views) > 1:
+            cpu.merge(views, size, labels[i], threads)
+
+
+def _tame(views: Sequence[Windows]) -> bool:
+    """Whether all logits are finite, and sums of them too. NaN compares false."""
+    return all(view.logits.max() < LARGEST and view.logits.min() > -LARGEST for view in views)
+
+
+def _views(views: Sequence[Windows]) -> list[Windows]:
+    """The views, checked, their logits as fp32 arrays in C order."""
+    checked = []
+    for view in views:
+        if not isinstance(view, Windows):
+            raise TypeError(f"a view must be Windows, not {type(view).__name__}")
+        x = _logits(view.logits)
+        window, padded, size = (_size(value, name) for value, name in
+                                ((view.window, "window"), (view.padded, "padded"), (view.size, "view size")))  # fmt: skip
+        if padded[0] < window[0] or padded[1] < window[1]:
+            raise ValueError(f"padded {padded} must cover the window {window}")
+        if len(x) != len(view.anchors):
+            raise ValueError(f"{len(x)} windows but {len(view.anchors)} anchors")
+        anchors = [_size(anchor, "anchor", 0) for anchor in view.anchors]
+        _check_cover(np.array(anchors), window, size)
+        checked.append(Windows(x, anchors, window, padded, size, bool(view.mirrored)))
+    if not checked:
+        raise ValueError("there are no views")
+    if len({view.logits.shape[1] for view in checked}) > 1:
+        raise ValueError(f"views differ in classes: {sorted({view.logits.shape[1] for view in checked})}")
+    return checked
+
+
+def _check_cover(anchors: NDArray[np.intp], window: Size, size: Size) -> None:
+    """Raises ValueError unless the windows lie in the view and cover it."""
+    tops, lefts = anchors.T
+    if tops.max() + window[0] > size[0] or lefts.max() + window[1] > size[1]:
+        raise ValueError(f"windows of {window} at {anchors.max(0).tolist()} leave the view of {size}")
+    for row in {0, *(tops + window[0]).tolist()} - {size[0]}:
+        # Where a window begins or ends, those in the row must follow each other without a gap.
+        starts = np.unique(lefts[(tops <= row) & (row < tops + window[0])])
+        gaps = np.diff(np.concatenate([[-window[1]], starts, [size[1]]])) > window[1]
+        if len(starts) == 0 or starts[0] > 0 or gaps.any():
+            raise ValueError(f"windows of {window} do not cover row {row} of the view of {size}")
+
+
+def _logits(x: Any) -> NDArray[np.float32]:
+    """Logits [B, K, h, w] as an fp32 array in C order that compiled code may take."""
+    if hasattr(x, "detach"):        # a torch tensor; NumPy has no bf16
+        x = x.detach().cpu()
+        x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
+    if not isinstance(x, np.ndarray) or x.dtype.name not in FLOATS:
+        raise TypeError(f"logits must be {', '.join(FLOATS)}; got {getattr(x, 'dtype', type(x).__name__)}")
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(f"logits must be [B, K, h, w], none of them 0; got {list(x.shape)}")
+    if x.shape[1] > 1 << 16:
+        raise ValueError(f"{x.shape[1]} classes do not fit uint16 labels")
+    _check_count(x.size, "logits")
+    return np.require(x, np.float32, ["C", "W"])
+
+
+def _size(size: Any, name: str, least: int = 1) -> Size:
+    try:
+        height, width = (int(value.__index__()) for value in size)
+    except (TypeError, AttributeError, ValueError):     # no pair, or no whole numbers
+        raise TypeError(f"{name} must be two whole numbers; got {size!r}") from None
+    if min(height, width) < least:
+        raise ValueError(f"{name} must be at least {least}; got {size!r}")
+    return height, width
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        cpu = _compiled()
+        return 1 if cpu is None else cpu.cpus()
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"threads must be a whole number; got {threads!r}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1; got {threads}")
+    return threads
+
+
+def _check_count(count: int, name: str) -> None:
+    if count >= 1 << 31:
+        raise ValueError(f"{count} {name} are more than 2^31 - 1")

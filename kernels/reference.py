@@ -2,6 +2,9 @@
 
 They are the oracle of every fast path, its documentation, and the fall-back where nothing faster
 runs. Sizes are (height, width) in pixels; the definition of every result is the fp32 one.
+
+NaN and infinities follow the formulas as they stand: a·(1 - w) + b·w, so that 0·∞ is NaN, and NaN
+is the largest score, of which the first wins, as in NumPy's argmax.
 """
 
 from __future__ import annotations
@@ -85,10 +88,11 @@ def merge_windows(views: Sequence[Windows], size: Size, out: Labels | None = Non
     K = views[0].logits.shape[1]
     labels = np.empty(size, label_dtype(K)) if out is None else out
     for start, stop in _bands(K, size):
-        if len(views) == 1:
-            best = view_logits(views[0], size, start, stop).argmax(0)
-        else:
-            best = view_scores(views, size, start, stop).argmax(0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            if len(views) == 1:
+                best = view_logits(views[0], size, start, stop).argmax(0)
+            else:
+                best = view_scores(views, size, start, stop).argmax(0)
         labels[start:stop] = best
     return labels
 
@@ -98,7 +102,8 @@ def merge_scores(views: Sequence[Windows], size: Size) -> NDArray[np.float32]:
     K = views[0].logits.shape[1]
     scores = np.empty((K, *size), np.float32)
     for start, stop in _bands(K, size):
-        scores[:, start:stop] = view_scores(views, size, start, stop)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scores[:, start:stop] = view_scores(views, size, start, stop)
     return scores
 
 
@@ -109,9 +114,9 @@ def view_scores(views: Sequence[Windows], size: Size, start: int, stop: int) -> 
         logits = view_logits(view, size, start, stop)
         logits -= logits.max(0)
         np.exp(logits, out=logits)
-        logits /= logits.sum(0)
-        total += logits
-    return total / np.float32(len(views))
+        total += logits / logits.sum(0)
+    total /= len(views)
+    return total
 
 
 def view_logits(view: Windows, size: Size, start: int, stop: int) -> NDArray[np.float32]:
