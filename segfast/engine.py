@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segfast import pipeline
 from segfast.artifact import Artifact, read_artifact
 from segfast.config import Config
 from segfast.devices import check_device
-from segfast.errors import BadModel, BadOption, MissingRuntime, NotSupported
+from segfast.errors import BadModel, BadOption, MissingRuntime, NotSupported, SegfastError
 from segfast.image import Pixels, read_image
 from segfast.kernels.merge import Windows, merge_scores, merge_windows
-from segfast.kernels.reference import label_dtype, upsample
+from segfast.kernels.reference import Labels, label_dtype, upsample
 from segfast.protocol import Protocol, Size, views
 from segfast.runtimes import Runtime
 from segfast.segmentation import Segmentation
@@ -28,6 +30,29 @@ if TYPE_CHECKING:
 
 RUNTIMES = ("openvino", "onnxruntime", "pytorch")
 CHECKPOINTS = (".safetensors", ".pth", ".pt")
+
+
+class _Cut(NamedTuple):
+    """One view of an image, [H, W, 3], and its windows."""
+
+    image: NDArray[Any]
+    anchors: list[Size]
+    window: Size
+    mirrored: bool
+
+
+class _Work(NamedTuple):
+    """An image, ready for the network."""
+
+    pixels: Pixels
+    cuts: Iterable[_Cut]
+
+
+class _Answer(NamedTuple):
+    """What the network gave for an image: the windows of its views, or labels [H, W]."""
+
+    pixels: Pixels
+    given: list[Windows] | Labels
 
 
 class Engine:
@@ -40,7 +65,7 @@ class Engine:
             a CPU (in ONNX Runtime where OpenVINO is missing) and in ONNX Runtime on an NVIDIA GPU.
         device: `cpu`, `cuda` or `cuda:N`. By default the NVIDIA GPU if there is one, else the CPU;
             never the CPU in place of a GPU that fails.
-        threads: CPU threads of the network; by default what the runtime takes.
+        threads: CPU threads of the network and of merging; by default one per core.
 
     `repr(engine)` says what runs where, and every fall-back.
 
@@ -71,6 +96,7 @@ class Engine:
             raise BadOption(f"threads must be a whole number from 1; got {threads!r}")
         if runtime not in (None, *RUNTIMES):
             raise BadOption(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
+        self._threads = threads
         self._notes: list[str] = []
         if isinstance(path, (str, os.PathLike)) and Path(path).suffix == ".onnx":
             artifact = read_artifact(Path(path))
@@ -103,12 +129,33 @@ class Engine:
             BadOption: the stride is not from 1 to the window.
             NotSupported: a labels artifact is asked for more than one exact window.
         """
-        pixels = read_image(image)
-        size, protocol = pixels.shape[:2], self._protocol.with_stride(stride)
-        if self.output == "labels":
-            return self._segment_window(pixels, multiscale)
-        answers = [self._run_view(pixels, view, mirrored, protocol) for view, mirrored in views(size, multiscale)]
-        return self._segmentation(merge_windows(answers, size), pixels, partial(merge_scores, answers, size))
+        return self._finish(self._infer(self._prepare(image, multiscale, stride)))
+
+    def segment_many(
+        self,
+        images: Iterable[Any],
+        *,
+        multiscale: bool = False,
+        stride: int | None = None,
+        errors: str = "raise",
+    ) -> Iterator[Segmentation | SegfastError]:
+        """What `segment` gives for each image, in order, with reading, network and merging overlapped.
+
+        At most six images are held at a time. Closing the iterator stops the work.
+
+        Args:
+            images: whatever `segment` takes, consumed as needed.
+            multiscale, stride: as of `segment`.
+            errors: `raise` ends the iteration at an image that `segment` would refuse; `yield` gives
+                the error in its place and goes on.
+
+        Raises:
+            As `segment`; BadOption also for an unknown `errors`.
+        """
+        if errors not in ("raise", "yield"):
+            raise BadOption(f"errors must be 'raise' or 'yield'; got {errors!r}")
+        stages = (partial(self._prepare, multiscale=multiscale, stride=stride), self._infer, self._finish)
+        return pipeline.answers(images, stages, errors == "raise")
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
         """The network alone, on windows that are cut already.
@@ -128,30 +175,57 @@ class Engine:
         notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes))
         return f"Engine({what}: {self.runtime}{notes})"
 
-    def _run_view(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol) -> Windows:
-        """The network's answer for one view: the image resized to `size`, mirrored or not."""
+    def _prepare(self, image: Any, multiscale: bool, stride: int | None) -> _Work:
+        """Read an image and lay its views out. Those of a multi-scale request are cut when their turn comes."""
+        pixels = read_image(image)
+        size, protocol = pixels.shape[:2], self._protocol.with_stride(stride)
+        if self.output == "labels":
+            self._check_window(size, multiscale)
+            return _Work(pixels, [])
+        cuts = (self._cut(pixels, view, mirrored, protocol) for view, mirrored in views(size, multiscale))
+        return _Work(pixels, cuts if multiscale else list(cuts))
+
+    def _cut(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol) -> _Cut:
+        """One view: the image resized to `size`, mirrored or not, and where its windows lie."""
         image = resize(resize(pixels, size), protocol.working_size(size))
         image = image[:, ::-1] if mirrored else image
-        anchors, window = protocol.windows((image.shape[0], image.shape[1]))
-        logits = self.run(np.stack([image[top : top + window[0], left : left + window[1]] for top, left in anchors]))
-        P = self.config.patch
-        padded = (window[0] + -window[0] % P, window[1] + -window[1] % P) if protocol.crop_padding else window
-        return Windows(logits, anchors, window, padded, image.shape[:2], mirrored)
+        return _Cut(image, *protocol.windows((image.shape[0], image.shape[1])), mirrored)
 
-    def _segment_window(self, pixels: Pixels, multiscale: bool) -> Segmentation:
-        """What a labels artifact can do exactly: one image of the window's size."""
+    def _infer(self, work: _Work) -> _Answer:
+        """Run the network over everything that was laid out."""
+        if self.output == "labels":
+            labels = self._runtime.run(work.pixels[None])[0]
+            return _Answer(work.pixels, labels.astype(label_dtype(self.config.num_classes), copy=False))
+        return _Answer(work.pixels, [self._run_cut(cut) for cut in work.cuts])
+
+    def _run_cut(self, cut: _Cut) -> Windows:
+        """The network's answer for one view; a window is a view of the image until it is copied in."""
+        (h, w), P, step = cut.window, self.config.patch, self._runtime.batch
+        parts = [cut.image[top : top + h, left : left + w] for top, left in cut.anchors]
+        logits = [self._runtime.run(np.stack(parts[i : i + step])) for i in range(0, len(parts), step)]
+        padded = (h + -h % P, w + -w % P) if self._protocol.crop_padding else cut.window
+        size = cut.image.shape[0], cut.image.shape[1]
+        return Windows(np.concatenate(logits), cut.anchors, cut.window, padded, size, cut.mirrored)
+
+    def _finish(self, answer: _Answer) -> Segmentation:
+        """Merge what the network gave into labels."""
+        pixels, size = answer.pixels, answer.pixels.shape[:2]
+        names = self.config.classes, self.config.palette
+        if isinstance(answer.given, np.ndarray):
+            return Segmentation(answer.given, *names, pixels)
+        labels = merge_windows(answer.given, size, threads=self._threads)
+        scores = partial(merge_scores, answer.given, size, threads=self._threads)
+        return Segmentation(labels, *names, pixels, scores)
+
+    def _check_window(self, size: Size, multiscale: bool) -> None:
+        """Refuse what a labels artifact cannot do exactly: anything but one image of the window's size."""
         H, W = self._protocol.window
-        if multiscale or pixels.shape[:2] != (H, W):
-            asked = "multi-scale scores" if multiscale else f"an image of {pixels.shape[0]}×{pixels.shape[1]}"
+        if multiscale or size != (H, W):
+            asked = "multi-scale scores" if multiscale else f"an image of {size[0]}×{size[1]}"
             raise NotSupported(
                 f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
                 f"python -m segfast.export --model {self.config.name} --output logits (with the same --weights)"
             )
-        labels = self._runtime.run(pixels[None])[0].astype(label_dtype(self.config.num_classes), copy=False)
-        return self._segmentation(labels, pixels, None)
-
-    def _segmentation(self, labels: NDArray[Any], pixels: Pixels, scores: Any) -> Segmentation:
-        return Segmentation(labels, self.config.classes, self.config.palette, pixels, scores)
 
     def _fixed_size(self, artifact: Artifact) -> Protocol:
         """The model's protocol as far as a network of one input size can follow it."""

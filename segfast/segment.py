@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from segfast import cli, files
-from segfast.errors import BadImage, BadOption, NotSupported
+from segfast.errors import BadImage, BadOption, NotSupported, SegfastError
 from segfast.image import SUFFIXES
 
 
@@ -36,12 +36,14 @@ def main() -> int:
     failures: list[str] = []
     areas: Counter[str] = Counter()
     start = time.perf_counter()
-    for (picture, _), name in zip(tqdm(pictures, desc="segment", unit="picture"), names, strict=True):
-        try:
-            answer = engine.segment(picture, multiscale=options.multiscale, stride=options.stride)
-        except (BadImage, NotSupported) as error:
-            failures.append(f"{picture}: {error}")
+    paths = [picture for picture, _ in pictures]
+    answers = engine.segment_many(paths, multiscale=options.multiscale, stride=options.stride, errors="yield")
+    for picture, name, answer in zip(paths, names, tqdm(answers, "segment", len(paths), unit="picture"), strict=True):
+        if isinstance(answer, (BadImage, NotSupported)):
+            failures.append(f"{picture}: {answer}")
             continue
+        if isinstance(answer, SegfastError):
+            raise answer
         target = folder / name
         files.make_folder(target.parent)
         answer.save(target.with_name(f"{target.name}-labels.png"))

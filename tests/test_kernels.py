@@ -76,7 +76,8 @@ def assert_merged(views, size, **options):
 def test_upsample_argmax_is_the_twin(K, B, h, w, H, W, coarse, threads, seed):
     x = np.stack([field(K, h, w, seed + i, coarse) for i in range(B)])
     labels = upsample_argmax(x, (H, W), threads=threads)
-    assert labels.shape == (B, H, W) and labels.dtype == (np.uint8 if K <= 256 else np.uint16)
+    assert labels.shape == (B, H, W)
+    assert labels.dtype == (np.uint8 if K <= 256 else np.uint16)
     for image, found in zip(x, labels, strict=True):
         assert shortfall(found, reference.upsample(image, (H, W))) == 0
 
@@ -222,7 +223,8 @@ def test_wide_images_with_several_views():
     views = [windows(19, (40, 700), (40, 300), (40, 111), mirrored=mirrored) for mirrored in (False, True)]
     assert_merged(views, (40, 700))
     scores = merge_scores(views[:1], (30, 600))
-    assert np.allclose(scores.sum(0), 1, atol=1e-5) and (scores >= 0).all()
+    assert np.allclose(scores.sum(0), 1, atol=1e-5)
+    assert (scores >= 0).all()
 
 
 def test_scattered_windows():
@@ -398,7 +400,8 @@ def test_a_forked_process_has_its_own_threads():
     child.join(60)
     alive = child.is_alive()
     child.kill()
-    assert not alive and queue.get(timeout=5)
+    assert not alive
+    assert queue.get(timeout=5)
 
 
 SCRIPT = """

@@ -1,0 +1,90 @@
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import segfast
+from segfast import pipeline
+from segfast.errors import BadImage, BadOption
+
+
+def pictures(count):
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (40 + 9 * i, 90, 3), np.uint8) for i in range(count)]
+
+
+@pytest.mark.parametrize("multiscale", [False, True])
+def test_many_are_what_single_calls_give_in_order(tiny_onnx, multiscale):
+    engine, images = segfast.Engine(tiny_onnx, device="cpu"), pictures(7)
+    answers = list(engine.segment_many(iter(images), multiscale=multiscale, stride=40))
+    assert len(answers) == 7
+    for image, answer in zip(images, answers, strict=True):
+        np.testing.assert_array_equal(answer.labels, engine.segment(image, multiscale=multiscale, stride=40).labels)
+        np.testing.assert_array_equal(answer.image, image)
+
+
+def test_errors_come_in_their_turn(tiny_onnx, tmp_path):
+    engine, images = segfast.Engine(tiny_onnx, device="cpu"), pictures(4)
+    images[2] = tmp_path / "none.jpg"
+    answers = engine.segment_many(images)
+    next(answers), next(answers)
+    with pytest.raises(BadImage, match="no file"):
+        next(answers)
+    kinds = [type(answer).__name__ for answer in engine.segment_many(images, errors="yield")]
+    assert kinds == ["Segmentation", "Segmentation", "BadImage", "Segmentation"]
+
+
+def test_options_are_checked_at_once(tiny_onnx):
+    engine = segfast.Engine(tiny_onnx, device="cpu")
+    with pytest.raises(BadOption, match="errors"):
+        engine.segment_many([], errors="ignore")
+    assert list(engine.segment_many([])) == []
+
+
+def test_labels_artifacts_too(tiny_labels_onnx):
+    engine = segfast.Engine(tiny_labels_onnx, device="cpu")
+    images = [np.full((64, 64, 3), value, np.uint8) for value in (0, 90, 200)]
+    for image, answer in zip(images, engine.segment_many(images), strict=True):
+        np.testing.assert_array_equal(answer.labels, engine.segment(image).labels)
+
+
+def test_an_endless_stream_is_consumed_as_needed_and_stops():
+    taken = []
+
+    def stream():
+        for i in itertools.count():
+            taken.append(i)
+            yield i
+
+    results = pipeline.answers(stream(), [lambda i: i + 1, lambda i: 10 * i, lambda i: -i], strict=True)
+    assert [next(results) for _ in range(5)] == [-10, -20, -30, -40, -50]
+    assert len(taken) <= 5 + 2 * 3  # bounded: two per stage
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("segfast-stage")]
+
+
+def test_stages_overlap():
+    """Each stage waits until the next item has entered the one before it: serial execution would never end."""
+    entered = [threading.Event() for _ in range(4)]
+
+    def first(i):
+        entered[i].set()
+        return i
+
+    def second(i):
+        assert i == 3 or entered[i + 1].wait(20)
+        return i
+
+    assert list(pipeline.answers(range(4), [first, second], strict=True)) == [0, 1, 2, 3]
+
+
+def test_foreign_errors_surface_and_leave_no_threads():
+    def fail(i):
+        time.sleep(0.01)
+        raise ZeroDivisionError(i)
+
+    with pytest.raises(ZeroDivisionError):
+        list(pipeline.answers(range(9), [fail], strict=False))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("segfast-stage")]
