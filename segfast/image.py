@@ -70,7 +70,7 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
         raise BadImage(f"{name} has no pixels ({image.width}×{image.height}); give it at least one")
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        image = _upright(image)
         if image.mode.startswith("I") or image.mode == "F":
             image = _eight_bit(image)
         return np.asarray(image.convert("RGB"))
@@ -78,6 +78,14 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
         raise BadImage(f"{name} does not fit in memory; make it smaller") from None
     except Exception as error:  # decoders and corrupt profiles raise nearly anything
         raise BadImage(f"{name} is damaged ({error or type(error).__name__}); copy or download it again") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF block says it is held."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged block, which Pillow meets with nearly any exception, says nothing
+        return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -1,4 +1,5 @@
 import io
+import time
 
 import numpy as np
 import pytest
@@ -122,3 +123,41 @@ def test_truncated_files(tmp_path, rgb, form, share):
     (tmp_path / "a").write_bytes(buffer.getvalue()[: int(len(buffer.getvalue()) * share)])
     with pytest.raises(BadImage, match=r"copy or download it again|convert it"):
         read_image(tmp_path / "a")
+
+
+def fuzzed_files(rgb):
+    """Five small files of the formats most in use."""
+    files = []
+    for form, options in (("PNG", {}), ("JPEG", {"icc_profile": bytes(200)}), ("WEBP", {}), ("TIFF", {}), ("GIF", {})):
+        buffer = io.BytesIO()
+        rgb.save(buffer, form, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_2000_mutations_give_a_picture_or_a_typed_error(tmp_path, rgb):
+    """Bytes changed anywhere, headers more often: nothing else may come out, and nothing may hang."""
+    random, outcomes, slowest = np.random.default_rng(0), {"picture": 0, "refused": 0}, 0.0
+    for content in fuzzed_files(rgb.resize((45, 30))):
+        for _ in range(400):
+            mutated = bytearray(content)
+            for at in (*random.integers(0, len(content), 3), *random.integers(0, min(64, len(content)), 2)):
+                mutated[at] = random.integers(256)
+            (tmp_path / "a").write_bytes(mutated)
+            start = time.monotonic()
+            try:
+                pixels = read_image(tmp_path / "a")
+                assert pixels.dtype == np.uint8
+                assert pixels.ndim == 3
+                outcomes["picture"] += 1
+            except BadImage:
+                outcomes["refused"] += 1
+            slowest = max(slowest, time.monotonic() - start)
+    assert min(outcomes.values()) > 100
+    assert slowest < 2
+
+
+def test_corrupt_profiles_do_not_matter(tmp_path, photo, rgb):
+    path = saved(tmp_path, rgb, "a.png", icc_profile=b"no profile at all", exif=b"Exif\x00\x00garbage")
+    np.testing.assert_array_equal(read_image(path), photo)
