@@ -85,8 +85,8 @@ def test_upsample_argmax_is_the_twin(K, B, h, w, H, W, coarse, threads, seed):
 @pytest.mark.parametrize("coarse", [None, 4])
 @pytest.mark.parametrize("K", CLASSES)
 def test_labels_of_a_window_are_the_twins(K, coarse):
-    x = field(K, 32, 32, coarse=coarse)[None]
-    assert np.array_equal(upsample_argmax(x, (512, 512)), reference.upsample_argmax(x, (512, 512)))
+    x = field(K, 20, 32, coarse=coarse)[None]
+    assert np.array_equal(upsample_argmax(x, (320, 512)), reference.upsample_argmax(x, (320, 512)))
 
 
 def test_agrees_with_pytorch():
@@ -216,7 +216,7 @@ def test_one_view_is_the_twin(K, view, window, stride, size, coarse, mirrored, c
 def test_several_views_are_the_twin(K, sizes, size, threads, seed):
     views = [windows(K, (h, w), (48, 48), (33, 33), 16, seed + h, 2, mirrored) for h, w, mirrored in sizes]
     assert_merged(views, size, threads=threads)
-    assert np.abs(merge_scores(views, size) - reference.merge_scores(views, size)).max() < 1e-6
+    assert np.abs(merge_scores(views, size) - reference.merge_scores(views, size)).max() < 1e-5
 
 
 def test_wide_images_with_several_views():
@@ -385,6 +385,9 @@ def test_errors_in_a_band_reach_the_caller():
 
 
 def _in_child(x, expected, queue):
+    from segfast.kernels.merge_cpu import _pool
+
+    _pool().submit(int).result(timeout=20)        # labels alone would not tell: the caller does what no helper takes
     queue.put(bool(np.array_equal(upsample_argmax(x, (256, 256), threads=4), expected)))
 
 
