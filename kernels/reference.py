@@ -50,7 +50,7 @@ def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
 
 def upsample_argmax(logits: Floats, size: Size) -> Labels:
     """Labels [B, H, W] of patch logits [B, K, h, w]: bilinear to `size`, then the first best class."""
-    B, K, h, w = logits.shape
+    B, K = logits.shape[:2]
     labels = np.empty((B, *size), label_dtype(K))
     for image, out in zip(logits, labels, strict=True):
         merge_windows([Windows(image[None], [(0, 0)], size, size, size)], size, out)
