@@ -128,8 +128,8 @@ def _views(views: Sequence[Windows]) -> list[Windows]:
         if not isinstance(view, Windows):
             raise TypeError(f"a view must be Windows, not {type(view).__name__}")
         x = _logits(view.logits)
-        window, padded, size = (_size(value, name) for value, name in
-                                ((view.window, "window"), (view.padded, "padded"), (view.size, "view size")))  # fmt: skip
+        window, padded = _size(view.window, "window"), _size(view.padded, "padded")
+        size = _size(view.size, "view size")
         if padded[0] < window[0] or padded[1] < window[1]:
             raise ValueError(f"padded {padded} must cover the window {window}")
         if len(x) != len(view.anchors):

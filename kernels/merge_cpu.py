@@ -85,6 +85,7 @@ def _line(grid: Any, knot: int, patches: Any, counts: Any, out: Any) -> None:
     n, K, h, w = grid.logits.shape
     rows, columns = grid.rows, grid.columns
     y = rows.knots[knot]
+    line = np.empty(w, np.float32)
     out[:] = 0
     counts[:] = 0
     for i in range(n):
@@ -94,8 +95,10 @@ def _line(grid: Any, knot: int, patches: Any, counts: Any, out: Any) -> None:
         upper, lower, b = rows.first[dy], min(rows.first[dy] + 1, h - 1), rows.weight[dy]
         a = ONE - b
         for k in range(K):
+            for j in range(w):          # contiguous, so it becomes vectors; the transposition does not
+                line[j] = grid.logits[i, k, upper, j] * a + grid.logits[i, k, lower, j] * b
             for j in range(w):
-                patches[j, k] = grid.logits[i, k, upper, j] * a + grid.logits[i, k, lower, j] * b
+                patches[j, k] = line[j]
         for c in range(columns.knots.size):
             dx = columns.knots[c] - grid.lefts[i]
             if dx < 0 or dx >= columns.first.size:
@@ -113,13 +116,17 @@ def _line(grid: Any, knot: int, patches: Any, counts: Any, out: Any) -> None:
 
 @_compile
 def _rivals(upper: Any, lower: Any, left: int, right: int, best: int) -> int:
-    """How many classes `best` does not beat at all four corners; the first index wins ties."""
+    """How many classes `best` does not beat at all four corners; the first index wins ties.
+
+    Counted to the end, without a branch: so the loops become vectors.
+    """
     p, q, r, s = upper[left, best], upper[right, best], lower[left, best], lower[right, best]
+    K = upper.shape[1]
     count = 0
     for k in range(best):
-        count += (upper[left, k] >= p) | (upper[right, k] >= q) | (lower[left, k] >= r) | (lower[right, k] >= s)
-    for k in range(best + 1, upper.shape[1]):
-        count += (upper[left, k] > p) | (upper[right, k] > q) | (lower[left, k] > r) | (lower[right, k] > s)
+        count += int((upper[left, k] >= p) | (upper[right, k] >= q) | (lower[left, k] >= r) | (lower[right, k] >= s))
+    for k in range(best + 1, K):
+        count += int((upper[left, k] > p) | (upper[right, k] > q) | (lower[left, k] > r) | (lower[right, k] > s))
     return count
 
 
@@ -150,6 +157,7 @@ def _score_cell(
     """The first best of several classes at every pixel of a cell → winner [rows, columns]."""
     start, stop, left, right = column
     height, width = slopes.size, stop - start
+    best[:] = -np.inf
     for i in range(classes.size):
         k = classes[i]
         for x in range(width):
@@ -161,7 +169,7 @@ def _score_cell(
             a = ONE - b
             for x in range(width):
                 score = ends[0, x] * a + ends[1, x] * b
-                wins = (i == 0) | (score > best[y, x])
+                wins = score > best[y, x]
                 best[y, x] = score if wins else best[y, x]
                 winner[y, x] = k if wins else winner[y, x]
 

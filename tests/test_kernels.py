@@ -7,6 +7,7 @@ softmax may round otherwise, so there it may be 1e-5 of the largest logit below 
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import multiprocessing
 import os
@@ -85,8 +86,8 @@ def test_upsample_argmax_is_the_twin(K, B, h, w, H, W, coarse, threads, seed):
 @pytest.mark.parametrize("coarse", [None, 4])
 @pytest.mark.parametrize("K", CLASSES)
 def test_labels_of_a_window_are_the_twins(K, coarse):
-    x = field(K, 32, 32, coarse=coarse)[None]
-    assert np.array_equal(upsample_argmax(x, (512, 512)), reference.upsample_argmax(x, (512, 512)))
+    x = field(K, 20, 32, coarse=coarse)[None]
+    assert np.array_equal(upsample_argmax(x, (320, 512)), reference.upsample_argmax(x, (320, 512)))
 
 
 def test_agrees_with_pytorch():
@@ -216,7 +217,7 @@ def test_one_view_is_the_twin(K, view, window, stride, size, coarse, mirrored, c
 def test_several_views_are_the_twin(K, sizes, size, threads, seed):
     views = [windows(K, (h, w), (48, 48), (33, 33), 16, seed + h, 2, mirrored) for h, w, mirrored in sizes]
     assert_merged(views, size, threads=threads)
-    assert np.abs(merge_scores(views, size) - reference.merge_scores(views, size)).max() < 1e-6
+    assert np.abs(merge_scores(views, size) - reference.merge_scores(views, size)).max() < 1e-5
 
 
 def test_wide_images_with_several_views():
@@ -386,6 +387,9 @@ def test_errors_in_a_band_reach_the_caller():
 
 
 def _in_child(x, expected, queue):
+    from segfast.kernels.merge_cpu import _pool
+
+    _pool().submit(int).result(timeout=20)        # labels alone would not tell: the caller does what no helper takes
     queue.put(bool(np.array_equal(upsample_argmax(x, (256, 256), threads=4), expected)))
 
 
@@ -421,8 +425,10 @@ def _run_elsewhere(folder, home):
     # In a Python of its own, which can write nowhere but in `home`; root could write into read-only folders.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA")}
     environment |= {"XDG_CACHE_HOME": str(home), "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder)],
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -449,18 +455,19 @@ def test_without_numba_the_twins_answer(monkeypatch):
         assert np.allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peak memory is read from /proc")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
 @pytest.mark.parametrize("count", [1, 2])
 def test_memory_is_that_of_labels_and_logits(count):
     views = [windows(150, (1024, 1024), (512, 512), (480, 480), coarse=4, mirrored=i > 0) for i in range(count)]
-    merge_windows(views, (1024, 1024))
+    merge_windows(views, (8, 8))
 
-    def megabytes(name):
+    def kilobytes(name):
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
+    ctypes.CDLL(None).malloc_trim(0)      # or what earlier tests freed would hide what this one takes
     Path("/proc/self/clear_refs").write_text("5")
-    before = megabytes("VmRSS")
+    before = kilobytes("VmRSS")
     labels = merge_windows(views, (1024, 1024))
-    bound = 2 * (labels.nbytes + sum(view.logits.nbytes for view in views)) / 1e6
-    assert megabytes("VmHWM") - before < bound < 1024 * 1024 * 150 * 4 / 1e6 / 10
+    extra = (kilobytes("VmHWM") - before) * 1024
+    assert labels.nbytes * 0.9 < extra <= 2 * (labels.nbytes + sum(view.logits.nbytes for view in views))
