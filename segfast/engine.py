@@ -109,6 +109,8 @@ class Engine:
             self.config, self._protocol = model.config, model.config.protocol
             self.output, self._runtime = "logits", PyTorchRuntime(model, device, threads)
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
+        if importlib.util.find_spec("numba") is None:
+            self._notes.append("numba is not installed: windows are merged in NumPy, slower")
         if self.config.random_weights:
             self._notes.append("random weights: for timing only")
 
