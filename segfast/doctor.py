@@ -2,7 +2,8 @@
 
     python -m segfast.doctor
 
-Ends with one JSON line. The exit code is 0 if an Engine can run an `.onnx` file here, else 1.
+Ends with one JSON line. The exit code is 0 if an Engine that is told no device can run an
+`.onnx` file here, else 1.
 """
 
 from __future__ import annotations
@@ -57,9 +58,7 @@ PACKAGES = (
     Package("torch", ("torch",), "runs checkpoints, exports .onnx files", "torch"),
     Package("triton", ("triton", "triton-windows"), "compiles PyTorch's kernels for NVIDIA GPUs", "triton"),
     Package("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "compiles .onnx files for one GPU", "tensorrt"),
-    Package(
-        "tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "compiles .onnx files for RTX GPUs", "tensorrt-rtx-cu13"
-    ),
+    Package("tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "compiles .onnx files for RTX GPUs", "tensorrt-rtx-cu13"),
     Package("onnx", ("onnx",), "exports .onnx files", "onnx"),
     Package("onnxscript", ("onnxscript",), "exports .onnx files", "onnxscript"),
     Package("timm", ("timm",), "brings ImageNet encoders to train from", "timm"),
@@ -82,7 +81,7 @@ answer = onnxruntime.get_available_providers()
 if wanted[0] in answer:
     options = onnxruntime.SessionOptions(); options.log_severity_level = 3
     started = onnxruntime.InferenceSession(bytes.fromhex("{_IDENTITY}"), options, wanted).get_providers()
-    if started[0] != wanted[0]: sys.exit(wanted[0] + " does not start: are CUDA's libraries and cuDNN there?")
+    if started[0] != wanted[0]: sys.exit(wanted[0] + " does not start")
 """,
     "engine": "import segfast.engine; answer = []",
 }
@@ -105,7 +104,9 @@ def examine() -> dict[str, Any]:
     packages = {package.module: _package(package) for package in PACKAGES}
     for name in ("openvino", "onnxruntime"):
         if packages[name]["present"]:
-            packages[name] |= _probe(name, device if name == "onnxruntime" else "cpu")
+            packages[name] |= (answer := _probe(name, device))
+            if answer["error"]:
+                packages[name]["get"] = _mend(name, answer["error"])
     warnings += _conflicts()
     return {
         "segfast": __version__,
@@ -113,9 +114,9 @@ def examine() -> dict[str, Any]:
         "executable": sys.executable,
         "system": _ask(platform.platform, None, warnings, "name the system"),
         "cpu": {
-            "model": cpu_model(),
-            "instructions": instructions(),
-            "cores": cores(),
+            "model": _ask(cpu_model, None, warnings, "name the CPU"),
+            "instructions": _ask(instructions, None, warnings, "read the instruction sets"),
+            "cores": _ask(cores, None, warnings, "count the cores"),
             "memory_bytes": _ask(_memory, None, warnings, "read the memory"),
         },
         "nvidia_gpus": gpus,
@@ -146,7 +147,7 @@ def describe(found: dict[str, Any]) -> list[str]:
             detail = f" ({entry['detail']})" if entry["detail"] else ""
             lines.append(f"{package.module:<12} {entry['version'] or '?'}{detail}")
             if entry["error"]:
-                lines.append(f"{'':12} broken: {entry['error']}; pip install --force-reinstall {package.pip}")
+                lines.append(f"{'':12} broken: {entry['error']}; {entry['get']}")
         else:
             lines.append(f"{package.module:<12} missing: {package.purpose}; {entry['get']}")
     lines.append("")
@@ -200,9 +201,9 @@ def peak_memory() -> int | None:
 
 
 def _package(package: Package) -> dict[str, Any]:
-    """Whether a package is there, its version, and the command that gets it."""
+    """Whether a package is there, its version, and the command that gets or mends it."""
     spec = _spec(package.module)
-    present = spec is not None and spec.origin is not None              # a folder of that name is no package
+    present = getattr(spec, "origin", None) is not None                 # a folder of that name is no package
     found = next((v for v in map(version, package.distributions) if v), None) if present else None
     entry = {"present": present, "version": found, "detail": None, "error": None, "get": f"pip install {package.pip}"}
     if present and package.module == "torch":
@@ -224,6 +225,12 @@ def _torch_cuda(spec: Any) -> str | None:
         number = match[1].strip("'\" ")
         return "no CUDA" if number == "None" else f"CUDA {number}"
     return None
+
+
+def _mend(module: str, error: str) -> str:
+    if "CUDAExecutionProvider" in error:                                # NVIDIA's libraries, beside the package itself
+        return "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return f"pip install --force-reinstall {_pip(module)}"
 
 
 def _probe(name: str, device: str = "cpu") -> dict[str, Any]:
@@ -249,25 +256,25 @@ def _ending(code: int) -> str:
 
 
 def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
-    """What an Engine runs `.onnx` files in, as `Engine` decides it."""
-    for module, package in (("numpy", "numpy"), ("PIL", "pillow")):
-        if not packages[module]["present"]:
-            return _cannot(f"{module} is missing; pip install {package}")
+    """What an Engine runs `.onnx` files in when it is told no device, as `Engine` decides it."""
+    for name in ("numpy", "PIL"):
+        if not packages[name]["present"]:
+            return _cannot(f"{name} is missing; {packages[name]['get']}")
     name = "openvino" if device == "cpu" and _spec("openvino") is not None else "onnxruntime"
     entry = packages[name]
     if not entry["present"]:
-        wanted = "openvino" if device == "cpu" else _ORT
-        return _cannot(f"{name} is missing; pip install {wanted}")
+        missing = "openvino" if device == "cpu" else name
+        return _cannot(f"{missing} is missing; {packages[missing]['get']}")
     if entry["error"]:
-        return _cannot(f"{name} is broken; pip install --force-reinstall {_pip(name)}")
-    providers = (entry["detail"] or "").split(", ")
-    if name == "onnxruntime" and device != "cpu" and "CUDAExecutionProvider" not in providers:
-        return _cannot(f"the installed onnxruntime has no CUDA; pip uninstall -y onnxruntime && pip install {_ORT}")
+        return _cannot(f"{name} is broken; {entry['get']}")
+    answers = (entry["detail"] or "").split(", ")
+    if device != "cpu" and "CUDAExecutionProvider" not in answers:
+        return _cannot("the installed onnxruntime has no CUDA; pip uninstall -y onnxruntime && pip install onnxruntime-gpu")
     if error := _probe("engine")["error"]:
         return _cannot(f"segfast.engine cannot be imported ({error}); install segfast again")
     if name == "onnxruntime":
         return {"runs": True, "text": f"ONNX Runtime on {device}: every file in its own precision"}
-    half = next((half.lower() for half in ("BF16", "FP16") if half in providers), "f32")
+    half = next((half.lower() for half in ("BF16", "FP16") if half in answers), "f32")
     return {"runs": True, "text": f"OpenVINO on cpu: fp16 files in {half}, fp32 files in f32"}
 
 
@@ -298,7 +305,7 @@ def _conflicts() -> list[str]:
 
 
 def _gpus() -> int:
-    from segfast.devices import nvidia_gpus                             # needs ctypes, which some Pythons lack
+    from segfast.devices import nvidia_gpus  # needs ctypes, which some Pythons lack
 
     return nvidia_gpus()
 
