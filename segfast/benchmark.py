@@ -22,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segfast import cli, doctor
+from segfast import __version__, cli, doctor
 
 if TYPE_CHECKING:
     from segfast.engine import Engine
@@ -193,7 +193,7 @@ def surroundings(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
         "cpu": doctor.cpu_model(),
         "cores": doctor.cores(),
         "system": platform.platform(),
-        "versions": {"segfast": doctor.__version__, "python": platform.python_version(), **versions},
+        "versions": {"segfast": __version__, "python": platform.python_version(), **versions},
         "rounds": options.rounds,
         "multiscale": options.multiscale,
         "threads": options.threads,
