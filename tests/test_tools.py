@@ -190,8 +190,9 @@ def test_doctor_survives_everything_at_once(monkeypatch, capsys):
 
 def test_doctor_warns_of_two_onnx_runtimes(hide, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "_probe", lambda name, device="cpu": {"detail": "CPUExecutionProvider", "error": None})
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "onnxruntime-gpu" else None)
-    assert "warning" not in examined(monkeypatch, capsys)[1]
+    for only in ("onnxruntime", "onnxruntime-gpu"):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, only=only: "1.0" if name == only else None)
+        assert "warning" not in examined(monkeypatch, capsys)[1]
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
     assert "warning: onnxruntime and onnxruntime-gpu are both installed" in examined(monkeypatch, capsys)[1]
 
