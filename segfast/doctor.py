@@ -1,0 +1,374 @@
+"""What this machine has, what an Engine would use here, and what is missing with the command that gets it.
+
+    python -m segfast.doctor
+
+Ends with one JSON line. The exit code is 0 if an Engine that is told no device can run an
+`.onnx` file here, else 1.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from segfast import __version__, cli
+
+T = TypeVar("T")
+
+# What the runtimes choose their arithmetic by, as Linux names it.
+X86 = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "avx512_fp16")
+ARM = ("asimdhp", "bf16", "i8mm")
+
+_X86_WHEELS = platform.machine() in ("x86_64", "AMD64") and sys.platform != "darwin"
+_ORT = "onnxruntime-gpu" if _X86_WHEELS else "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that segfast can use.
+
+    Attributes:
+        distributions: names under which pip may know it; the first found says the version.
+        pip: what to give `pip install`.
+    """
+
+    module: str
+    distributions: tuple[str, ...]
+    purpose: str
+    pip: str
+
+
+PACKAGES = (
+    Package("numpy", ("numpy",), "pictures and answers are its arrays", "numpy"),
+    Package("PIL", ("pillow",), "reads and writes pictures", "pillow"),
+    Package("openvino", ("openvino",), "runs .onnx files on CPUs", "openvino"),
+    Package("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), "runs .onnx files on NVIDIA GPUs, and anywhere", _ORT),
+    Package("numba", ("numba",), "merges windows faster", "numba"),
+    Package("torch", ("torch",), "runs checkpoints, exports .onnx files", "torch"),
+    Package("triton", ("triton", "triton-windows"), "compiles PyTorch's kernels for NVIDIA GPUs", "triton"),
+    Package("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "compiles .onnx files for one GPU", "tensorrt"),
+    Package("tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "compiles .onnx files for RTX GPUs", "tensorrt-rtx-cu13"),
+    Package("onnx", ("onnx",), "exports .onnx files", "onnx"),
+    Package("onnxscript", ("onnxscript",), "exports .onnx files", "onnxscript"),
+    Package("timm", ("timm",), "brings ImageNet encoders to train from", "timm"),
+    Package("safetensors", ("safetensors",), "reads and writes .safetensors checkpoints", "safetensors"),
+)  # fmt: skip
+
+# A model of one Identity: a session with it shows whether a provider really starts.
+_IDENTITY = (
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a0208"
+    "0142040a00100d"
+)
+# Run in a process of their own: a broken library may end it, and must not end the doctor.
+_PROBES = {
+    "openvino": "import openvino; core = openvino.Core(); answer = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')",
+    "onnxruntime": f"""
+import onnxruntime, sys
+if sys.argv[1] != "cpu" and hasattr(onnxruntime, "preload_dlls"): onnxruntime.preload_dlls()
+wanted = ["CPUExecutionProvider" if sys.argv[1] == "cpu" else "CUDAExecutionProvider"]
+answer = onnxruntime.get_available_providers()
+if wanted[0] in answer:
+    options = onnxruntime.SessionOptions(); options.log_severity_level = 3
+    started = onnxruntime.InferenceSession(bytes.fromhex("{_IDENTITY}"), options, wanted).get_providers()
+    if started[0] != wanted[0]: sys.exit(wanted[0] + " does not start")
+""",
+    "engine": "import segfast.engine; answer = []",
+}
+
+
+def main() -> int:
+    """Print the report for people, then as one JSON line; 0 if an Engine can run an `.onnx` file."""
+    cli.parser("segfast.doctor", __doc__).parse_args()
+    found = examine()
+    _say("\n".join(describe(found)))
+    _say(json.dumps(found))
+    return 0 if found["engine"]["onnx"]["runs"] else 1
+
+
+def examine() -> dict[str, Any]:
+    """Everything the report says, as plain values; None where this system does not tell."""
+    warnings: list[str] = []
+    gpus = _ask(_gpus, 0, warnings, "count the NVIDIA GPUs")
+    device = "cuda" if gpus else "cpu"
+    packages = {package.module: _package(package) for package in PACKAGES}
+    for name in ("openvino", "onnxruntime"):
+        if packages[name]["present"]:
+            packages[name] |= (answer := _probe(name, device))
+            if answer["error"]:
+                packages[name]["get"] = _mend(name, answer["error"])
+    warnings += _conflicts()
+    return {
+        "segfast": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "system": _ask(platform.platform, None, warnings, "name the system"),
+        "cpu": {
+            "model": _ask(cpu_model, None, warnings, "name the CPU"),
+            "instructions": _ask(instructions, None, warnings, "read the instruction sets"),
+            "cores": _ask(cores, None, warnings, "count the cores"),
+            "memory_bytes": _ask(_memory, None, warnings, "read the memory"),
+        },
+        "nvidia_gpus": gpus,
+        "packages": packages,
+        "engine": {"onnx": _onnx_default(packages, device), "checkpoints": _checkpoint_default(packages, device)},
+        "cache": _ask(_cache, {"path": None, "bytes": None, "writable": False}, warnings, "find the cache directory"),
+        "warnings": warnings,
+    }
+
+
+def describe(found: dict[str, Any]) -> list[str]:
+    """The report's lines."""
+    cpu, cache = found["cpu"], found["cache"]
+    memory = "?" if cpu["memory_bytes"] is None else f"{cpu['memory_bytes'] / 2**30:.1f} GiB"
+    sets = cpu["instructions"]
+    lines = [
+        f"segfast {found['segfast']}, Python {found['python']} ({found['executable']})",
+        f"system       {found['system'] or '?'}",
+        f"CPU          {cpu['model'] or '?'}: {cpu['cores'] or '?'} cores usable, memory {memory}",
+        f"  has        {_names(sets, True)}",
+        f"  lacks      {_names(sets, False)}",
+        f"NVIDIA GPUs  {found['nvidia_gpus']} seen by the driver",
+        "",
+    ]
+    for package in PACKAGES:
+        entry = found["packages"][package.module]
+        if entry["present"]:
+            detail = f" ({entry['detail']})" if entry["detail"] else ""
+            lines.append(f"{package.module:<12} {entry['version'] or '?'}{detail}")
+            if entry["error"]:
+                lines.append(f"{'':12} broken: {entry['error']}; {entry['get']}")
+        else:
+            lines.append(f"{package.module:<12} missing: {package.purpose}; {entry['get']}")
+    lines.append("")
+    for what, label in (("onnx", ".onnx files"), ("checkpoints", "checkpoints")):
+        lines.append(f"{label:<12} {found['engine'][what]['text']}")
+    size = "?" if cache["bytes"] is None else f"{cache['bytes'] / 1e6:.1f} MB"
+    lines.append(f"{'cache':<12} {cache['path'] or '?'}: {size}, {'' if cache['writable'] else 'not '}writable")
+    return lines + [f"warning: {text}" for text in found["warnings"]]
+
+
+def cpu_model() -> str | None:
+    """The CPU's name, if the system tells."""
+    named = _cpuinfo("model name") or platform.processor() or platform.machine()
+    return named or None
+
+
+def cores() -> int | None:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def instructions() -> dict[str, bool] | None:
+    """Which of the instruction sets that matter the CPU has; None where the system does not tell."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
+    if not flags:
+        return None
+    wanted = ARM if platform.machine().lower() in ("aarch64", "arm64") else X86
+    return {name: name in flags for name in wanted}
+
+
+def version(distribution: str) -> str | None:
+    """The installed version of a distribution, without importing it."""
+    try:
+        return importlib.metadata.version(distribution)
+    except Exception:  # absent, or its metadata is damaged
+        return None
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held, in bytes, if the system tells."""
+    status = _read("/proc/self/status")
+    if match := re.search(r"VmHWM:\s+(\d+) kB", status):                # ru_maxrss is inherited on Linux
+        return int(match[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _package(package: Package) -> dict[str, Any]:
+    """Whether a package is there, its version, and the command that gets or mends it."""
+    spec = _spec(package.module)
+    present = getattr(spec, "origin", None) is not None                 # a folder of that name is no package
+    found = next((v for v in map(version, package.distributions) if v), None) if present else None
+    entry = {"present": present, "version": found, "detail": None, "error": None, "get": f"pip install {package.pip}"}
+    if present and package.module == "torch":
+        entry["detail"] = _torch_cuda(spec)
+    return entry
+
+
+def _spec(module: str) -> Any:
+    try:
+        return importlib.util.find_spec(module)
+    except Exception:  # a damaged finder or parent
+        return None
+
+
+def _torch_cuda(spec: Any) -> str | None:
+    """The CUDA that PyTorch was built for, read without importing it."""
+    folder = next(iter(getattr(spec, "submodule_search_locations", None) or ()), "")
+    if match := re.search(r"^cuda\b.*?=\s*(.+)$", _read(os.path.join(folder, "version.py")), re.MULTILINE):
+        number = match[1].strip("'\" ")
+        return "no CUDA" if number == "None" else f"CUDA {number}"
+    return None
+
+
+def _mend(module: str, error: str) -> str:
+    if "CUDAExecutionProvider" in error:                                # NVIDIA's libraries, beside the package itself
+        return "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return f"pip install --force-reinstall {_pip(module)}"
+
+
+def _probe(name: str, device: str = "cpu") -> dict[str, Any]:
+    """`detail` and `error` of a package that is asked in a process of its own."""
+    code = f"import json\n{_PROBES[name]}\nprint('\\n' + json.dumps(answer))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    try:
+        ended = subprocess.run(  # noqa: S603 (our own code)
+            [sys.executable, "-c", code, device], capture_output=True, env=environment, timeout=120, stdin=subprocess.DEVNULL
+        )
+        if ended.returncode:
+            lines = ended.stderr.decode(errors="replace").strip().splitlines()
+            return {"detail": None, "error": lines[-1] if lines else _ending(ended.returncode)}
+        return {"detail": ", ".join(json.loads(ended.stdout.splitlines()[-1])), "error": None}
+    except Exception as error:  # no process, no answer in time, no JSON
+        return {"detail": None, "error": str(error) or type(error).__name__}
+
+
+def _ending(code: int) -> str:
+    if code < 0 and -code in set(signal.Signals):
+        return f"importing it ends Python with {signal.Signals(-code).name}"
+    return f"importing it ends Python with code {code}"
+
+
+def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
+    """What an Engine runs `.onnx` files in when it is told no device, as `Engine` decides it."""
+    for name in ("numpy", "PIL"):
+        if not packages[name]["present"]:
+            return _cannot(f"{name} is missing; {packages[name]['get']}")
+    name = "openvino" if device == "cpu" and _spec("openvino") is not None else "onnxruntime"
+    entry = packages[name]
+    if not entry["present"]:
+        missing = "openvino" if device == "cpu" else name
+        return _cannot(f"{missing} is missing; {packages[missing]['get']}")
+    if entry["error"]:
+        return _cannot(f"{name} is broken; {entry['get']}")
+    answers = (entry["detail"] or "").split(", ")
+    if device != "cpu" and "CUDAExecutionProvider" not in answers:
+        return _cannot("the installed onnxruntime has no CUDA; pip uninstall -y onnxruntime && pip install onnxruntime-gpu")
+    if error := _probe("engine")["error"]:
+        return _cannot(f"segfast.engine cannot be imported ({error}); install segfast again")
+    if name == "onnxruntime":
+        return {"runs": True, "text": f"ONNX Runtime on {device}: every file in its own precision"}
+    half = next((half.lower() for half in ("BF16", "FP16") if half in answers), "f32")
+    return {"runs": True, "text": f"OpenVINO on cpu: fp16 files in {half}, fp32 files in f32"}
+
+
+def _checkpoint_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
+    """What an Engine runs checkpoints in."""
+    torch = packages["torch"]
+    if not torch["present"]:
+        return _cannot(f"torch is missing; {torch['get']}")
+    if device != "cpu" and torch["detail"] == "no CUDA":
+        return _cannot("this PyTorch has no CUDA, and an Engine takes the GPU unless told device='cpu'; pip install torch")
+    return {"runs": True, "text": f"PyTorch on {device} in fp32"}
+
+
+def _cannot(reason: str) -> dict[str, Any]:
+    return {"runs": False, "text": f"cannot run: {reason}"}
+
+
+def _pip(module: str) -> str:
+    return next(package.pip for package in PACKAGES if package.module == module)
+
+
+def _conflicts() -> list[str]:
+    """onnxruntime and onnxruntime-gpu are one module: together each overwrites half of the other."""
+    if version("onnxruntime") and version("onnxruntime-gpu"):
+        remedy = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {_ORT}"
+        return [f"onnxruntime and onnxruntime-gpu are both installed and overwrite each other; {remedy}"]
+    return []
+
+
+def _gpus() -> int:
+    from segfast.devices import nvidia_gpus  # needs ctypes, which some Pythons lack
+
+    return nvidia_gpus()
+
+
+def _cache() -> dict[str, Any]:
+    """The cache directory, its size, and whether it is writable or can be made."""
+    from segfast.published import cache_directory
+
+    path = cache_directory().absolute()
+    size = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                size += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:
+                continue                                                # removed meanwhile
+    nearest = next((parent for parent in (path, *path.parents) if os.path.lexists(parent)), Path(path.anchor))
+    writable = os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
+    return {"path": str(path), "bytes": size, "writable": writable}
+
+
+def _memory() -> int | None:
+    """Bytes of memory, at most what a container is allowed."""
+    if not hasattr(os, "sysconf"):
+        return None
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _cpuinfo(key: str) -> str | None:
+    match = re.search(rf"^{key}\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return match[1].strip() if match else None
+
+
+def _read(path: str) -> str:
+    """A file's text, empty where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):
+        return ""
+
+
+def _names(sets: dict[str, bool] | None, wanted: bool) -> str:
+    if sets is None:
+        return "?"
+    return " ".join(name for name, there in sets.items() if there == wanted) or "-"
+
+
+def _ask(question: Callable[[], T], otherwise: T, warnings: list[str], what: str) -> T:
+    """The answer, or `otherwise` and a warning: nothing here may stop the doctor."""
+    try:
+        return question()
+    except Exception as error:
+        warnings.append(f"cannot {what} ({error or type(error).__name__})")
+        return otherwise
+
+
+def _say(text: str) -> None:
+    """Print, whatever the terminal's encoding lacks."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,155 @@
+"""List the family: size, work at 512×512, published accuracy and weights of every member.
+
+    python -m segfast.models
+    python -m segfast.models 'seg-b*' --json
+
+Sizes and work are those for ADE20K, 150 classes at 512×512. Accuracy is the paper's single-scale mIoU
+on ADE20K; behind published weights stands their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+
+from segfast import cli, published
+from segfast.config import Config, check_size, family_config
+from segfast.errors import UnknownModel
+from segfast.protocol import Size
+from segfast.variants import VARIANTS, list_models, near
+
+SIZE = 512
+
+# Single-scale mIoU on ADE20K in the paper. seg-b-deit-16 is 47.08 in Tables 3 and 6, but 47.10 in Table 4;
+# seg-l-mask-16 is 51.82 in Table 6, where it was trained at 640×640 (section 4.2).
+PAPER_MIOU = {
+    "seg-ti-16": 39.03,                                                 # Table 3
+    "seg-s-32": 40.64,                                                  # Table 3
+    "seg-s-16": 45.37,                                                  # Table 3
+    "seg-b-deit-16": 47.08,                                             # Tables 3 and 6
+    "seg-b-32": 43.07,                                                  # Tables 3 and 4
+    "seg-b-16": 48.06,                                                  # Tables 3 and 4
+    "seg-b-8": 49.54,                                                   # Tables 3 and 4
+    "seg-l-16": 50.71,                                                  # Tables 3, 4 and 6
+    "seg-b-mask-32": 44.19,                                             # Table 4
+    "seg-b-deit-mask-16": 48.70,                                        # Tables 4 and 6
+    "seg-b-mask-16": 48.48,                                             # Table 4
+    "seg-l-mask-16": 51.30,                                             # Table 4
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights to be had by name; `miou` is single-scale on ADE20K, as published with them."""
+
+    name: str
+    miou: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One member of the family.
+
+    Attributes:
+        flops: of one image of SIZE × SIZE, two per multiply-add.
+        miou: the paper's, single-scale on ADE20K, in percent.
+        encoder: the timm name of the ImageNet weights to start from.
+    """
+
+    name: str
+    parameters: int
+    flops: int
+    miou: float | None
+    encoder: str | None
+    weights: tuple[Published, ...]
+
+
+def main() -> int:
+    """Print the table, or one JSON line."""
+    options = _parse()
+    rows = family(options.pattern)
+    if options.json:
+        print(json.dumps({"classes": 150, "size": [SIZE, SIZE], "models": [asdict(row) for row in rows]}))
+        return 0
+    print(f"{'model':<20} {'M params':>8} {'GFLOPs':>8} {'mIoU':>6}  {'ImageNet encoder (timm)':<42} weights (mIoU)")
+    for row in rows:
+        miou = f"{row.miou:.2f}" if row.miou is not None else "-"
+        weights = ", ".join(f"{w.name} ({w.miou:.2f}){', cached' if w.cached else ''}" for w in row.weights)
+        size = f"{row.name:<20} {row.parameters / 1e6:>8.1f} {row.flops / 1e9:>8.1f} {miou:>6}"
+        print(f"{size}  {row.encoder or '-':<42} {weights or '-'}")
+    return 0
+
+
+def family(pattern: str = "*") -> list[Row]:
+    """The rows of the members whose names match a shell pattern.
+
+    Raises:
+        UnknownModel: none does.
+    """
+    names = list_models(pattern)
+    if not names:
+        raise UnknownModel(f"no model matches {pattern!r}; {near(pattern)}")
+    return [_row(name) for name in names]
+
+
+def parameters(config: Config) -> int:
+    """How many numbers the weights of a model are."""
+    D, K, P = config.width, config.num_classes, config.patch
+    h, w = config.grid
+    block = 12 * D * D + 13 * D                     # qkv 3D² + 3D, proj D² + D, MLP 8D² + 5D, two LayerNorms 4D
+    tokens = 2 * config.prefix_tokens + h * w       # the prefix itself, and position embeddings of all
+    encoder = (3 * P * P + 1) * D + tokens * D + config.depth * block + 2 * D
+    if config.decoder == "linear":
+        return encoder + (D + 1) * K
+    projections = 3 * D * D + D                     # proj_dec with its bias, proj_patch, proj_classes
+    return encoder + projections + K * D + config.decoder_depth * block + 2 * D + 2 * K
+
+
+def flops(config: Config, size: int | Size = SIZE) -> int:
+    """The work of `patch_logits` on one image of `size`, two per multiply-add of its matrix products.
+
+    Normalisation, softmax, GELU, additions and the upsampling are not counted.
+
+    Raises:
+        BadOption: the size is out of range.
+    """
+    D, K, P = config.width, config.num_classes, config.patch
+    H, W = check_size(size, P)
+    patches = -(-H // P) * -(-W // P)
+    embedding = patches * 3 * P * P * D
+    encoder = config.depth * _block(config.prefix_tokens + patches, D)
+    if config.decoder == "linear":
+        return 2 * (embedding + encoder + patches * D * K)
+    decoder = patches * D * D                                           # proj_dec
+    decoder += config.decoder_depth * _block(patches + K, D)
+    decoder += (patches + K) * D * D                                    # proj_patch, proj_classes
+    decoder += patches * K * D                                          # the masks
+    return 2 * (embedding + encoder + decoder)
+
+
+def _block(N: int, D: int) -> int:
+    """Multiply-adds of a block on N tokens: qkv 3, proj 1 and MLP 8 times N·D², q·kᵀ and weights·v N²·D each."""
+    return 12 * N * D * D + 2 * N * N * D
+
+
+def _row(name: str) -> Row:
+    config = family_config(VARIANTS[name], image_size=SIZE)
+    weights = tuple(
+        Published(known, row.miou[0], published.cached(known) is not None)
+        for known, row in published.PUBLISHED.items()
+        if known.partition("@")[0] == name
+    )
+    return Row(name, parameters(config), flops(config), PAPER_MIOU.get(name), VARIANTS[name].encoder, weights)
+
+
+def _parse() -> argparse.Namespace:
+    parser = cli.parser("segfast.models", __doc__)
+    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="a shell pattern, such as 'seg-b*'")
+    parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    cli.run(main)
