@@ -14,6 +14,9 @@ __all__ = ["ExportReport", "export_onnx"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from segfast.needs import need
+
+    need("export", "torch", "onnx", "onnxscript", "onnxruntime")
     from . import onnx_file
 
     return getattr(onnx_file, name)

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 from segfast import cli, files
 from segfast.config import check_size
 from segfast.errors import BadOption
+from segfast.needs import need
 from segfast.protocol import Size
 from segfast.variants import variant
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
 
+NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
 # Random weights are the same on every machine, so that timings and files are comparable.
 SEED = 0
 
@@ -31,7 +33,7 @@ def main() -> int:
     """Export as the command line says; 0 when the file was published."""
     options = _parse()
     model = _model(options)
-    size = check_size(options.size or model.config.protocol.window, model.config.patch)
+    size = check_size(model.config.protocol.window if options.size is None else options.size, model.config.patch)
     folder = files.make_folder(options.out)
 
     from segfast.export.onnx_file import export_onnx, file_name
@@ -74,10 +76,11 @@ def _model(options: argparse.Namespace) -> Segmenter:
     """
     if options.model is not None:
         row = variant(options.model)
+    need("export", *NEEDED)
     names = _class_names(options.classes)
     count = len(names) if isinstance(names, tuple) else names
     if options.weights is None:
-        size = check_size(options.size or 512, row.patch)
+        size = check_size(512 if options.size is None else options.size, row.patch)
         model = _random(options.model, 150 if count is None else count, size)
     else:
         from segfast.weights import load_model
@@ -109,13 +112,16 @@ def _random(name: str, count: int, size: Size) -> Segmenter:
 
 def _class_names(text: str | None) -> int | tuple[str, ...] | None:
     """A class count, or the names in a file."""
-    if text is None or text.lstrip("-").isdigit():
+    if text is None or text.lstrip("-").isdecimal():
         return None if text is None else int(text)
     try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadOption(f"--classes takes a count or a text file with one name a line; {text}: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(set(names)) < len(names):
+        raise BadOption(f"{text} names a class twice; give every class its own name")
+    return names
 
 
 def _size(text: str) -> int | Size:

@@ -8,7 +8,7 @@ need a dependency on the machine that only runs the model.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,28 @@ class Artifact:
     output: str
 
 
+    def check_shapes(self, given: Sequence[object], returned: Sequence[object]) -> None:
+        """See that the network is the one the metadata speaks of.
+
+        Args:
+            given, returned: shapes of its input and output; what is no number, is not fixed.
+
+        Raises:
+            BadModel: it is another.
+        """
+        (H, W), P, K = self.size, self.config.patch, self.config.num_classes
+        output = [K, -(-H // P), -(-W // P)] if self.output == "logits" else [H, W]
+        for shape, wanted in ((given, [H, W, 3]), (returned, output)):
+            fixed = shape[1:]
+            if len(fixed) != len(wanted) or any(
+                isinstance(side, int) and side != want for side, want in zip(fixed, wanted, strict=True)
+            ):
+                raise BadModel(
+                    f"{self.path} has a tensor of shape {list(shape)} where its metadata says {['B', *wanted]}; "
+                    "export it again"
+                )
+
+
 def read_artifact(path: Path) -> Artifact:
     """The metadata of one of our `.onnx` files.
 
@@ -107,7 +129,7 @@ def _keeps_outside(content: mmap.mmap, message: range, kind: str, depth: int = 0
         raise ValueError("graphs nested too deeply")
     if kind == "tensor":
         return any(
-            number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value == 1)
+            number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value != 0)
             for number, value in _fields(content, message)
         )
     return any(
@@ -123,8 +145,9 @@ def _fields(content: mmap.mmap, message: range) -> Iterator[tuple[int, int | ran
     while at < end:
         tag, at = _varint(content, at)
         number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise ValueError("field number 0")
+        if not 0 < number < 1 << 29:
+            # Other readers cut a longer number short, and would see a field that we skip.
+            raise ValueError(f"field number {number}")
         if wire == 0:
             value, at = _varint(content, at)
             yield number, value

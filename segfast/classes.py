@@ -19,12 +19,29 @@ def dataset(name: str) -> tuple[Names, Palette]:
     return tuple(row["name"] for row in rows), tuple(tuple(row["color"]) for row in rows)
 
 
+def of_dataset(name: str, count: int) -> tuple[Names, Palette]:
+    """Names and palette of a dataset if it is known and has that many classes; of another one, numbers.
+
+    Without a name, as `for_count`.
+    """
+    if not name:
+        return for_count(count)
+    if name in DATASETS and len(dataset(name)[0]) == count:
+        return dataset(name)
+    return numbered(count)
+
+
 def for_count(count: int) -> tuple[Names, Palette]:
     """Names and palette for K classes: those of the dataset with that many, else numbers and generated colours."""
     for name in DATASETS:
         names, palette = dataset(name)
         if len(names) == count:
             return names, palette
+    return numbered(count)
+
+
+def numbered(count: int) -> tuple[Names, Palette]:
+    """Numbers for names, and generated colours."""
     return tuple(f"class {index}" for index in range(count)), generated_palette(count)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from segfast.errors import SegfastError
 
 def run(command: Callable[[], int]) -> None:
     """Run a command and exit: 0, its own code, 2 for a user's error (said in one line), 130 for Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing stays half written
     try:
         code = command()
     except SegfastError as error:

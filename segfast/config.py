@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from segfast import classes as labels
@@ -72,8 +73,9 @@ class Config:
 
     @property
     def random_weights(self) -> bool:
-        """Whether the encoder was never trained: such a model is for timing only."""
-        return self.provenance.get("weights") == "random"
+        """Whether the decoder, at least, was never trained: such a model is for timing and for training only."""
+        weights = self.provenance.get("weights", "")
+        return weights == "random" or weights.endswith(", decoder random")
 
     def check(self) -> Config:
         """Itself, if its values are possible.
@@ -81,8 +83,16 @@ class Config:
         Raises:
             BadModel: a value is not; the message names it.
         """
-        for name in ("patch", "width", "depth", "heads", "decoder_depth", "num_classes"):
-            _require(_whole(getattr(self, name)) and 1 <= getattr(self, name) <= 65536, name, getattr(self, name))
+        _require(isinstance(self.name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name), "name", self.name)
+        for name, most in _WHOLE.items():
+            _require(_whole(getattr(self, name)) and 1 <= getattr(self, name) <= most, name, getattr(self, name))
+        for name, least, most in _FRACTIONS:
+            _require(_number(getattr(self, name)) and least <= getattr(self, name) < most, name, getattr(self, name))
+        flags = {"distilled": self.distilled} | {
+            name: getattr(self.protocol, name) for name in ("small_windows", "crop_padding")
+        }
+        for name, value in flags.items():
+            _require(isinstance(value, bool), name, value)
         _require(self.width % self.heads == 0, "heads", f"{self.heads}, which does not divide width {self.width}")
         _require(self.decoder in ("linear", "mask"), "decoder", self.decoder)
         _require(self.position_mode in ("bilinear", "bicubic"), "position_mode", self.position_mode)
@@ -95,9 +105,12 @@ class Config:
         _require(min(self.grid) >= 1, "image_size", f"{self.image_size}, smaller than the patch")
         for name in ("mean", "std"):
             values = getattr(self.protocol, name)
-            _require(len(values) == 3 and all(math.isfinite(value) for value in values), name, values)
+            _require(len(values) == 3 and all(_number(value) and abs(value) < 1e6 for value in values), name, "those")
         _require(min(self.protocol.std) > 0, "std", self.protocol.std)
+        gaps = any(s > w for s, w in zip(self.protocol.stride, self.protocol.window, strict=True))
+        _require(not gaps, "stride", f"{self.protocol.stride}, over the window {self.protocol.window}")
         _require(len(self.classes) == self.num_classes, "classes", f"{len(self.classes)} names")
+        _require(all(isinstance(name, str) for name in self.classes), "classes", "anything but names")
         _require(len(self.palette) == self.num_classes, "palette", f"{len(self.palette)} colours")
         colours_fit = all(len(c) == 3 and all(_whole(x) and 0 <= x <= 255 for x in c) for c in self.palette)
         _require(colours_fit, "palette", "colours that are not three numbers from 0 to 255")
@@ -134,7 +147,7 @@ def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
         return config.check(), more
     except BadModel as error:
         raise BadModel(f"{source}: {error}" if source not in str(error) else str(error)) from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadModel(f"the segfast metadata in {source} is damaged ({error!r}); export or save it again") from None
 
 
@@ -148,9 +161,10 @@ def family_config(
     Raises:
         BadOption: the class count or the image size is out of range.
     """
-    if not _whole(num_classes) or not 1 <= num_classes <= 65536:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or not 1 <= num_classes <= 65536:
         raise BadOption(f"num_classes must be a whole number from 1 to 65536; got {num_classes!r}")
     size = check_size(image_size, variant.patch, "image_size")
+    num_classes = int(num_classes)
     names, palette = labels.for_count(num_classes)
     return Config(
         name=variant.name,
@@ -175,22 +189,38 @@ def check_size(size: int | Size, patch: int, option: str = "size") -> Size:
     Raises:
         BadOption: it is not that.
     """
-    pair = (size, size) if isinstance(size, int) else size
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(_whole(side) for side in pair):
+    pair = (size, size) if isinstance(size, Integral) else size
+    whole = isinstance(pair, (tuple, list)) and all(isinstance(s, Integral) and not isinstance(s, bool) for s in pair)
+    if not isinstance(pair, (tuple, list)) or not whole or len(pair) != 2:
         raise BadOption(f"{option} must be a number of pixels, or (height, width); got {size!r}")
     if not all(patch <= side <= 8192 for side in pair):
         raise BadOption(f"{option} must lie between the patch, {patch}, and 8192 pixels; got {size!r}")
-    return pair[0], pair[1]
+    return int(pair[0]), int(pair[1])
+
+
+# The largest values of whole-number fields, and the ranges [least, most) of the others.
+_WHOLE = {"patch": 256, "width": 16384, "depth": 1024, "heads": 1024, "decoder_depth": 1024, "num_classes": 65536}
+_FRACTIONS = (
+    ("encoder_eps", 0, 1),
+    ("decoder_eps", 0, 1),
+    ("encoder_dropout", 0, 1),
+    ("decoder_dropout", 0, 1),
+    ("drop_path", 0, 1),
+)
 
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def _require(condition: bool, name: str, value: object) -> None:
+def _require(condition: object, name: str, value: object) -> None:
     if not condition:
         raise BadModel(f"{name} cannot be {value}")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segfast.config import family_config
-from segfast.errors import BadModel, DownloadFailed, MissingRuntime, UnknownModel
+from segfast.config import Config, family_config
+from segfast.errors import BadModel, BadOption, DownloadFailed, UnknownModel
+from segfast.needs import need
 from segfast.protocol import Size
 from segfast.variants import VARIANTS, near, variant
+from segfast.weights import State, fit, read_encoder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from segfast.model import Segmenter
-
-State = dict[str, "Tensor"]
 
 
 def create_model(
@@ -51,68 +50,76 @@ def create_model(
             f"{name} has no public encoder weights; use pretrained=False, a timm name or a file, "
             f"or a member that has them: {public}"
         )
+    if not isinstance(pretrained, (bool, str, os.PathLike)):
+        raise BadOption(f"pretrained must be True, False, a timm name or a path; got {pretrained!r}")
     source = row.encoder if pretrained is True else os.fspath(pretrained) if pretrained else None
     weights = {"weights": f"encoder {source}, decoder random" if source else "random"}
     config = family_config(row, num_classes, image_size, **weights)
+    need("export", "torch", *(["timm", "safetensors", "yaml"] if source else []))
 
     from segfast.model import Segmenter
 
+    if source is None:
+        return Segmenter(config).eval()
+    config, state = _read_encoder(config, source)
     model = Segmenter(config)
-    if source is not None:
-        load_encoder(model, source)
+    fit(model.encoder, state, config, source)
     return model.eval()
 
 
-def load_encoder(model: Segmenter, source: str) -> None:
-    """Fill a model's encoder from a timm name or a file; see `create_model`.
-
-    Raises:
-        BadModel: the file is unreadable, or its tensors do not fit.
-        DownloadFailed: the timm weights cannot be fetched.
-    """
-    from segfast import weights
-
+def _read_encoder(config: Config, source: str) -> tuple[Config, State]:
+    """Encoder tensors from a timm name or a file, and the Config with the preprocessing they were trained for."""
     path = Path(source)
-    is_file = path.suffix in (".npz", ".pth", ".pt", ".bin", ".safetensors") or path.exists()
-    if not is_file:
-        state = _timm_state(source)
-    elif path.suffix == ".npz":
-        state = _npz_state(path, model)
-    else:
-        state = weights.encoder_state(path)
-    weights.fit(model.encoder, state, model.config, source)
+    if path.suffix.lower() == ".npz":
+        return config, _npz_state(path, config)
+    if path.suffix.lower() not in (".pth", ".pt", ".bin", ".safetensors") and not path.exists():
+        return _timm_state(config, source)
+    theirs, state = read_encoder(path)
+    if theirs is not None:
+        protocol = replace(config.protocol, mean=theirs.protocol.mean, std=theirs.protocol.std)
+        config = replace(
+            config, protocol=protocol, encoder_eps=theirs.encoder_eps, position_mode=theirs.position_mode
+        )
+    return config, state
 
 
-def _timm_state(name: str) -> State:
-    """Encoder tensors of a pretrained timm model, under the names of the original code."""
-    timm = _timm()
+def _timm_state(config: Config, name: str) -> tuple[Config, State]:
+    """Encoder tensors of a pretrained timm model, and the Config with its mean and std.
+
+    The LayerNorms keep the eps of the original code, 1e-5, though timm's have 1e-6.
+    """
+    import timm
+
     if not timm.is_model(name.split(".")[0]):
         known = timm.list_models("vit_*patch*") + timm.list_models("deit_*")
         raise UnknownModel(f"timm has no model named {name!r}, and no file has that path; {near(name, known)}")
     try:
-        return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
+        vit = timm.create_model(name, pretrained=True, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DownloadFailed(
             f"timm could not load the weights {name!r} ({reason}); check the connection, or pass pretrained=FILE"
         ) from error
+    trained: Any = vit.pretrained_cfg
+    protocol = replace(config.protocol, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
+    return replace(config, protocol=protocol), dict(vit.state_dict())
 
 
-def _npz_state(path: Path, model: Segmenter) -> State:
+def _npz_state(path: Path, config: Config) -> State:
     """Encoder tensors of a `.npz` of the ViT authors, read by timm into a ViT of the file's own grid."""
-    import zipfile
-
     import numpy as np
+    import timm
 
-    timm, config = _timm(), model.config
     try:
         with np.load(path, allow_pickle=False) as arrays:
             tokens = arrays["Transformer/posembed_input/pos_embedding"].shape[1] - 1
+            side = round(tokens**0.5)
+            if side < 1 or side * side != tokens:
+                raise ValueError(f"{tokens} position embeddings are no square")
     except FileNotFoundError:
         raise BadModel(f"there is no file {path}; check the path") from None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives are met with nearly any exception
         raise BadModel(f"{path} is no `.npz` of ViT weights ({error}); download it again") from None
-    side = round(tokens**0.5)
     vit = timm.models.vision_transformer.VisionTransformer(
         img_size=side * config.patch,
         patch_size=config.patch,
@@ -123,14 +130,6 @@ def _npz_state(path: Path, model: Segmenter) -> State:
     )
     try:
         vit.load_pretrained(str(path))
-    except (KeyError, RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # timm checks little: shapes that differ come out as anything
         raise BadModel(f"{path} does not fit {config.name} ({error}); choose the file of the same size") from error
     return dict(vit.state_dict())
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError:
-        raise MissingRuntime("encoder weights are read by timm; pip install 'segfast[export]'") from None
-    return timm

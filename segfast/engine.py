@@ -17,7 +17,7 @@ from segfast import pipeline
 from segfast.artifact import Artifact, read_artifact
 from segfast.config import Config
 from segfast.devices import check_device
-from segfast.errors import BadModel, BadOption, MissingRuntime, NotSupported, SegfastError
+from segfast.errors import BadImage, BadModel, BadOption, MissingRuntime, NotSupported, SegfastError
 from segfast.image import Pixels, read_image
 from segfast.kernels.merge import Windows, merge_scores, merge_windows
 from segfast.kernels.reference import Labels, label_dtype, upsample
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from segfast.model import Segmenter
 
 RUNTIMES = ("openvino", "onnxruntime", "pytorch")
-CHECKPOINTS = (".safetensors", ".pth", ".pt")
 
 
 class _Cut(NamedTuple):
@@ -60,7 +59,8 @@ class Engine:
 
     Args:
         path: an `.onnx` file of `segfast.export`; or a checkpoint, published name or Segmenter,
-            which run in PyTorch.
+            which run in PyTorch (a Segmenter is taken as it is: put in evaluation mode and moved
+            to the device).
         runtime: `openvino`, `onnxruntime` or `pytorch`. By default `.onnx` files run in OpenVINO on
             a CPU (in ONNX Runtime where OpenVINO is missing) and in ONNX Runtime on an NVIDIA GPU.
         device: `cpu`, `cuda` or `cuda:N`. By default the NVIDIA GPU if there is one, else the CPU;
@@ -91,14 +91,15 @@ class Engine:
         device: str | None = None,
         threads: int | None = None,
     ):
-        device = check_device(device)
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise BadOption(f"threads must be a whole number from 1; got {threads!r}")
+        device = check_device("cpu" if device is None and runtime == "openvino" else device)
+        whole = isinstance(threads, int) and not isinstance(threads, bool)
+        if threads is not None and not (whole and 1 <= threads <= 1024):
+            raise BadOption(f"threads must be a whole number from 1 to 1024; got {threads!r}")
         if runtime not in (None, *RUNTIMES):
             raise BadOption(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
         self._threads = threads
         self._notes: list[str] = []
-        if isinstance(path, (str, os.PathLike)) and Path(path).suffix == ".onnx":
+        if isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() == ".onnx":
             artifact = read_artifact(Path(path))
             self.config, self._protocol = artifact.config, self._fixed_size(artifact)
             self.output, self._runtime = artifact.output, self._load_artifact(artifact, runtime, device, threads)
@@ -163,11 +164,17 @@ class Engine:
         """The network alone, on windows that are cut already.
 
         Args:
-            windows: RGB, uint8 [n, H, W, 3] of the window's size.
+            windows: RGB, uint8 [n, H, W, 3] of the window's size, n at least 1.
 
         Returns:
             logits [n, K, h, w] or labels [n, H, W], as `output` says, in the artifact's precision.
+
+        Raises:
+            BadImage: they are of another shape or dtype.
         """
+        wanted = (*self._protocol.window, 3)
+        if windows.dtype != np.uint8 or windows.shape[1:] != wanted or len(windows) == 0:
+            raise BadImage(f"windows must be uint8 {['n', *wanted]}; got {windows.dtype} {list(windows.shape)}")
         step = self._runtime.batch
         return np.concatenate([self._runtime.run(windows[i : i + step]) for i in range(0, len(windows), step)])
 
@@ -226,7 +233,7 @@ class Engine:
             asked = "multi-scale scores" if multiscale else f"an image of {size[0]}×{size[1]}"
             raise NotSupported(
                 f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
-                f"python -m segfast.export --model {self.config.name} --output logits (with the same --weights)"
+                "python -m segfast.export --output logits, with the same --model or --weights"
             )
 
     def _fixed_size(self, artifact: Artifact) -> Protocol:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,15 +45,16 @@ def publish(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(target))
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:64]}-", suffix=target.suffix)
-        os.close(descriptor)
-        temporary = Path(name)
+        # Not by tempfile, whose files nobody else may read: this one becomes the target.
+        name = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(6)}{target.suffix}")
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        temporary = name
         yield temporary
         _settle(temporary)
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
-        if error.filename not in (None, str(target), str(target.parent), str(temporary)) and temporary is not None:
+        if temporary is not None and str(error.filename) not in ("None", str(target), str(temporary)):
             raise  # another file's trouble, met inside the block
         raise cannot_write(target, error) from error
     finally:
@@ -125,9 +126,6 @@ def cannot_write(path: Path, error: OSError) -> CannotWrite:
 
 
 def _settle(path: Path) -> None:
-    """Force the content to disk, and give the file the permissions a plain `open` would have."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, 0o666 & ~umask)
+    """Force the content to disk."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from segfast.errors import BadImage
 
@@ -19,6 +19,16 @@ MAX_PIXELS = 1 << 26
 
 # Formats whose decoders only decode: no Ghostscript, no remote or scripted content.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "TGA")
+# What undoes each EXIF orientation but the first.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".mpo", ".tga"]
 )
@@ -57,7 +67,7 @@ def _open(path: Path) -> Pixels:
         raise BadImage(
             f"{path} is no picture in a format that is read ({', '.join(FORMATS)}); convert it to PNG or JPEG"
         ) from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(str(path)) from None
     except (OSError, ValueError) as error:
         raise BadImage(f"{path} cannot be opened ({error}); copy or download it again") from None
@@ -81,11 +91,15 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF block says it is held."""
+    """The picture as its EXIF block says it is held.
+
+    Not by ImageOps.exif_transpose, which writes the whole block anew and fails where any tag is odd.
+    """
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(0x0112)
     except Exception:  # a damaged block, which Pillow meets with nearly any exception, says nothing
         return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -113,7 +127,7 @@ def _check_array(image: Any) -> Pixels:
         raise BadImage(f"the image has no pixels ({list(shape)}); give it at least one")
     if dtype.startswith("torch."):
         image = image.detach().cpu().numpy()
-    return np.asarray(image)
+    return np.array(image)  # a copy: the caller may reuse the buffer while the answer still shows it
 
 
 def _too_large(name: str) -> BadImage:

@@ -40,14 +40,14 @@ _OVERLAP = 32
 
 def recognises(state: Mapping[str, Any]) -> bool:
     """Whether tensors carry MMSegmentation's names for a ViT."""
-    return any(name.removeprefix("module.").startswith("backbone.patch_embed.projection") for name in state)
+    return any(str(name).removeprefix("module.").startswith("backbone.patch_embed.projection") for name in state)
 
 
 def rename(state: Mapping[str, Any]) -> dict[str, Any]:
     """Tensors under the names, and in the layout, of the original code."""
     renamed = {}
     for name, tensor in state.items():
-        name = name.removeprefix("module.")
+        name = str(name).removeprefix("module.")
         if name.startswith("auxiliary_head."):
             continue
         for pattern, replacement in _RENAMES:

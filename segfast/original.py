@@ -18,7 +18,7 @@ _DECODERS = {"linear": "linear", "mask_transformer": "mask"}
 
 def recognises(state: Mapping[str, Any]) -> bool:
     """Whether tensors carry the original names."""
-    return any(name.removeprefix("module.").startswith("encoder.patch_embed.") for name in state)
+    return any(str(name).removeprefix("module.").startswith("encoder.patch_embed.") for name in state)
 
 
 def read(path: Path, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
@@ -28,25 +28,25 @@ def read(path: Path, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
         BadModel: `variant.yml` is missing, or lacks what is needed.
     """
     settings = _read_settings(path.with_name("variant.yml"))
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
     try:
-        config = _config(settings)
-    except (KeyError, TypeError, ValueError) as error:
+        config = _config(settings, "encoder.dist_token" in state)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"{path.with_name('variant.yml')} lacks or garbles {error}; restore the original file") from None
     return config.check(), state
 
 
-def _config(settings: dict[str, Any]) -> Config:
+def _config(settings: dict[str, Any], distilled: bool) -> Config:
     net, inference = settings["net_kwargs"], settings["inference_kwargs"]
     decoder = net["decoder"]
     mean, std = _NORMALIZATIONS[net["normalization"]]
     window, stride, K = inference["window_size"], inference["window_stride"], net["n_cls"]
-    dataset = settings.get("dataset_kwargs", {}).get("dataset", "")
-    names, palette = classes.dataset(dataset) if dataset in classes.DATASETS else classes.for_count(K)
-    if len(names) != K:
-        names, palette = classes.for_count(K)
+    if not isinstance(K, int) or not 1 <= K <= 65536:
+        raise ValueError(f"n_cls {K!r}")
+    dataset = _word((settings.get("dataset_kwargs") or {}).get("dataset"))
+    names, palette = classes.of_dataset(dataset, K)
     sizes = {"width": net["d_model"], "depth": net["n_layers"], "heads": net["n_heads"], "patch": net["patch_size"]}
-    kind, distilled = _DECODERS[decoder["name"]], bool(net.get("distilled", False))
+    kind = _DECODERS[decoder["name"]]
     return Config(
         name=family_name(**sizes, decoder=kind, distilled=distilled),
         **sizes,
@@ -61,8 +61,13 @@ def _config(settings: dict[str, Any]) -> Config:
         encoder_dropout=net.get("dropout", 0.0),
         decoder_dropout=decoder.get("dropout", 0.0),
         drop_path=net.get("drop_path_rate", 0.0),
-        provenance={"format": "original", "dataset": str(dataset), "backbone": str(net.get("backbone", "?"))},
+        provenance={"format": "original", "dataset": dataset, "backbone": _word(net.get("backbone"))},
     )
+
+
+def _word(value: Any) -> str:
+    """A short text of the settings; anything else (an alias may stand for gigabytes) is left out."""
+    return value[:64] if isinstance(value, str) else ""
 
 
 def family_name(*, width: int, depth: int, heads: int, patch: int, decoder: str, distilled: bool) -> str:
@@ -85,10 +90,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
     Loader.add_constructor("tag:yaml.org,2002:python/tuple", sequence)
     try:
+        if path.stat().st_size > 1 << 20:
+            raise BadModel(f"{path} is over a megabyte, no variant.yml; restore the original file")
         settings = yaml.load(path.read_bytes(), Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise BadModel(f"{path} is missing; keep the variant.yml of the training run beside its checkpoint") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise BadModel(f"{path} cannot be read ({error}); restore the original file") from None
     if not isinstance(settings, dict):
         raise BadModel(f"{path} holds no settings; restore the original file")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import pickle
+import re
+import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
-from segfast.errors import BadModel, MissingRuntime
+from segfast.errors import BadModel
 
 # MMSegmentation 1.x writes its training log into checkpoints, as objects of its own classes and of
 # NumPy. They are read as inert placeholders; anything else that is no tensor or plain value is refused.
 INERT_PACKAGES = ("mmengine", "mmcv", "mmseg", "numpy")
+
+# torch keeps the classes that may be read in one table of the process.
+_LOCK = threading.Lock()
 
 
 class Inert:
@@ -33,22 +39,20 @@ def load_pickle(path: Path) -> dict[str, Any]:
         BadModel: it is truncated, no PyTorch file, or holds anything but tensors, plain values and
             the logs of MMSegmentation; no code in it runs.
     """
-    try:
-        import torch
-        from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
-    except ImportError:
-        raise MissingRuntime("checkpoints are read with PyTorch; pip install 'segfast[export]'") from None
+    import torch
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
     try:
         foreign = _foreign_names(path, get_unsafe_globals_in_checkpoint)
         placeholders: list[Any] = [(type(name, (Inert,), {}), name) for name in foreign]
-        with safe_globals(placeholders):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=None)
+        with _LOCK, safe_globals(placeholders):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except BadModel:
         raise
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise BadModel(f"{path} was refused ({reason}); {_STRIP}") from None
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it calls {found[1]} while loading" if found else "it is no plain PyTorch file"
+        raise BadModel(f"{path} was refused: {reason}; {_STRIP}") from None
     except Exception as error:  # the reader meets truncated and foreign files with nearly any exception
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise BadModel(f"{path} is no whole PyTorch checkpoint ({reason}); copy or download it again") from None
@@ -59,7 +63,7 @@ def load_pickle(path: Path) -> dict[str, Any]:
 
 _STRIP = (
     "only tensors and plain values are read. If you trust it, strip it where it was made: "
-    "torch.save({'meta': ckpt.get('meta', {}), 'state_dict': ckpt['state_dict']}, 'stripped.pth')"
+    "torch.save({k: ckpt[k] for k in ('meta', 'model', 'state_dict') if k in ckpt}, 'stripped.pth')"
 )
 
 
@@ -69,6 +73,10 @@ def _foreign_names(path: Path, list_globals: Any) -> list[str]:
     Raises:
         BadModel: one is from elsewhere.
     """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise BadModel(f"{path} is a compressed archive, which PyTorch does not write; save it with torch.save")
     try:
         names: list[str] = list_globals(str(path))
     except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError, OSError):

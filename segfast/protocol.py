@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 from segfast.errors import BadOption
 
@@ -37,9 +38,9 @@ class Protocol:
     crop_padding: bool = True
 
     def with_window(self, window: Size) -> Protocol:
-        """The same protocol for another window size, with the same overlap in pixels."""
+        """The same protocol for another window size, with the same overlap in pixels, but at most half the window."""
         overlap = [w - s for w, s in zip(self.window, self.stride, strict=True)]
-        stride = tuple(max(1, w - o) for w, o in zip(window, overlap, strict=True))
+        stride = [w - min(o, w // 2) for w, o in zip(window, overlap, strict=True)]
         return replace(self, window=window, stride=(stride[0], stride[1]))
 
     def with_stride(self, stride: int | None) -> Protocol:
@@ -50,9 +51,10 @@ class Protocol:
         """
         if stride is None:
             return self
-        if isinstance(stride, bool) or not isinstance(stride, int) or not 1 <= stride <= min(self.window):
+        whole = isinstance(stride, Integral) and not isinstance(stride, bool)
+        if not whole or not 1 <= stride <= min(self.window):
             raise BadOption(f"stride must be a whole number from 1 to the window, {min(self.window)}; got {stride!r}")
-        return replace(self, stride=(stride, stride))
+        return replace(self, stride=(int(stride), int(stride)))
 
     def working_size(self, size: Size) -> Size:
         """The size at which an image is cut into windows: its own, or enlarged to cover the window.

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from segfast import files
-from segfast.errors import DownloadFailed, UnknownModel
+from segfast.errors import BadModel, DownloadFailed, UnknownModel
 from segfast.variants import near
 
 _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5/segmenter/"
@@ -68,6 +69,21 @@ def cached(name: str) -> Path | None:
     """The file of published weights, if it was downloaded."""
     path = _destination(PUBLISHED[name])
     return path if path.is_file() else None
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is meant as a published name, not as a path."""
+    return "@" in text and not Path(text).suffix and len(Path(text).parts) == 1 and not Path(text).exists()
+
+
+def check_digest(path: Path, found: str, wanted: str) -> None:
+    """See that a file in the cache is the published one.
+
+    Raises:
+        BadModel: it is another.
+    """
+    if not found.startswith(wanted):
+        raise BadModel(f"{path} has the SHA-256 {found[:16]}…, not {wanted}…; delete it, and it is downloaded again")
 
 
 def fetch(name: str) -> Path:
@@ -143,11 +159,19 @@ def _transfer(url: str, part: Path) -> None:
         total = have + int(length) if length else None
         bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.name.removesuffix(".part")[-40:])
         with bar, files.partial(part) as file:
-            while chunk := response.read(_CHUNK):
+            while chunk := _receive(response):
                 file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"the connection closed after {part.stat().st_size} of {total} bytes")
+
+
+def _receive(response: Any) -> bytes:
+    """The next bytes; whatever goes wrong here is the connection's fault, not the disk's."""
+    try:
+        return response.read(_CHUNK)
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def _destination(row: Weights) -> Path:

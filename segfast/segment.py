@@ -9,6 +9,7 @@ Pictures that cannot be read are listed at the end, the others are written, and 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from segfast.image import SUFFIXES
 def main() -> int:
     """Segment what the command line names; 0 if every picture was written, else 1."""
     options = _parse()
-    pictures = find_pictures(options.images)
+    pictures = find_pictures(options.images, Path(options.out))
     names = output_names(pictures)
 
     from tqdm import tqdm
@@ -53,8 +54,10 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def find_pictures(arguments: Iterable[str]) -> list[tuple[Path, Path]]:
+def find_pictures(arguments: Iterable[str], out: Path) -> list[tuple[Path, Path]]:
     """(picture, path to name its outputs after) of every file named, and of every picture in a folder.
+
+    What lies in `out` is left out of folders: it was written by an earlier run.
 
     Raises:
         BadOption: a folder holds no picture.
@@ -65,7 +68,8 @@ def find_pictures(arguments: Iterable[str]) -> list[tuple[Path, Path]]:
         if not path.is_dir():
             pictures.append((path, Path(path.name)))
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        inside = sorted(file for file in found if out.resolve() not in file.resolve().parents)
         if not inside:
             raise BadOption(f"there are no pictures in the folder {path}; name another")
         pictures += [(file, file.relative_to(path)) for file in inside]
@@ -73,15 +77,21 @@ def find_pictures(arguments: Iterable[str]) -> list[tuple[Path, Path]]:
 
 
 def output_names(pictures: list[tuple[Path, Path]]) -> list[Path]:
-    """Output paths without ending: the picture's own name, with its suffix or a number where two would meet."""
-    stems = Counter(name.with_suffix("") for _, name in pictures)
-    names = [name if stems[name.with_suffix("")] > 1 else name.with_suffix("") for _, name in pictures]
-    seen: Counter[Path] = Counter()
-    unique = []
-    for name in names:
-        seen[name] += 1
-        unique.append(name if seen[name] == 1 else name.with_name(f"{name.name}-{seen[name]}"))
-    return unique
+    """Output paths without ending: the picture's own name, with its suffix or a number where two would meet.
+
+    Names that differ only in case meet on some file systems.
+    """
+    stems = Counter(str(name.with_suffix("")).casefold() for _, name in pictures)
+    taken: set[str] = set()
+    names = []
+    for _, name in pictures:
+        stem = name.with_suffix("")
+        base = name if stems[str(stem).casefold()] > 1 else stem
+        free = (base if number == 1 else base.with_name(f"{base.name}-{number}") for number in itertools.count(1))
+        chosen = next(path for path in free if str(path).casefold() not in taken)
+        taken.add(str(chosen).casefold())
+        names.append(chosen)
+    return names
 
 
 def _parse() -> argparse.Namespace:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segfast import files
-from segfast.errors import NotSupported
+from segfast.errors import BadOption, NotSupported
 
 Labels = NDArray[np.unsignedinteger[Any]]
 
@@ -66,10 +66,14 @@ class Segmentation:
 
         Args:
             opacity: of the colours, 0 … 1.
+
+        Raises:
+            BadOption: the opacity is outside that.
         """
-        colours = np.array(self.palette, np.float32)[self.labels]       # [H, W, 3]
-        mixed = self.image * (1 - opacity) + colours * opacity
-        picture = Image.fromarray(mixed.round().astype(np.uint8))
+        if not 0 <= opacity <= 1:
+            raise BadOption(f"opacity must lie between 0 and 1; got {opacity!r}")
+        colours = np.array(self.palette, np.uint8)[self.labels]         # [H, W, 3]
+        picture = Image.blend(Image.fromarray(self.image), Image.fromarray(colours), opacity)
         return self._with_legend(picture) if legend else picture
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -94,6 +98,7 @@ class Segmentation:
         return f"Segmentation({H}×{W}, {len(self._counts())} of {len(self.classes)} classes: {shares})"
 
     def _counts(self) -> list[tuple[int, int]]:
+        """(label, pixels) of every class that is present, largest first."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
         return [(int(label), int(counts[label])) for label in order if counts[label]]

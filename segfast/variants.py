@@ -81,7 +81,7 @@ def variant(name: str) -> Variant:
     Raises:
         UnknownModel: there is none; the message lists the near ones.
     """
-    if name not in VARIANTS:
+    if not isinstance(name, str) or name not in VARIANTS:
         raise UnknownModel(f"no model is named {name!r}; {near(name)}")
     return VARIANTS[name]
 

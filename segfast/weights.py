@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from segfast import config as configs
 from segfast import files, mmsegmentation, original, published
 from segfast.config import Config
-from segfast.errors import BadModel, CannotWrite, MissingRuntime, UnknownModel
+from segfast.errors import BadModel, CannotWrite, UnknownModel
+from segfast.needs import need
 from segfast.pickles import load_pickle
 from segfast.variants import VARIANTS, near
 
@@ -37,11 +38,17 @@ def load_model(path_or_name: str | os.PathLike[str]) -> Segmenter:
         UnknownModel: no such published weights; those that exist are listed.
         DownloadFailed: published weights could not be fetched.
     """
+    if not isinstance(path_or_name, (str, os.PathLike)):
+        raise BadModel(f"a checkpoint is a path or a published name, not {type(path_or_name).__name__}")
+    need("export", "torch", "safetensors", "yaml", "filelock")
+    import torch
+
     from segfast.model import Segmenter
 
     source = os.fspath(path_or_name)
     config, state = read_checkpoint(source)
-    model = Segmenter(config)
+    with torch.device("meta"):  # shapes only: a file that lies about its sizes costs nothing
+        model = Segmenter(config)
     fit(model, state, config, source)
     return model.eval()
 
@@ -54,6 +61,7 @@ def save_model(model: Segmenter, path: str | os.PathLike[str]) -> None:
         CannotWrite: the destination is full, read-only or missing.
     """
     files.check_suffix(path, ".safetensors")
+    need("export", "safetensors")
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -71,9 +79,11 @@ def read_checkpoint(source: str) -> tuple[Config, State]:
     Raises:
         As `load_model`.
     """
-    path = published.fetch(source) if "@" in source and not Path(source).exists() else existing(source)
-    if path.suffix == ".safetensors":
+    path = published.fetch(source) if published.is_name(source) else existing(source)
+    if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
+    if path.suffix.lower() == ".onnx":
+        raise BadModel(f"{path} is an exported file, no checkpoint; run it with segfast.Engine")
     content = load_pickle(path)
     inner = content.get("model", content.get("state_dict", content))
     if isinstance(inner, dict) and original.recognises(inner):
@@ -85,8 +95,11 @@ def read_checkpoint(source: str) -> tuple[Config, State]:
             f"{path} is a PyTorch file, but no Segmenter of the original code or of MMSegmentation "
             f"(its entries: {_first(content)}); pass the checkpoint of such a model"
         )
-    name = source if source in published.PUBLISHED else path.name
-    return replace(config, provenance={**config.provenance, "weights": name, "sha256": files.sha256(path)}), state
+    digest = files.sha256(path)
+    if published.is_name(source):
+        published.check_digest(path, digest, published.PUBLISHED[source].digest)
+    name = source if published.is_name(source) else path.name
+    return replace(config, provenance={**config.provenance, "weights": name, "sha256": digest}), state
 
 
 def existing(source: str) -> Path:
@@ -112,36 +125,41 @@ def existing(source: str) -> Path:
     raise BadModel(f"there is no file {source}; check the path (published weights: {hint})")
 
 
-def encoder_state(path: Path) -> State:
+def read_encoder(path: Path) -> tuple[Config | None, State]:
     """Tensors of an encoder alone, from a Segmenter checkpoint or a timm or DeiT `.pth`/`.safetensors`.
+
+    With them the Config of the Segmenter, if it is one's.
 
     Raises:
         As `load_model`.
     """
-    if path.suffix == ".safetensors":
-        state = _load_safetensors(existing(str(path)))[1]
+    config: Config | None = None
+    existing(str(path))
+    if path.suffix.lower() == ".safetensors":
+        text, state = _load_safetensors(path)
+        config = configs.from_json(text, str(path))[0] if text is not None else None
     else:
-        content = load_pickle(existing(str(path)))
+        content = load_pickle(path)
         inner = content.get("model", content.get("state_dict", content))
         state = inner if isinstance(inner, dict) else content
-        if mmsegmentation.recognises(state):
-            state = mmsegmentation.rename(state)
-    encoder = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+        if original.recognises(state) or mmsegmentation.recognises(state):
+            config, state = read_checkpoint(str(path))
+    encoder = {str(name).removeprefix("encoder."): t for name, t in state.items() if str(name).startswith("encoder.")}
     encoder = encoder or state
     if "cls_token" not in encoder:
         raise BadModel(f"{path} holds no ViT encoder (its entries: {_first(state)}); pass one of timm, DeiT or segfast")
-    return encoder
+    return config, encoder
 
 
 def fit(module: nn.Module, state: State, config: Config, source: str) -> None:
-    """Copy tensors into a module; position embeddings of another grid are resampled.
+    """Give a module its tensors, as fp32; position embeddings of another grid are resampled.
 
     Raises:
         BadModel: tensors are missing, unexpected or of another shape; the first are named.
     """
     import torch
 
-    state = {name: t for name, t in state.items() if isinstance(t, torch.Tensor) and not _unused(name)}
+    state = {name: t for name, t in state.items() if _is_plain(t) and not _unused(name)}
     wanted = module.state_dict()
     positions = "encoder.pos_embed" if "encoder.pos_embed" in wanted else "pos_embed"
     if positions in state and state[positions].shape[1:2] != wanted[positions].shape[1:2]:
@@ -161,7 +179,7 @@ def fit(module: nn.Module, state: State, config: Config, source: str) -> None:
             f"{source} does not fit {config.name} with {config.num_classes} classes: "
             f"{'; '.join(problems[:5])}{more}; choose the model and class count it was trained with"
         )
-    module.load_state_dict({name: t.to(wanted[name].dtype) for name, t in state.items()})
+    module.load_state_dict({name: t.to(torch.float32).contiguous() for name, t in state.items()}, assign=True)
 
 
 def _read_safetensors(path: Path) -> tuple[Config, State]:
@@ -175,10 +193,8 @@ def _read_safetensors(path: Path) -> tuple[Config, State]:
 
 
 def _load_safetensors(path: Path) -> tuple[str | None, State]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise MissingRuntime("checkpoints are read with safetensors; pip install 'segfast[export]'") from None
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(configs.METADATA_KEY)
@@ -192,13 +208,21 @@ def _regrid(positions: Any, config: Config, source: str) -> Any:
     from segfast.model import resample_positions
 
     prefix = config.prefix_tokens
-    side = round((positions.shape[1] - prefix) ** 0.5)
-    if positions.ndim != 3 or side < 1 or side * side != positions.shape[1] - prefix:
+    tokens = positions.shape[1] - prefix if positions.ndim == 3 else 0
+    side = round(max(0, tokens) ** 0.5)
+    if side < 1 or side * side != tokens:
         raise BadModel(
-            f"{source} has {positions.shape[1]} position embeddings, no square grid after {prefix} prefix "
+            f"{source} has position embeddings {list(positions.shape)}, no square grid after {prefix} prefix "
             f"token(s) as {config.name} wants; choose the encoder of that model"
         )
     return resample_positions(positions.float(), prefix, (side, side), config.grid, config.position_mode)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is an ordinary tensor with its numbers in memory."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _unused(name: str) -> bool:

@@ -20,7 +20,7 @@ from PIL import Image
 
 import segfast
 from segfast import artifact, files
-from segfast.errors import BadImage, BadModel, BadOption, CannotWrite, SegfastError, UnknownModel
+from segfast.errors import BadImage, BadModel, BadOption, CannotWrite, MissingRuntime, SegfastError, UnknownModel
 from segfast.export import export_onnx
 
 MARK = "executed"
@@ -135,9 +135,54 @@ CHECKPOINTS = {
         lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "width": -64}), "width cannot be -64"),
     "metadata with too few names": (
         lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "classes": ["a"]}), "classes cannot be 1 names"),
+    "a name that is a path": (
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "name": "../outside/evil"}), "name cannot be"),
+    "a stride over the window": (
+        lambda t: original(t, lambda s: s.replace("window_stride: 64", "window_stride: 100")), "stride cannot be"),
+    "an enormous width": (
+        lambda t: original(t, lambda s: s.replace("d_model: 64", "d_model: 16384").replace("n_heads: 1", "n_heads: 256")),
+        "does not fit"),
+    "an enormous class count": (
+        lambda t: original(t, lambda s: s.replace("n_cls: 5", "n_cls: 20000000")), "n_cls 20000000"),
+    "no dataset settings": (
+        lambda t: original(t, lambda s: "dataset_kwargs:\nnet_kwargs:\n"), "lacks or garbles"),
+    "a deeply nested variant.yml": (lambda t: original(t, lambda s: "[" * 9000), "cannot be read"),
+    "deeply nested metadata": (
+        lambda t: safetensors(t / "a.safetensors", lambda m: "[" * 100_000), "damaged"),
+    "a dropout over 1": (
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "decoder_dropout": 5}), "decoder_dropout cannot be 5"),
+    "a word for a number": (
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "encoder_eps": "x"}), "encoder_eps cannot be x"),
+    "an infinite mean": (
+        lambda t: safetensors(t / "a.safetensors", protocol("mean", [10**400, 0, 0])), "mean cannot be"),
+    "a word for a flag": (
+        lambda t: safetensors(t / "a.safetensors", protocol("small_windows", "no")), "small_windows cannot be no"),
+    "numbers for names": (
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "classes": list(range(7))}), "anything but names"),
+    "a vector of positions": (
+        lambda t: original(t, state=lambda s: {**s, "encoder.pos_embed": torch.zeros(5)}), "no square grid"),
+    "a sparse tensor": (
+        lambda t: original(t, state=lambda s: {**s, "encoder.norm.bias": torch.zeros(64).to_sparse()}),
+        "encoder.norm.bias is missing"),
+    "numbers for tensor names": (lambda t: torch_file(t / "a.pth", {"state_dict": {1: torch.zeros(2)}}), "no Segmenter"),
+    "a compressed archive": (lambda t: compressed(t / "a.pth"), "compressed archive"),
+    "an exported file": (lambda t: write(t / "a.onnx.pth", b"") and t / "none.onnx", "no file"),
     "safetensors without a tensor": (
         lambda t: safetensors(t / "a.safetensors", state=without("decoder.cls_emb")), "decoder.cls_emb is missing"),
 }  # fmt: skip
+
+
+def protocol(name, value):
+    return lambda metadata: {**metadata, "protocol": {**metadata["protocol"], name: value}}
+
+
+def compressed(path):
+    import zipfile
+
+    with zipfile.ZipFile(mmseg()) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    return path
 
 
 def safetensors_of_others(path):
@@ -189,7 +234,43 @@ def external_in_a_constant(model):
     model.graph.node.append(onnx.helper.make_node("If", ["c"], ["d"], then_branch=body, else_branch=body))
 
 
+def external_in_an_overlong_field(path, tiny_onnx):
+    """The same, its field numbers written so that readers which keep 32 bits of them see it and others do not."""
+    model = onnx.load(tiny_onnx)
+    external(model)
+    content = model.SerializeToString()
+    location = model.graph.initializer[0].external_data[0].SerializeToString()
+    plain = bytes([13 << 3 | 2, len(location)]) + location
+    assert content.count(plain) == 1
+    # The tag gains four bytes, and so do the lengths around it: build those anew.
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    hidden = bytes([13 << 3 | 2 | 0x80, 0x80, 0x80, 0x80, 0x10, len(location)]) + location
+    body = tensor.SerializeToString() + hidden
+    del model.graph.initializer[0]
+    graph = model.graph.SerializeToString() + bytes([5 << 3 | 2]) + varint(len(body)) + body
+    model.ClearField("graph")
+    return write(path, model.SerializeToString() + bytes([7 << 3 | 2]) + varint(len(graph)) + graph)
+
+
+def varint(value):
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
 ARTIFACTS = {
+    "with external data in an overlong field": (
+        lambda t, o: external_in_an_overlong_field(t / "a.onnx", o), "no whole ONNX file.*field number"),
+    "metadata of other classes": (
+        lambda t, o: changed(t / "a.onnx", o, metadata(num_classes=3, classes=["a"] * 3, palette=[[0, 0, 0]] * 3)),
+        "its metadata says"),
+    "metadata of another output": (lambda t, o: changed(t / "a.onnx", o, metadata(output="labels")), "its metadata says"),
+    "metadata of another size": (
+        lambda t, o: changed(t / "a.onnx", o, metadata(size=[128, 128], protocol={
+            "mean": [0.5] * 3, "std": [0.5] * 3, "window": [128, 128], "stride": [64, 64]})), "its metadata says"),
     "missing": (lambda t, o: t / "none.onnx", "no file"),
     "empty": (lambda t, o: write(t / "a.onnx", b""), "export or copy it again"),
     "text": (lambda t, o: write(t / "a.onnx", b"hello " * 99), "export or copy it again"),
@@ -286,6 +367,10 @@ CALLS = {
     "missing encoder checkpoint": (
         lambda: segfast.create_model("seg-ti-16", pretrained="none.pth"), BadModel, "no file none.pth"),
     "unknown weights": (lambda: segfast.load_model("seg-b-mask-16@mars"), UnknownModel, "seg-b-mask-16@ade20k"),
+    "a list for a name": (lambda: segfast.create_model(["seg-ti-16"]), UnknownModel, "no model is named"),
+    "a number for weights": (lambda: segfast.create_model("seg-ti-16", pretrained=5), BadOption, "pretrained must be"),
+    "no checkpoint": (lambda: segfast.load_model(None), BadModel, "a path or a published name"),
+    "a path with an at sign": (lambda: segfast.load_model("runs/exp@3/a.pth"), BadModel, "no file runs/exp@3/a.pth"),
     "no engine": (lambda: segfast.Engine(5), BadModel, "takes a path"),
     "engine of an unknown file": (lambda: segfast.Engine("photo.jpg"), BadModel, "no file photo.jpg"),
 }  # fmt: skip
@@ -399,7 +484,7 @@ def test_read_only_file_systems_say_so(tmp_path, monkeypatch):
     def read_only(*arguments, **options):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(files.os, "open", read_only)
     with pytest.raises(CannotWrite, match="read-only; choose another folder"):
         tiny_model().save(tmp_path / "x.safetensors")
 
@@ -417,6 +502,48 @@ def test_ctrl_c_during_an_export_leaves_nothing(tmp_path, phase):
     assert process.returncode == 130, (shown + rest).decode()
     assert b"interrupted" in rest
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_sigterm_leaves_nothing_either(tmp_path):
+    command = [sys.executable, "-m", "segfast.export", "--model", "seg-ti-mask-16", "--fp16", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
+    shown, deadline = b"", time.monotonic() + 120
+    while b"activations" not in shown and time.monotonic() < deadline:
+        shown += process.stderr.read(64) or b""
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not list(tmp_path.iterdir())
+
+
+NEEDS = {
+    "create_model": ("torch", lambda: segfast.create_model("seg-ti-16")),
+    "load_model": ("yaml", lambda: segfast.load_model(mmseg())),
+    "a published name": ("filelock", lambda: segfast.load_model("seg-b-mask-16@ade20k")),
+    "save": ("safetensors", lambda: tiny_model().save("never.safetensors")),
+    "an encoder": ("timm", lambda: segfast.create_model("seg-ti-16", pretrained=True)),
+    "export": ("onnxscript", lambda: segfast.export.export_onnx),
+}
+
+
+@pytest.mark.parametrize("case", NEEDS)
+def test_missing_libraries_are_said_before_any_work(monkeypatch, case):
+    from segfast import needs
+
+    module, call = NEEDS[case]
+    find = needs.find_spec
+    monkeypatch.setattr(needs, "find_spec", lambda name: None if name == module else find(name))
+    with pytest.raises(MissingRuntime, match=rf"needs {module}; pip install 'segfast\[export\]'"):
+        call()
+
+
+def test_threads_may_load_at_the_same_time():
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(segfast.load_model, [mmseg()] * 12))
+    assert len({model.config.num_classes for model in models}) == 1
 
 
 def test_every_error_is_one_of_ours():

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -91,9 +92,22 @@ def test_outputs_never_meet(tmp_path):
     for name in ("x/p.png", "y/p.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"")
-    pictures = find_pictures([str(tmp_path / "x"), str(tmp_path / "y"), str(tmp_path / "x" / "p.png")])
+    pictures = find_pictures([str(tmp_path / "x"), str(tmp_path / "y"), str(tmp_path / "x" / "p.png")], tmp_path / "out")
     names = output_names(pictures)
     assert len(names) == len(set(names)) == 3
+
+
+def test_names_that_differ_only_in_case_do_not_meet():
+    named = [(Path(name), Path(name)) for name in ("IMG.jpg", "img.png", "p.png", "p.png", "p.png-2")]
+    names = [str(name).casefold() for name in output_names(named)]
+    assert len(set(names)) == 5
+
+
+def test_a_second_run_leaves_its_own_output_alone(tmp_path, photo):
+    for name in ("a.png", "out/a-overlay.png", "out/deep/b-labels.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo).save(tmp_path / name)
+    assert [name for _, name in find_pictures([str(tmp_path)], tmp_path / "out")] == [Path("a.png")]
 
 
 def test_an_empty_folder_is_an_error(tmp_path, tiny_onnx):

@@ -9,7 +9,7 @@ from helpers import REPOSITORY, reference, tiny_config, tiny_model
 
 import segfast
 from segfast import devices, engine
-from segfast.errors import BadOption, MissingRuntime, NotSupported
+from segfast.errors import BadImage, BadOption, MissingRuntime, NotSupported
 from segfast.export import export_onnx
 
 RUNTIMES = ("openvino", "onnxruntime")
@@ -145,9 +145,47 @@ def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(tiny_onnx, tiny_ch
 
 def test_a_gpu_is_the_default_where_there_is_one(tiny_onnx, monkeypatch):
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
-    if devices.check_device(None) == "cuda" and not torch.cuda.is_available():
+    assert devices.check_device(None) == "cuda"
+    assert segfast.Engine(tiny_onnx, runtime="openvino").runtime == "OpenVINO on cpu in f32"
+    if not torch.cuda.is_available():
         with pytest.raises(MissingRuntime, match="ONNX Runtime"):
             segfast.Engine(tiny_onnx)
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 64, 3), (1, 64, 64), (1, 64, 65, 3), (1, 3, 64, 64)])
+def test_windows_of_another_shape(tiny_onnx, shape):
+    with pytest.raises(BadImage, match=r"\['n', 64, 64, 3\]"):
+        segfast.Engine(tiny_onnx, device="cpu").run(np.zeros(shape, np.uint8))
+
+
+def test_answers_keep_their_picture_when_the_caller_reuses_its_buffer(tiny_onnx, photo):
+    buffer = photo.copy()
+    answer = segfast.Engine(tiny_onnx, device="cpu").segment(buffer)
+    buffer[:] = 0
+    np.testing.assert_array_equal(answer.image, photo)
+
+
+def test_suffixes_may_be_capitals(tmp_path, photo):
+    model = tiny_model()
+    model.save(tmp_path / "UP.SAFETENSORS")
+    export_onnx(model, tmp_path / "UP.ONNX", precision="fp32")
+    checkpoint = segfast.Engine(tmp_path / "UP.SAFETENSORS", device="cpu")
+    same_labels(segfast.Engine(tmp_path / "UP.ONNX", device="cpu").segment(photo), checkpoint.segment(photo), 0.05, 0.6)
+
+
+@pytest.mark.parametrize(("kind", "agreement"), [("checkpoint", 1.0), ("fp32", 1.0), ("fp16", 0.99)])
+def test_a_trained_model_keeps_its_labels(tmp_path, kind, agreement):
+    """The small trained model on a real picture: the share of labels that its checkpoint gives."""
+    path = reference("camvid-ti-mask-16") / "checkpoint.pth"
+    picture = REPOSITORY / "examples" / "rocket.jpg"
+    expected = segfast.Engine(path, device="cpu").segment(picture)
+    if kind == "checkpoint":
+        path.with_name("variant.yml").stat()
+        engine = segfast.Engine(segfast.load_model(path), device="cpu")
+    else:
+        export_onnx(segfast.load_model(path), tmp_path / "m.onnx", precision=kind)
+        engine = segfast.Engine(tmp_path / "m.onnx", device="cpu")
+    assert (engine.segment(picture).labels == expected.labels).mean() >= agreement
 
 
 @pytest.mark.parametrize(

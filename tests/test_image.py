@@ -1,4 +1,5 @@
 import io
+import struct
 import time
 
 import numpy as np
@@ -82,6 +83,14 @@ def test_exif_rotation_is_applied(tmp_path, photo, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path, stored, "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(path), photo)
+
+
+def test_odd_exif_tags_do_not_matter(tmp_path, photo):
+    """An orientation beside a width that is a word, which Pillow cannot write back."""
+    entries = struct.pack("<HHI4s", 0x0100, 2, 4, b"abc\0") + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 2) + entries + bytes(4)
+    path = saved(tmp_path, Image.fromarray(photo).transpose(Image.Transpose.ROTATE_90), "a.png", exif=exif)
     np.testing.assert_array_equal(read_image(path), photo)
 
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from segfast.classes import dataset, for_count, generated_palette
-from segfast.errors import NotSupported
+from segfast.errors import BadOption, NotSupported
 from segfast.segmentation import Segmentation
 
 
@@ -51,6 +51,12 @@ def test_overlay_mixes_and_explains(answer, photo):
     np.testing.assert_array_equal(full[:60, :90], np.asarray(bare))
     legend = {tuple(colour) for colour in full[:, 90:].reshape(-1, 3)}
     assert {(255, 0, 0), (0, 255, 0), (0, 0, 255)} <= legend  # a swatch for each class present
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
+def test_impossible_opacities(answer, opacity):
+    with pytest.raises(BadOption, match="opacity"):
+        answer.overlay(opacity=opacity)
 
 
 def test_many_classes_fit_beside_a_flat_picture(photo):

@@ -73,6 +73,8 @@ def test_known_datasets_bring_their_classes(tmp_path):
     loaded = segfast.load_model(tmp_path / "checkpoint.pth").config
     assert loaded.classes[0] == "road"
     assert loaded.palette[0] == (128, 64, 128)
+    (tmp_path / "variant.yml").write_text(text.replace("dataset: cityscapes", "dataset: my_satellite"))
+    assert segfast.load_model(tmp_path / "checkpoint.pth").config.classes[0] == "class 0"
 
 
 def mmseg_checkpoint():

@@ -43,6 +43,8 @@ class ONNXRuntime:
             raise BadModel(f"ONNX Runtime cannot run {artifact.path} ({reason}); export it again") from error
         if device != "cpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise MissingRuntime(f"ONNX Runtime fell back from {device} to the CPU; {_CUDA_REMEDY}")
+        self._session.disable_fallback()  # which would otherwise move a failing call to the CPU
+        artifact.check_shapes(self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape)
         self._input = self._session.get_inputs()[0].name
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:

@@ -47,6 +47,8 @@ class OpenVINORuntime:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
             model = core.read_model(artifact.path)
+            given, returned = model.input(0).partial_shape, model.output(0).partial_shape
+            artifact.check_shapes(_plain(given), _plain(returned))
             model.reshape({0: [1, *artifact.size, 3]})
             self._compiled = core.compile_model(model, "CPU", options)
         except (RuntimeError, IndexError) as error:
@@ -61,6 +63,11 @@ class OpenVINORuntime:
             request = self._local.request = self._compiled.create_infer_request()
         result: NDArray[Any] = request.infer({0: to_bytes(windows)})[0]
         return result
+
+
+def _plain(shape: Any) -> list[int | str]:
+    """A partial shape as numbers, and `?` where it is not fixed."""
+    return [side.get_length() if side.is_static else "?" for side in shape]
 
 
 def _cache_directory() -> Path | None:
