@@ -21,7 +21,7 @@ EXPORT = [*CHECKPOINTS, "onnx>=1.18", "onnxscript>=0.5", *ONNX_RUNTIME]
 setup(
     name="segfast",
     version=VERSION,
-    description="Segmenter models in production: fine-tuned, exported and run fast on GPUs and plain CPUs",
+    description="Segmenter models in production: exported, and run fast on GPUs and plain CPUs",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

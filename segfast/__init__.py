@@ -1,4 +1,4 @@
-"""segfast: Segmenter models in production. Export, run and fine-tune a plain ViT for semantic segmentation."""
+"""segfast: Segmenter models in production. Export and run a plain ViT for semantic segmentation."""
 
 from __future__ import annotations
 
