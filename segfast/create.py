@@ -35,7 +35,8 @@ def create_model(
         pretrained: False draws all weights at random. True loads the encoder the paper starts from
             (section 4.2), a timm name that one, and a path an encoder from a `.npz` of the ViT
             authors, a timm or DeiT checkpoint, or any Segmenter checkpoint. Position embeddings are
-            resampled bilinearly to the training grid; the decoder stays random.
+            resampled bilinearly to the training grid, mean and std are those of the weights where
+            they say so; the decoder stays random.
 
     Raises:
         UnknownModel: no such name; the near ones are listed.

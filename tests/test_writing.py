@@ -1,0 +1,118 @@
+"""Writing: a full, read-only or interrupted destination leaves what was there, and nothing half written."""
+
+import errno
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import REPOSITORY, tiny_model
+
+import segfast
+from segfast import files
+from segfast.errors import BadOption, CannotWrite
+from segfast.export import export_onnx
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+SUFFIXES = {"export": ".onnx", "checkpoint": ".safetensors", "labels": ".png"}
+WRITES = {
+    "export": lambda path: export_onnx(tiny_model(), path),
+    "checkpoint": lambda path: tiny_model().save(path),
+    "labels": lambda path: segfast.Engine(tiny_model(), device="cpu").segment(np.zeros((9, 9, 3), np.uint8)).save(path),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, what):
+    target = write(tmp_path / f"target{SUFFIXES[what]}", b"what was there")
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(CannotWrite, match="the disk is full; free some space"):
+        WRITES[what](target)
+    assert target.read_bytes() == b"what was there"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize("what", ["export", "checkpoint"])
+def test_a_write_that_stops_half_way_leaves_nothing(tmp_path, what):
+    """The kernel refuses to write past 64 KiB, in the middle of the file."""
+    code = (
+        "import resource, signal, sys\n"
+        f"sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / 'tests')!r}]\n"
+        "from test_writing import CannotWrite, WRITES\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "try:\n"
+        f"    WRITES[{what!r}]('target{SUFFIXES[what]}')\n"
+        "except CannotWrite as error:\n"
+        "    sys.exit(17)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 17
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_impossible_destinations(tmp_path, what):
+    suffix = SUFFIXES[what]
+    write(tmp_path / "file", b"")
+    (tmp_path / f"folder{suffix}").mkdir()
+    for target, remedy in (
+        (tmp_path / "none" / f"x{suffix}", "create it first"),
+        (tmp_path / "file" / f"x{suffix}", "not a folder"),
+        (tmp_path / f"folder{suffix}", "name a file"),
+    ):
+        with pytest.raises(CannotWrite, match=remedy):
+            WRITES[what](target)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", f"folder{suffix}"]
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_names_that_say_another_format(tmp_path, what):
+    with pytest.raises(BadOption, match=rf"name it \*{SUFFIXES[what]}"):
+        WRITES[what](tmp_path / "x.jpg")
+    assert not list(tmp_path.iterdir())
+
+
+def test_read_only_file_systems_say_so(tmp_path, monkeypatch):
+    def read_only(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(files.os, "open", read_only)
+    with pytest.raises(CannotWrite, match="read-only; choose another folder"):
+        tiny_model().save(tmp_path / "x.safetensors")
+
+
+def interrupted_export(folder, phase, number):
+    """Exit code and last words of an export that is sent a signal in a phase."""
+    command = [sys.executable, "-m", "segfast.export", "--model", "seg-ti-mask-16", "--fp16", "--out", str(folder)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
+    shown, deadline = b"", time.monotonic() + 120
+    while phase.encode() not in shown and time.monotonic() < deadline:
+        shown += process.stderr.read(64) or b""
+    process.send_signal(number)
+    rest = process.communicate(timeout=60)[1]
+    return process.returncode, (shown[-200:] + rest).decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [("reference", signal.SIGINT), ("tracing", signal.SIGINT), ("ONNX Runtime", signal.SIGINT),
+     ("activations", signal.SIGTERM)],
+)  # fmt: skip
+def test_an_interrupted_export_leaves_nothing(tmp_path, phase, number):
+    code, words = interrupted_export(tmp_path, phase, number)
+    assert code == 130, words
+    assert "interrupted" in words
+    assert not list(tmp_path.iterdir())
