@@ -265,8 +265,11 @@ def norm_in_fp32(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear [B, K, h, w] → [B, K, *size] (align_corners False)."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    """Bilinear [B, K, h, w] → [B, K, *size] (align_corners False).
+
+    Decoders give K last in memory, for which PyTorch's CPU kernel takes several times as long.
+    """
+    return F.interpolate(logits.contiguous(), size=size, mode="bilinear", align_corners=False)
 
 
 def resample_positions(
