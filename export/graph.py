@@ -30,7 +30,8 @@ class Deployed(nn.Module):
         self.label_dtype = torch.uint8 if K <= 256 else torch.int32
         self.mean: Tensor
         self.factor: Tensor
-        self.register_buffer("mean", 255 * torch.tensor(protocol.mean).view(3, 1, 1).to(dtype))
+        # In bytes, and rounded last: the mean of ViTs, 127.5, is exact in half precision.
+        self.register_buffer("mean", (255 * torch.tensor(protocol.mean)).view(3, 1, 1).to(dtype))
         self.register_buffer("factor", (1 / (255 * torch.tensor(protocol.std))).view(3, 1, 1).to(dtype))
 
     def forward(self, images: Tensor) -> Tensor:

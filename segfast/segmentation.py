@@ -94,8 +94,9 @@ class Segmentation:
 
     def __repr__(self) -> str:
         H, W = self.labels.shape
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(self.areas.items())[:3])
-        return f"Segmentation({H}×{W}, {len(self._counts())} of {len(self.classes)} classes: {shares})"
+        counts = self._counts()
+        shares = ", ".join(f"{self.classes[label]} {count / self.labels.size:.0%}" for label, count in counts[:3])
+        return f"Segmentation({H}×{W}, {len(counts)} of {len(self.classes)} classes: {shares})"
 
     def _counts(self) -> list[tuple[int, int]]:
         """(label, pixels) of every class that is present, largest first."""

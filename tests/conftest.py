@@ -5,6 +5,14 @@ import pytest
 from helpers import tiny_model
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Compiled models of tests stay out of the user's cache directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import reference
+from PIL import Image
 
 import segfast
 
@@ -48,6 +49,25 @@ def test_engine_gives_the_original_labels(name, multiscale):
     assert not wrong.any()
     if kind in expected:  # the copies in tests/data keep the labels only
         np.testing.assert_allclose(answer.scores, expected[kind], atol=TOLERANCE)
+
+
+def test_a_trained_model_scores_what_the_original_code_does():
+    """mIoU and pixel accuracy on 101 real pictures, as stated beside the checkpoint."""
+    folder = reference("camvid-ti-mask-16")
+    data = folder.parent.parent / "data" / "camvid"
+    pictures = sorted((data / "images" / "val").glob("*.jpg"))
+    if len(pictures) != 101:
+        pytest.skip("the labelled pictures are only below $SEGFAST_TEST_DATA")
+    engine, confusion = segfast.Engine(folder, device="cpu"), np.zeros((11, 11), np.int64)
+    for picture, answer in zip(pictures, engine.segment_many(pictures), strict=True):
+        with Image.open(data / "masks" / "val" / f"{picture.stem}.png") as mask:
+            truth = np.asarray(mask)
+        known = truth != 255
+        confusion += np.bincount(11 * truth[known].astype(int) + answer.labels[known], minlength=121).reshape(11, 11)
+    right = confusion.diagonal()
+    iou = right / (confusion.sum(0) + confusion.sum(1) - right)
+    assert iou.mean() == pytest.approx(0.43100, abs=1e-5)
+    assert right.sum() / confusion.sum() == pytest.approx(0.83522, abs=1e-5)
 
 
 def test_protocols_are_those_of_the_origin():
