@@ -123,7 +123,7 @@ def segment(engine: Engine, image: Any, multiscale: bool = False) -> tuple[Round
     work = engine._prepare(pixels, multiscale, None)                    # pixels are passed through
     cuts = _Cuts(work.cuts)
     prepared = clock()
-    answer = engine._infer(work._replace(cuts=cuts))
+    answer = engine._infer([work._replace(cuts=cuts)])[0]
     inferred = clock()
     result = engine._finish(answer)
     merged = clock()

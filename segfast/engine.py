@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from segfast.model import Segmenter
 
 RUNTIMES = ("openvino", "onnxruntime", "pytorch")
+# From so many windows of one image on, a network for batches is worth its compilation.
+MANY = 8
 
 
 class _Cut(NamedTuple):
@@ -132,7 +135,7 @@ class Engine:
             BadOption: the stride is not from 1 to the window.
             NotSupported: a labels artifact is asked for more than one exact window.
         """
-        return self._finish(self._infer(self._prepare(image, multiscale, stride)))
+        return self._finish(self._infer([self._prepare(image, multiscale, stride)])[0])
 
     def segment_many(
         self,
@@ -144,7 +147,8 @@ class Engine:
     ) -> Iterator[Segmentation | SegfastError]:
         """What `segment` gives for each image, in order, with reading, network and merging overlapped.
 
-        At most six images are held at a time. Closing the iterator stops the work.
+        Windows of neighbouring images share the network's batches. At most ten images are held at a
+        time. Closing the iterator stops the work.
 
         Args:
             images: whatever `segment` takes, consumed as needed.
@@ -157,7 +161,12 @@ class Engine:
         """
         if errors not in ("raise", "yield"):
             raise BadOption(f"errors must be 'raise' or 'yield'; got {errors!r}")
-        stages = (partial(self._prepare, multiscale=multiscale, stride=stride), self._infer, self._finish)
+        self._runtime.widen()
+        stages = (
+            pipeline.one_by_one(partial(self._prepare, multiscale=multiscale, stride=stride)),
+            pipeline.Stage(self._infer, self._runtime.batch),
+            pipeline.one_by_one(self._finish),
+        )
         return pipeline.answers(images, stages, errors == "raise")
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
@@ -200,21 +209,42 @@ class Engine:
         image = image[:, ::-1] if mirrored else image
         return _Cut(image, *protocol.windows((image.shape[0], image.shape[1])), mirrored)
 
-    def _infer(self, work: _Work) -> _Answer:
+    def _infer(self, works: Sequence[_Work]) -> list[_Answer]:
         """Run the network over everything that was laid out."""
         if self.output == "labels":
-            labels = self._runtime.run(work.pixels[None])[0]
-            return _Answer(work.pixels, labels.astype(label_dtype(self.config.num_classes), copy=False))
-        return _Answer(work.pixels, [self._run_cut(cut) for cut in work.cuts])
+            return [_Answer(work.pixels, self._run_labels(work.pixels)) for work in works]
+        if all(isinstance(work.cuts, list) for work in works):
+            views = iter(self._run_cuts([cut for work in works for cut in work.cuts]))
+            return [_Answer(work.pixels, [next(views) for _ in work.cuts]) for work in works]
+        return [_Answer(work.pixels, [self._run_cuts([cut])[0] for cut in work.cuts]) for work in works]
 
-    def _run_cut(self, cut: _Cut) -> Windows:
-        """The network's answer for one view; a window is a view of the image until it is copied in."""
-        (h, w), P, step = cut.window, self.config.patch, self._runtime.batch
-        parts = [cut.image[top : top + h, left : left + w] for top, left in cut.anchors]
-        logits = [self._runtime.run(np.stack(parts[i : i + step])) for i in range(0, len(parts), step)]
+    def _run_labels(self, pixels: Pixels) -> Labels:
+        labels = self._runtime.run(pixels[None])[0]
+        return labels.astype(label_dtype(self.config.num_classes), copy=False)
+
+    def _run_cuts(self, cuts: Sequence[_Cut]) -> list[Windows]:
+        """The network's answers for views, whose windows share batches."""
+        parts = [
+            cut.image[top : top + cut.window[0], left : left + cut.window[1]]   # not copied until it is batched
+            for cut in cuts
+            for top, left in cut.anchors
+        ]
+        if len(parts) >= MANY:
+            self._runtime.widen()
+        logits = iter(self._run_parts(parts))
+        return [self._as_windows(cut, np.stack([next(logits) for _ in cut.anchors])) for cut in cuts]
+
+    def _run_parts(self, parts: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        """Logits [K, h, w] of every window [H, W, 3]; neighbours of one shape share a batch."""
+        for _, alike in itertools.groupby(parts, lambda part: part.shape):
+            while batch := list(itertools.islice(alike, self._runtime.batch)):
+                yield from self._runtime.run(np.stack(batch))
+
+    def _as_windows(self, cut: _Cut, logits: NDArray[Any]) -> Windows:
+        (h, w), P = cut.window, self.config.patch
         padded = (h + -h % P, w + -w % P) if self._protocol.crop_padding else cut.window
         size = cut.image.shape[0], cut.image.shape[1]
-        return Windows(np.concatenate(logits), cut.anchors, cut.window, padded, size, cut.mirrored)
+        return Windows(logits, cut.anchors, cut.window, padded, size, cut.mirrored)
 
     def _finish(self, answer: _Answer) -> Segmentation:
         """Merge what the network gave into labels."""

@@ -10,6 +10,13 @@ from segfast import pipeline
 from segfast.errors import BadImage, BadOption
 
 
+STAGES = [
+    pipeline.one_by_one(lambda i: i + 1),
+    pipeline.Stage(lambda group: [10 * i for i in group], 2),
+    pipeline.one_by_one(lambda i: -i),
+]
+
+
 def pictures(count):
     random = np.random.default_rng(0)
     return [random.integers(0, 256, (40 + 9 * i, 90, 3), np.uint8) for i in range(count)]
@@ -58,11 +65,33 @@ def test_an_endless_stream_is_consumed_as_needed_and_stops():
             taken.append(i)
             yield i
 
-    results = pipeline.answers(stream(), [lambda i: i + 1, lambda i: 10 * i, lambda i: -i], strict=True)
+    results = pipeline.answers(stream(), STAGES, strict=True)
     assert [next(results) for _ in range(5)] == [-10, -20, -30, -40, -50]
-    assert len(taken) <= 5 + 2 * 3  # bounded: two per stage
+    assert len(taken) <= 5 + 9     # bounded: two groups per stage, and the one that is gathered
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("segfast-stage")]
+
+
+def test_groups_are_filled_and_the_last_may_be_smaller():
+    seen = []
+
+    def both(group):
+        seen.append(list(group))
+        return group
+
+    assert list(pipeline.answers(range(5), [pipeline.Stage(both, 2)], strict=True)) == [0, 1, 2, 3, 4]
+    assert seen == [[0, 1], [2, 3], [4]]
+
+
+def test_an_error_of_a_group_is_its_own_items():
+    def sour(group):
+        if 3 in group:
+            raise BadImage("three")
+        return group
+
+    stages = [pipeline.one_by_one(lambda i: i), pipeline.Stage(sour, 2)]
+    results = list(pipeline.answers(range(6), stages, strict=False))
+    assert [str(result) for result in results] == ["0", "1", "2", "three", "4", "5"]
 
 
 def test_stages_overlap():
@@ -77,7 +106,7 @@ def test_stages_overlap():
         assert i == 3 or entered[i + 1].wait(20)
         return i
 
-    assert list(pipeline.answers(range(4), [first, second], strict=True)) == [0, 1, 2, 3]
+    assert list(pipeline.answers(range(4), [pipeline.one_by_one(first), pipeline.one_by_one(second)], strict=True)) == [0, 1, 2, 3]
 
 
 def test_foreign_errors_surface_and_leave_no_threads():
@@ -86,5 +115,5 @@ def test_foreign_errors_surface_and_leave_no_threads():
         raise ZeroDivisionError(i)
 
     with pytest.raises(ZeroDivisionError):
-        list(pipeline.answers(range(9), [fail], strict=False))
+        list(pipeline.answers(range(9), [pipeline.one_by_one(fail)], strict=False))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("segfast-stage")]

@@ -278,7 +278,7 @@ def test_every_stage_has_its_own_time(tiny_onnx, photo, tmp_path, monkeypatch):
         return stage
 
     monkeypatch.setattr(image, "_open", lasting(1, image._open))
-    for name, seconds in (("_cut", 10), ("_run_cut", 100), ("_finish", 5000)):
+    for name, seconds in (("_cut", 10), ("_run_cuts", 100), ("_finish", 5000)):
         monkeypatch.setattr(engine, name, lasting(seconds, getattr(engine, name)))
     for views, multiscale in ((1, False), (12, True)):
         with monkeypatch.context() as patch:

@@ -14,7 +14,7 @@ class Runtime(Protocol):
     Attributes:
         name, device, precision: what runs it, where and in which arithmetic, for people.
         notes: every fall-back that was taken, for people.
-        batch: how many windows one call runs best.
+        batch: how many windows one call takes at most.
     """
 
     name: str
@@ -31,6 +31,9 @@ class Runtime(Protocol):
                 with uint8 inputs round those.
         """
         ...
+
+    def widen(self) -> None:
+        """Get ready for many calls of `batch` windows, where that costs something."""
 
 
 def to_bytes(windows: NDArray[Any]) -> NDArray[np.uint8]:

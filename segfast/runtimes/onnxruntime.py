@@ -52,6 +52,9 @@ class ONNXRuntime:
         result: NDArray[Any] = self._session.run(None, {self._input: to_bytes(windows)})[0]
         return result
 
+    def widen(self) -> None:
+        """See `Runtime`; nothing to do."""
+
 
 _CUDA_REMEDY = "pip install 'segfast[gpu]' brings what it needs; device='cpu' runs on the CPU"
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segfast import files, published
@@ -15,15 +18,17 @@ from segfast.runtimes import to_bytes
 
 
 class OpenVINORuntime:
-    """An artifact compiled for windows one at a time.
+    """An artifact compiled for windows one at a time, and on demand for pairs of them.
 
     fp16 artifacts run in the CPU's own half precision (bf16 on x86, f16 on Arm), fp32 ones strictly
-    in f32.
+    in f32. Sizes are fixed when a network is compiled: one of any batch size would be slower and
+    round differently.
     """
 
     name = "OpenVINO"
     device = "cpu"
-    batch = 1
+    # Pairs keep the cores busier (1.1 to 1.25 times a window at a time on 2 cores); fours gain little more.
+    batch = 2
 
     def __init__(self, artifact: Artifact, threads: int | None):
         try:
@@ -31,38 +36,59 @@ class OpenVINORuntime:
         except ImportError as error:
             raise MissingRuntime(f"OpenVINO cannot be imported ({error}); pip install openvino") from None
 
-        core = openvino.Core()
+        self._core = openvino.Core()
         if (cache := _cache_directory()) is not None:
-            core.set_property({"CACHE_DIR": str(cache)})
+            self._core.set_property({"CACHE_DIR": str(cache)})
         self.notes: list[str] = []
         self.precision = "f32"
         if artifact.precision == "fp16":
-            capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            capable = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "f32")
             if self.precision == "f32":
                 self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in f32")
         hint = {"bf16": "bf16", "fp16": "f16", "f32": "f32"}[self.precision]
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
-            model = core.read_model(artifact.path)
-            given, returned = model.input(0).partial_shape, model.output(0).partial_shape
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        self._artifact = artifact
+        with self._errors():
+            self._model = self._core.read_model(artifact.path)
+            given, returned = self._model.input(0).partial_shape, self._model.output(0).partial_shape
             artifact.check_shapes(_plain(given), _plain(returned))
-            model.reshape({0: [1, *artifact.size, 3]})
-            self._compiled = core.compile_model(model, "CPU", options)
-        except (RuntimeError, IndexError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise BadModel(f"OpenVINO cannot run {artifact.path} ({reason}); export it again") from error
+        self._networks = {1: self._compile(1)}
+        self._compiling = threading.Lock()
         self._local = threading.local()
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
-        """See `Runtime`; one window."""
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._compiled.create_infer_request()
-        result: NDArray[Any] = request.infer({0: to_bytes(windows)})[0]
+        """See `Runtime`."""
+        count = len(windows)
+        if count not in self._networks:
+            return np.concatenate([self.run(windows[i : i + 1]) for i in range(count)])
+        requests: dict[int, Any] = self._local.__dict__.setdefault("requests", {})
+        if count not in requests:
+            requests[count] = self._networks[count].create_infer_request()
+        result: NDArray[Any] = requests[count].infer({0: to_bytes(windows)})[0]
         return result
+
+    def widen(self) -> None:
+        """Compile the network for pairs, the first time; later starts take it from the cache on disk."""
+        with self._compiling:
+            if self.batch not in self._networks:
+                self._networks[self.batch] = self._compile(self.batch)
+
+    def _compile(self, batch: int) -> Any:
+        """The network for `batch` windows at a time."""
+        with self._errors():
+            self._model.reshape({0: [batch, *self._artifact.size, 3]})
+            return self._core.compile_model(self._model, "CPU", self._options)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise BadModel(f"OpenVINO cannot run {self._artifact.path} ({reason}); export it again") from error
 
 
 def _plain(shape: Any) -> list[int | str]:

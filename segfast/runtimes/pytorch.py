@@ -38,3 +38,6 @@ class PyTorchRuntime:
         pixels = torch.tensor(np.ascontiguousarray(windows), device=self.device)
         images = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
         return self.model.patch_logits(images).cpu().numpy()
+
+    def widen(self) -> None:
+        """See `Runtime`; nothing to do."""
