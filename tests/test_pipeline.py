@@ -9,7 +9,6 @@ import segfast
 from segfast import pipeline
 from segfast.errors import BadImage, BadOption
 
-
 STAGES = [
     pipeline.one_by_one(lambda i: i + 1),
     pipeline.Stage(lambda group: [10 * i for i in group], 2),
