@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import pipeline
+from segfast import kernels, pipeline
 from segfast.artifact import Artifact, read_artifact
 from segfast.config import Config
 from segfast.devices import check_device
 from segfast.errors import BadImage, BadModel, BadOption, MissingRuntime, NotSupported, SegfastError
 from segfast.image import Pixels, read_image
 from segfast.kernels.merge import Windows, merge_scores, merge_windows
-from segfast.kernels.reference import Labels, label_dtype, upsample
+from segfast.kernels.reference import Labels, label_dtype
 from segfast.protocol import Protocol, Size, views
 from segfast.runtimes import Runtime
 from segfast.segmentation import Segmentation
@@ -196,7 +196,7 @@ class Engine:
 
     def _cut(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol) -> _Cut:
         """One view: the image resized to `size`, mirrored or not, and where its windows lie."""
-        image = resize(resize(pixels, size), protocol.working_size(size))
+        image = resize(resize(pixels, size, self._threads), protocol.working_size(size), self._threads)
         image = image[:, ::-1] if mirrored else image
         return _Cut(image, *protocol.windows((image.shape[0], image.shape[1])), mirrored)
 
@@ -263,11 +263,11 @@ class Engine:
         return ONNXRuntime(artifact, device, threads)
 
 
-def resize(image: NDArray[Any], size: Size) -> NDArray[Any]:
+def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArray[Any]:
     """Bilinear [H, W, 3] → [*size, 3], float32 in the same range; the image itself if it has that size."""
     if image.shape[:2] == size:
         return image
-    return np.ascontiguousarray(upsample(image.transpose(2, 0, 1), size).transpose(1, 2, 0))
+    return kernels.resize(image, size, threads=threads)
 
 
 def _load_checkpoint(path: Any, runtime: str | None) -> Segmenter:
