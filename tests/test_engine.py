@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import segfast
 from segfast import devices, engine
 from segfast.errors import BadImage, BadOption, MissingRuntime, NotSupported
 from segfast.export import export_onnx
+from segfast.kernels import reference as twins
 
 RUNTIMES = ("openvino", "onnxruntime")
 
@@ -203,6 +205,25 @@ def test_a_checkpoint_does_not_run_in_onnx_runtimes(tiny_checkpoint):
 def test_threads_are_an_option(tiny_onnx, runtime, photo):
     one = segfast.Engine(tiny_onnx, runtime=runtime, device="cpu", threads=1).segment(photo)
     same_labels(one, segfast.Engine(tiny_onnx, runtime=runtime, device="cpu").segment(photo))
+
+
+def test_threads_of_pytorch_hold_for_the_engines_calls_alone(photo):
+    model, seen = tiny_model(), []
+
+    def attend(q, k, v):
+        seen.append(torch.get_num_threads())
+        return twins.attention(q, k, v)
+
+    model.set_attention(attend)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(2) as pool:
+        engines = [segfast.Engine(model, device="cpu", threads=count) for count in (1, before + 1)]
+        for engine in engines:
+            pool.submit(engine.segment, photo).result()
+    segfast.Engine(model, device="cpu").segment(photo)
+    blocks = len(seen) // 3
+    assert seen == [1] * blocks + [before + 1] * blocks + [before] * blocks
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

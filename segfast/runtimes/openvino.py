@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from segfast import files, published
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, CannotWrite, MissingRuntime
-from segfast.runtimes import to_bytes
+from segfast.runtimes import HostRuntime, to_bytes
 
 
-class OpenVINORuntime:
+class OpenVINORuntime(HostRuntime):
     """An artifact compiled for windows one at a time, and on demand for pairs of them.
 
     fp16 artifacts run in the CPU's own half precision (bf16 on x86, f16 on Arm), fp32 ones strictly
@@ -60,7 +60,7 @@ class OpenVINORuntime:
         self._local = threading.local()
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
-        """See `Runtime`."""
+        """See `HostRuntime`."""
         count = len(windows)
         if count not in self._networks:
             return np.concatenate([self.run(windows[i : i + 1]) for i in range(count)])
