@@ -27,7 +27,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["segfast", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.examples"],
+    packages=["segfast", "segfast.datasets", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.examples"],
     package_dir={
         "segfast": "segfast",
         "segfast.kernels": "kernels",
