@@ -1,5 +1,6 @@
 """Every dataset in its owner's layout: what is found, what is read, and what is wrong with it."""
 
+import itertools
 import os
 import pickle
 
@@ -269,7 +270,7 @@ def test_a_smaller_fraction_is_part_of_a_larger(tmp_path):
     shares = [open_dataset("folder", tmp_path, "train", fraction=f) for f in (0.01, 0.25, 0.5, 1.0)]
     assert [len(share) for share in shares] == [1, 5, 10, 20]
     keys = [[share.key(i) for i in range(len(share))] for share in shares]
-    assert all(set(a) < set(b) for a, b in zip(keys, keys[1:], strict=False))
+    assert all(set(a) < set(b) for a, b in itertools.pairwise(keys))
     assert all(k == sorted(k) for k in keys)
     assert shares[3].take(range(1, 20, 7)).key(1) == keys[3][8]
 

@@ -45,7 +45,10 @@ class Tree:
         full = self.root / path
         if not full.is_file():
             return None
-        return path if self._inside(full) else self._outside(full)
+        if not self._inside(full):
+            self._outside(full)
+            return None
+        return path
 
     def _walk(self, top: Path) -> Iterator[Path]:
         """Every file below a folder; a link is followed to a file inside the root, and never to a folder."""
