@@ -27,7 +27,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["segfast", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.examples"],
+    packages=["segfast", "segfast.datasets", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.examples"],
     package_dir={
         "segfast": "segfast",
         "segfast.kernels": "kernels",
@@ -42,7 +42,7 @@ setup(
         "tensorrt": ["tensorrt>=10.12"],
         "rtx": ["tensorrt-rtx-cu13>=1.7"],
         "int8": ["nncf>=2.18"],
-        "train": [*CHECKPOINTS, "tensorboard>=2.18"],
+        "train": [*CHECKPOINTS, "scipy>=1.14", "tensorboard>=2.18"],
         "test": [
             *EXPORT,
             "build>=1.2",
@@ -51,6 +51,8 @@ setup(
             "pytest>=8.3",
             "pytest-benchmark>=5.1",
             "ruff>=0.12",
+            "scipy>=1.14",
+            "torchmetrics>=1.6",
             "types-PyYAML",
             "types-tqdm",
         ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .create import create_model as create_model
     from .engine import Engine as Engine
+    from .errors import BadData as BadData
     from .errors import BadImage as BadImage
     from .errors import BadModel as BadModel
     from .errors import BadOption as BadOption
@@ -34,6 +35,7 @@ _HOMES = {
     "create_model": "create",
     "list_models": "variants",
     "load_model": "weights",
+    "BadData": "errors",
     "BadImage": "errors",
     "BadModel": "errors",
     "BadOption": "errors",

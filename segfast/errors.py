@@ -1,6 +1,7 @@
 """The errors segfast raises for a user's input; every message carries its remedy.
 
 SegfastError
+├── BadData            a dataset that cannot be used, with the files at fault
 ├── BadImage           a picture, array or tensor that cannot be segmented
 ├── BadModel           a checkpoint or artifact that cannot be read, or does not fit
 │   └── UnknownModel   a name that is not in the family or among the published weights
@@ -12,7 +13,10 @@ SegfastError
 └── CannotWrite        a full, read-only or missing destination; nothing is left half written
 """
 
+from collections.abc import Sequence
+
 __all__ = [
+    "BadData",
     "BadImage",
     "BadModel",
     "BadOption",
@@ -28,6 +32,25 @@ __all__ = [
 
 class SegfastError(Exception):
     """Base of every error that segfast raises for a user's input."""
+
+
+class BadData(SegfastError):
+    """A dataset that cannot be used.
+
+    Attributes:
+        offenders: what is at fault, one line each; the message shows the first of them and counts all.
+    """
+
+    SHOWN = 20
+
+    def __init__(self, message: str, offenders: Sequence[str] = ()):
+        super().__init__(message, tuple(offenders))
+        self.message, self.offenders = message, tuple(offenders)
+
+    def __str__(self) -> str:
+        more = len(self.offenders) - self.SHOWN
+        lines = [self.message, *self.offenders[: self.SHOWN], *([f"… and {more} more"] if more > 0 else [])]
+        return "\n  ".join(lines)
 
 
 class BadImage(SegfastError):

@@ -1,0 +1,69 @@
+"""What every dataset offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The label of pixels that count neither in the loss nor in the metrics.
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """One split of labelled pictures; small and picklable, so that worker processes can be sent a copy.
+
+    Attributes:
+        name: of the dataset, as `open_dataset` takes it.
+        split: `train`, `val`, …
+        classes: K names, in the order of their labels.
+        palette: K RGB colours.
+    """
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """The stable name of a sample, for reports."""
+
+    @abstractmethod
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """RGB pixels, uint8 [H, W, 3].
+
+        Raises:
+            BadImage: it cannot be read.
+        """
+
+    @abstractmethod
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        """Class index of every pixel, or IGNORE, uint8 [H, W].
+
+        Raises:
+            BadData: there are none, or they cannot be read.
+        """
+
+    @abstractmethod
+    def take(self, indices: Iterable[int]) -> Self:
+        """The same split with these samples only: a rank's share, or the first few."""
+
+    @abstractmethod
+    def check(self, *, progress: bool = False) -> None:
+        """See that every sample can be used: pairs, files, sizes and values.
+
+        Args:
+            progress: show a bar.
+
+        Raises:
+            BadData: some cannot; it lists them all.
+        """
