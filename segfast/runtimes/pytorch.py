@@ -97,7 +97,7 @@ class PyTorchRuntime(HostRuntime):
         self.precision = precision or default_precision(self.device)
         self._model = private(model, self.device, DTYPES[self.precision])
         if attention is not None:
-            self._model.set_attention(_attention(attention))
+            self._model.set_attention(attention_by(attention))
         if self.precision == "fp32" and attention is None:
             return self.precision
         finite = self._try(attention)
@@ -154,7 +154,8 @@ def _check(device: str, precision: str | None, attention: str | None) -> None:
         raise MissingRuntime(f"PyTorch finds {have} for device={device!r}; use device='cpu', or a PyTorch with CUDA")
 
 
-def _attention(name: str) -> Any:
+def attention_by(name: str) -> Any:
+    """The attention that a name of ATTENTIONS forces."""
     from segfast.kernels import attend
 
     return attend.pinned(name)
