@@ -17,6 +17,7 @@ Offsets are 32-bit: the checks of `merge` refuse 2^31 elements. Nothing waits fo
 captured in a CUDA graph.
 """
 
+# ruff: noqa: ANN001, ANN202 - arguments of Triton's kernels have no Python types
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from .reference import Size, Windows, _taps
 TILE = 16
 # Classes read at a time: eight a thread and corner. More classes take several rounds.
 CLASSES = 256
+# Where tiles lie in no cell every pixel gathers its own corners, up to 16 in each window: two warps, or registers spill.
+LOOSE_WARPS = 2
 # Tiles of several views: rows of 32 pixels are written as whole lines of memory.
 SOFT_TILE, SOFT_WARPS = (8, 32), 4
 # Mean scores are made for so many numbers at a time (64 MB), in bands of rows.
@@ -48,12 +51,12 @@ _captured: list[Tensor] = []
 
 
 @triton.jit
-def _blend(a, b, weight):       # noqa: ANN001, ANN202
+def _blend(a, b, weight):
     return a * (1 - weight) + b * weight
 
 
 @triton.jit
-def _neighbours(i, scale, length):      # noqa: ANN001, ANN202
+def _neighbours(i, scale, length):
     """Of output line i: its two input lines among `length`, and the weight of the second (`reference._taps`)."""
     position = tl.maximum((i.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
     first = tl.minimum(position.to(tl.int32), length - 1)
@@ -61,7 +64,7 @@ def _neighbours(i, scale, length):      # noqa: ANN001, ANN202
 
 
 @triton.jit
-def _window_score(logits, y, x, scale_y, scale_x, h, w, STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr):      # noqa: ANN001, ANN202
+def _window_score(logits, y, x, scale_y, scale_x, h, w, STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr):
     """One class of one window at its pixels (y, x); any y and x may be read."""
     top, bottom, down = _neighbours(y, scale_y, h)
     left, right, along = _neighbours(x, scale_x, w)
@@ -78,9 +81,9 @@ def _window_score(logits, y, x, scale_y, scale_x, h, w, STRETCH_Y: tl.constexpr,
 
 @triton.jit
 def _mean_score(
-    logits, anchors, begin, end, y, x, window_h, window_w, scale_y, scale_x, h, w,      # noqa: ANN001
+    logits, anchors, begin, end, y, x, window_h, window_w, scale_y, scale_x, h, w,
     K: tl.constexpr, SINGLE: tl.constexpr, STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr,
-):      # fmt: skip  # noqa: ANN202
+):      # fmt: skip
     """One class at pixels (y, x) of the view: the mean of the windows begin … end that cover them."""
     if SINGLE:
         score = _window_score(logits, y, x, scale_y, scale_x, h, w, STRETCH_Y, STRETCH_X)
@@ -99,11 +102,11 @@ def _mean_score(
 
 @triton.jit
 def _view_score(
-    logits, anchors, begin, end, y, x, view_h, view_w, window_h, window_w, view_scale_y, view_scale_x,      # noqa: ANN001
-    scale_y, scale_x, h, w,     # noqa: ANN001
+    logits, anchors, begin, end, y, x, view_h, view_w, window_h, window_w, view_scale_y, view_scale_x,
+    scale_y, scale_x, h, w,
     K: tl.constexpr, SINGLE: tl.constexpr, STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr,
     RESIZE_Y: tl.constexpr, RESIZE_X: tl.constexpr,
-):      # fmt: skip  # noqa: ANN202
+):      # fmt: skip
     """One class at pixels (y, x) of the image, in the twin's order: columns, then rows."""
     top, bottom, left, right = y, y, x, x
     if RESIZE_Y:
@@ -128,7 +131,7 @@ def _view_score(
 
 
 @triton.jit
-def _lines(start, size, length, view_length, scale, TILE: tl.constexpr, RESIZE: tl.constexpr):      # noqa: ANN001, ANN202
+def _lines(start, size, length, view_length, scale, TILE: tl.constexpr, RESIZE: tl.constexpr):
     """The first and last line of the view that the image's lines start … start + TILE read."""
     first, last = tl.maximum(start, 0), tl.minimum(start + TILE, size) - 1
     if RESIZE:
@@ -138,7 +141,7 @@ def _lines(start, size, length, view_length, scale, TILE: tl.constexpr, RESIZE: 
 
 
 @triton.jit
-def _covering(anchors, n, first_y, last_y, first_x, last_x, window_h, window_w):       # noqa: ANN001, ANN202
+def _covering(anchors, n, first_y, last_y, first_x, last_x, window_h, window_w):
     """A range of windows that holds all those which meet the lines of a tile."""
     begin, end = n, n * 0
     for i in range(n):
@@ -151,9 +154,9 @@ def _covering(anchors, n, first_y, last_y, first_x, last_x, window_h, window_w):
 
 @triton.jit
 def _extremes(
-    logits, anchors, begin, end, classes, first_y, last_y, first_x, last_x, window_h, window_w,     # noqa: ANN001
-    scale_y, scale_x, h, w, K: tl.constexpr, SINGLE: tl.constexpr,      # noqa: ANN001
-):      # fmt: skip  # noqa: ANN202
+    logits, anchors, begin, end, classes, first_y, last_y, first_x, last_x, window_h, window_w,
+    scale_y, scale_x, h, w, K: tl.constexpr, SINGLE: tl.constexpr,
+):      # fmt: skip
     """Of each class, the least and the largest logit that a tile reads, and whether all of them are tame."""
     least = tl.full(classes.shape, float("inf"), tl.float32)
     largest = tl.full(classes.shape, float("-inf"), tl.float32)
@@ -177,12 +180,12 @@ def _extremes(
 
 @triton.jit
 def _label_kernel(
-    logits, anchors, labels, n, H, W, view_h, view_w, window_h, window_w, h, w,     # noqa: ANN001
-    view_scale_y, view_scale_x, scale_y, scale_x, shift_y, shift_x,     # noqa: ANN001
+    logits, anchors, labels, n, H, W, view_h, view_w, window_h, window_w, h, w,
+    view_scale_y, view_scale_x, scale_y, scale_x, shift_y, shift_x,
     K: tl.constexpr, CLASSES: tl.constexpr, TILE: tl.constexpr, SINGLE: tl.constexpr, MIRRORED: tl.constexpr,
     STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr, RESIZE_Y: tl.constexpr, RESIZE_X: tl.constexpr,
     IN_CELLS: tl.constexpr,
-):      # fmt: skip  # noqa: ANN202
+):      # fmt: skip
     """Labels [B, H, W]: one tile of one image, from the n windows of a single view. Grid: B · tiles."""
     wide, high = tl.cdiv(W + shift_x, TILE), tl.cdiv(H + shift_y, TILE)
     tile = tl.program_id(0)
@@ -196,20 +199,22 @@ def _label_kernel(
     if not SINGLE:
         begin, end = _covering(anchors, n, first_y, last_y, first_x, last_x, window_h, window_w)
 
-    bound = tl.max(tl.full((CLASSES,), float("-inf"), tl.float32))
-    for offset in range(0, K, CLASSES):
-        classes = offset + tl.arange(0, CLASSES)
-        least, largest, tame = _extremes(logits, anchors, begin, end, classes, first_y, last_y, first_x, last_x,
-                                         window_h, window_w, scale_y, scale_x, h, w, K, SINGLE)     # fmt: skip
+    classes = tl.arange(0, CLASSES)
+    least, largest, tame = _extremes(logits, anchors, begin, end, classes, first_y, last_y, first_x, last_x,
+                                     window_h, window_w, scale_y, scale_x, h, w, K, SINGLE)     # fmt: skip
+    bound = tl.max(tl.where(tame, least, float("-inf")))
+    for offset in range(CLASSES, K, CLASSES):
+        least, _, tame = _extremes(logits, anchors, begin, end, offset + classes, first_y, last_y, first_x, last_x,
+                                   window_h, window_w, scale_y, scale_x, h, w, K, SINGLE)       # fmt: skip
         bound = tl.maximum(bound, tl.max(tl.where(tame, least, float("-inf"))))
 
     best = tl.full((TILE, TILE), float("-inf"), tl.float32)
     winner = tl.zeros((TILE, TILE), tl.int32)
     for offset in range(0, K, CLASSES):
         classes = offset + tl.arange(0, CLASSES)
-        if K > CLASSES:
-            least, largest, tame = _extremes(logits, anchors, begin, end, classes, first_y, last_y, first_x, last_x,
-                                             window_h, window_w, scale_y, scale_x, h, w, K, SINGLE)     # fmt: skip
+        if K > CLASSES:         # else they are at hand
+            _, largest, tame = _extremes(logits, anchors, begin, end, classes, first_y, last_y, first_x, last_x,
+                                         window_h, window_w, scale_y, scale_x, h, w, K, SINGLE)     # fmt: skip
         alive = (classes < K) & ((largest >= bound) | (tame == 0))
         k = tl.min(tl.where(alive, classes, K))
         while k < K:
@@ -239,11 +244,11 @@ def _label_kernel(
 
 @triton.jit
 def _softmax_kernel(
-    logits, anchors, scores, n, start, rows, H, W, view_h, view_w, window_h, window_w, h, w,        # noqa: ANN001
-    view_scale_y, view_scale_x, scale_y, scale_x,       # noqa: ANN001
+    logits, anchors, scores, n, start, rows, H, W, view_h, view_w, window_h, window_w, h, w,
+    view_scale_y, view_scale_x, scale_y, scale_x,
     K: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, SINGLE: tl.constexpr, MIRRORED: tl.constexpr,
     STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr, RESIZE_Y: tl.constexpr, RESIZE_X: tl.constexpr,
-):      # fmt: skip  # noqa: ANN202
+):      # fmt: skip
     """Adds one view's softmax over classes to scores [K, rows start …, W]. Grid: tiles."""
     wide = tl.cdiv(W, WIDE)
     start_y, start_x = tl.program_id(0) // wide * HIGH, tl.program_id(0) % wide * WIDE
@@ -276,7 +281,7 @@ def _softmax_kernel(
 
 
 @triton.jit
-def _first_best_kernel(scores, labels, pixels, views, K: tl.constexpr, BLOCK: tl.constexpr):       # noqa: ANN001, ANN202
+def _first_best_kernel(scores, labels, pixels, views, K: tl.constexpr, BLOCK: tl.constexpr):
     """The first best class of scores [K, pixels], sums over `views` → labels [pixels]."""
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     best = tl.full((BLOCK,), float("-inf"), tl.float32)
@@ -308,7 +313,7 @@ def label(view: Windows, size: Size, labels: Tensor) -> None:
             x, _anchors(view), labels, n, *size, *view.size, *view.window, h, w,
             *_scales(view.size, size), *_scales((h, w), view.padded), shift_y, shift_x,
             K=K, CLASSES=min(CLASSES, max(32, triton.next_power_of_2(K))), TILE=tile, IN_CELLS=exact,
-            **_flags(view, size, n), num_warps=1, enable_fp_fusion=False,
+            **_flags(view, size, n), num_warps=1 if exact else LOOSE_WARPS, enable_fp_fusion=False,
         )      # fmt: skip
 
 

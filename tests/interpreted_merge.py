@@ -12,6 +12,7 @@ import torch
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1, set before Triton is imported", allow_module_level=True)
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")     # of NaN and infinities, which are meant
 
 from segfast.kernels import merge_cuda, reference
 from segfast.kernels.merge import Windows
@@ -80,50 +81,50 @@ def assert_merged(views, size):
 
 # Patches of 16, 8, 32 and 24, in cells; non-integer scales, one patch, one pixel, smaller than the patches, the identity.
 SHAPES = [
-    ((2, 3), (32, 48)), ((3, 2), (24, 16)), ((1, 2), (32, 64)), ((2, 2), (48, 16)), ((3, 4), (35, 50)), ((1, 1), (9, 20)),
-    ((1, 1), (1, 1)), ((9, 7), (4, 3)), ((5, 6), (5, 6)), ((5, 6), (5, 30)), ((1, 5), (16, 7)), ((40, 3), (33, 24)),
+    ((2, 3), (32, 48)), ((3, 2), (24, 16)), ((1, 2), (32, 64)), ((2, 1), (48, 24)), ((3, 4), (20, 35)), ((1, 1), (9, 20)),
+    ((1, 1), (1, 1)), ((9, 7), (4, 3)), ((5, 6), (5, 6)), ((5, 6), (5, 17)), ((1, 5), (16, 7)), ((20, 3), (13, 16)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("patches", "size"), SHAPES)
-@pytest.mark.parametrize("make", [noise, smooth])
-def test_upsample_argmax_is_the_twin(patches, size, make):
-    assert_upsampled(make(2, 5, *patches), size)
+def test_upsample_argmax_is_the_twin(patches, size):
+    assert_upsampled(noise(1, 4, *patches), size)
+    assert_upsampled(smooth(2, 4, *patches), size)
 
 
 @pytest.mark.parametrize("K", [1, 2, 19, 150, 300])
-@pytest.mark.parametrize("size", [(32, 32), (27, 21)])
+@pytest.mark.parametrize("size", [(8, 16), (11, 7)])
 def test_any_number_of_classes(K, size):
-    assert_upsampled(smooth(1, K, 2, 2), size)
+    assert_upsampled(smooth(1, K, 1, 2), size)
 
 
 def test_noise_keeps_all_classes():
-    assert_upsampled(noise(1, 40, 2, 2), (16, 32))
+    assert_upsampled(noise(1, 40, 1, 2), (8, 16))
 
 
 def test_random_shapes():
     random = np.random.default_rng(0)
-    for seed in range(25):
-        B, K, h, w = (int(random.integers(1, most)) for most in (4, 12, 6, 6))
-        size = tuple(int(extent) for extent in random.integers(1, 50, 2))
+    for seed in range(8):
+        B, K, h, w = (int(random.integers(1, most)) for most in (3, 8, 6, 6))
+        size = tuple(int(extent) for extent in random.integers(1, 35, 2))
         assert_upsampled((noise, smooth)[seed % 2](B, K, h, w, seed=seed), size)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_ties_go_to_the_first(seed):
     # Few whole levels and dyadic weights: every score is exact, and ties abound.
-    x = np.random.default_rng(seed).integers(0, 3, (1, 6, 3, 2)).astype(np.float32)
-    size = (24, 32) if seed % 2 else (24, 8)
+    x = np.random.default_rng(seed).integers(0, 3, (1, 5, 3, 2)).astype(np.float32)
+    size = (24, 16) if seed % 2 else (12, 8)
     assert np.array_equal(upsample_argmax(x, size), reference.upsample(x, size).argmax(1))
 
 
 def test_a_copy_of_a_class_never_wins():
-    x = noise(1, 6, 3, 3)
+    x = noise(1, 4, 2, 2)
     x = np.concatenate([x, x], 1)
-    assert upsample_argmax(x, (48, 48)).max() < 6
-    view = Windows(np.repeat(x, 2, 0), [(0, 0), (0, 12)], (24, 24), (24, 24), (24, 36))
-    assert merge_windows([view], (24, 36)).max() < 6
-    assert merge_windows([view], (17, 31)).max() < 6
+    assert upsample_argmax(x, (16, 16)).max() < 4
+    view = Windows(np.repeat(x, 2, 0), [(0, 0), (0, 6)], (12, 12), (12, 12), (12, 18))
+    assert merge_windows([view], (12, 18)).max() < 4
+    assert merge_windows([view], (9, 16)).max() < 4
 
 
 def test_crossing_inside_a_cell():
@@ -133,44 +134,43 @@ def test_crossing_inside_a_cell():
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -1e29, 3e38, np.inf, -np.inf, np.nan])
 def test_constant_logits(value):
-    assert not upsample_argmax(np.full((1, 9, 2, 2), value, np.float32), (32, 32)).any()
+    assert not upsample_argmax(np.full((1, 5, 1, 2), value, np.float32), (8, 16)).any()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(5))
 def test_nan_and_infinities_are_the_twins(seed):
     random = np.random.default_rng(seed)
-    x = (noise, smooth)[seed % 2](1, 7, 3, 4, seed=seed)
+    x = (noise, smooth)[seed % 2](1, 5, 2, 3, seed=seed)
     for value in random.choice([np.nan, np.inf, -np.inf, 3e38, -3e38], 3):
-        x[0, random.integers(7), random.integers(3), random.integers(4)] = value
-    for size in ((48, 64), (40, 30), (3, 9)):
+        x[0, random.integers(5), random.integers(2), random.integers(3)] = value
+    for size in ((16, 24), (13, 10)):
         assert np.array_equal(upsample_argmax(x, size), reference.upsample_argmax(x, size))
-    views = [Windows(np.repeat(x, 2, 0), [(0, 0), (0, 8)], (24, 32), (24, 32), (24, 40), flip) for flip in (False, True)]
-    for some, size in itertools.product((views[:1], views), ((24, 40), (20, 30))):
+    views = [Windows(np.repeat(x, 2, 0), [(0, 0), (0, 4)], (8, 12), (8, 12), (8, 16), flip) for flip in (False, True)]
+    for some, size in itertools.product((views[:1], views), ((8, 16), (7, 11))):
         with np.errstate(all="ignore"):
             assert np.array_equal(merge_windows(some, size), reference.merge_windows(some, size))
 
 
 def test_half_precision_counts_as_fp32():
-    x = torch.from_numpy(smooth(1, 9, 3, 3)).half()
-    assert np.array_equal(upsample_argmax(x, (48, 48)), reference.upsample_argmax(x.float().numpy(), (48, 48)))
+    x = torch.from_numpy(smooth(1, 5, 2, 2)).half()
+    assert np.array_equal(upsample_argmax(x, (16, 16)), reference.upsample_argmax(x.float().numpy(), (16, 16)))
 
 
 VIEWS = {
-    "one window": ((32, 48), (32, 48), (32, 48)),
-    "a padded window": ((29, 43), (29, 43), (29, 43)),
-    "windows side by side": ((24, 48), (24, 24), (24, 24)),
-    "windows that overlap": ((30, 50), (24, 24), (17, 11)),
-    "padded windows that overlap": ((30, 50), (21, 19), (13, 16)),
+    "one window": ((16, 24), (16, 24), (16, 24)),
+    "a padded window": ((13, 22), (13, 22), (13, 22)),
+    "windows side by side": ((16, 32), (16, 16), (16, 16)),
+    "windows that overlap": ((18, 29), (16, 16), (16, 9)),
+    "padded windows that overlap": ((18, 29), (13, 15), (8, 9)),
 }
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize("size", [None, (19, 41), (50, 50), (30, 33)])
 @pytest.mark.parametrize("name", VIEWS)
-def test_one_view_is_the_twin(name, size, mirrored):
+@pytest.mark.parametrize("size", [None, (11, 20)])
+def test_one_view_is_the_twin(name, size):
     view, window, stride = VIEWS[name]
-    for crop, make in ((True, smooth), (False, noise)):
-        answer = windows(6, view, window, stride, mirrored=mirrored, crop=crop, make=make)
+    for crop, mirrored, make in ((True, True, smooth), (False, False, noise)):
+        answer = windows(4, view, window, stride, mirrored=mirrored, crop=crop, make=make)
         assert_merged([answer], view if size is None else size)
 
 
@@ -179,7 +179,7 @@ def test_scattered_windows():
     anchors = [(0, 0), (0, 20), (12, 0), (12, 10), (12, 20), (12, 20)]
     view = Windows(smooth(6, 5, 2, 3), anchors, (16, 24), (16, 24), (28, 44))
     assert_merged([view], (28, 44))
-    assert_merged([view], (35, 31))
+    assert_merged([view], (15, 31))
 
 
 def test_windows_overlap_with_their_mean():
@@ -190,17 +190,16 @@ def test_windows_overlap_with_their_mean():
     assert merge_windows([view], (4, 8))[0].tolist() == [1] * 4 + [0] * 4
 
 
-@pytest.mark.parametrize("band", [1 << 24, 400])
-@pytest.mark.parametrize("K", [1, 2, 9])
+@pytest.mark.parametrize(("K", "band"), [(1, 200), (3, 200), (2, 1 << 24)])
 def test_several_views_are_the_twin(K, band, monkeypatch):
     monkeypatch.setattr(merge_cuda, "BAND", band)
-    views = [windows(K, size, (24, 24), (17, 17), seed=i, mirrored=i % 2 > 0) for i, size in enumerate([(24, 30), (33, 40)])]
-    for size in ((24, 30), (13, 37)):
+    views = [windows(K, size, (8, 10), (6, 9), seed=i, mirrored=i % 2 > 0) for i, size in enumerate([(8, 16), (9, 19)])]
+    for size in ((8, 16), (7, 11)):
         assert_merged(views, size)
         scores = merge_cuda.score([tensors(view) for view in views], size).numpy()
         assert np.abs(scores - reference.merge_scores(views, size)).max() < 1e-6
 
 
 def test_many_labels_are_uint16():
-    views = [windows(300, (8, 8), (8, 8), (8, 8), make=noise, mirrored=flip) for flip in (False, True)]
-    assert assert_merged(views, (8, 8)).dtype == np.uint16
+    views = [windows(260, (4, 4), (4, 4), (4, 4), make=noise, mirrored=flip) for flip in (False, True)]
+    assert assert_merged(views, (4, 4)).dtype == np.uint16
