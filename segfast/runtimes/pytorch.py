@@ -73,7 +73,7 @@ class PyTorchRuntime(HostRuntime):
             self._lanes = Lanes(lambda: self.logits, device, protocol.window, largest_batch(h * w))
 
     @property
-    def notes(self) -> list[str]:  # type: ignore[override]
+    def notes(self) -> list[str]:
         """See `Runtime`."""
         return self._notes if self._lanes is None else [*self._notes, *self._lanes.notes]
 
