@@ -23,6 +23,7 @@ class FakeTorch:
             graph=self._capture,
             graph_pool_handle=lambda: (0, 1),
             stream=lambda stream: nullcontext(),
+            current_device=lambda: 0,
             synchronize=lambda device=None: None,
             empty_cache=lambda: None,
         )

@@ -19,7 +19,6 @@ from benchmarks.gpu.clock import Clock, Row, missed, target
 from segfast import kernels
 from segfast.kernels import reference
 from segfast.runtimes.device import out_of_memory
-from segfast.runtimes.pytorch import attention_by
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 HEAD = 64
@@ -54,7 +53,7 @@ def measure(clock: Clock, peak: float, N: int, B: int, H: int, backward: bool) -
     packed = torch.randn(B, N, 3, H, HEAD, device=clock.device, dtype=dtype)
     q, k, v = (part.requires_grad_(backward) for part in packed.unbind(2))
     grad = torch.randn(B, N, H, HEAD, device=clock.device, dtype=dtype)
-    attends: dict[str, Attend] = {"ours": kernels.attention if clock.rehearsal else attention_by("triton")}
+    attends: dict[str, Attend] = {"ours": kernels.attention if clock.rehearsal else kernels.attention_backend("triton")}
     attends |= {name: _pinned(backend) for name, backend in PINNED.items()}
     functions, errors, skipped = {}, {}, {}
     exact = _exact(q, k, v, grad, backward)
