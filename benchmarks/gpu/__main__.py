@@ -49,7 +49,7 @@ def main() -> int:
     clock = Clock(device, start + options.seconds)
     found: dict[str, Any] = {"benchmark": "benchmarks.gpu", "rehearsal": options.rehearse, **_surroundings(device)}
     found["tests"] = _tests(TESTS_SHARE * options.seconds, options.rehearse)
-    print(f"tests: {found['tests']}")
+    print("tests:", {key: value for key, value in found["tests"].items() if key != "reasons"}, flush=True)
     found["measured_peak"] = _peaks(clock)
     peak = found["measured_peak"]["matrix_tflops"] * 1e12
     results = []
@@ -58,8 +58,11 @@ def main() -> int:
         print(_line(results[-1]), flush=True)
     errors = sum("error" in row for row in results)
     targets = [one for row in results for one in row.get("targets", [])]
+    major, minor = found["gpu"].get("capability", (0, 0))
+    about = f"{found['device']}, torch {found['versions']['torch']}, triton {found['versions']['triton']}"
     found |= {
         "results": results,
+        "attention_table": attention.table(results, 10 * major + minor, about),
         "errors": errors,
         "targets": {"met": sum(one["met"] for one in targets), "missed": sum(not one["met"] for one in targets)},
         "skipped": sum("skipped" in row for row in results),

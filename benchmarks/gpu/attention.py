@@ -6,7 +6,7 @@ and v alone. Forwards are replayed as CUDA graphs, as an Engine does; backwards 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,19 @@ def plan(clock: Clock, peak: float) -> Iterator[Row]:
         for name in ("forward", "backward"):
             about = {"section": "attention", "pass": name, "N": N, "B": B, "H": H}
             yield about, partial(measure, clock, peak, N, B, H, name == "backward")
+
+
+def table(results: Sequence[dict[str, Any]], arch: int, measured: str) -> list[str]:
+    """Rows of `kernels/attention_table.py`, as measured at the largest batch of each length."""
+    largest: dict[int, dict[str, Any]] = {}
+    for row in results:
+        if row.get("pass") == "forward" and {"cudnn", "flash", "ours"} <= row.get("tflops", {}).keys():
+            largest[row["N"]] = max(row, largest.get(row["N"], row), key=lambda one: one["B"] * one["H"])
+    return [
+        f"Row({arch}, {HEAD}, {N}, {one['tflops']['cudnn']}, {one['tflops']['flash']}, {one['tflops']['ours']}, "
+        f'"{measured}, {one["B"]} × {one["H"]}"),'
+        for N, one in sorted(largest.items())
+    ]
 
 
 def measure(clock: Clock, peak: float, N: int, B: int, H: int, backward: bool) -> dict[str, Any]:
