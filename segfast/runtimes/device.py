@@ -32,6 +32,9 @@ LANES = 2
 TOKENS = 1 << 15
 LARGEST = 64
 
+# Bytes of an answer that comes through pinned memory, which PyTorch keeps: the labels of 64 megapixels. Scores have more.
+PINNED = 1 << 26
+
 # Held while a network is launched without a graph or captured in one, and while memory is given back: none of these
 # stands another beside it, as PyTorch's allocator and its choice of an attention belong to the whole process.
 _launch = threading.Lock()
@@ -230,6 +233,8 @@ class DeviceLane:
         result = result.float() if result.dtype == torch.bfloat16 else result  # NumPy has no bf16
         if self._stream is None:
             return result.numpy().copy()
+        if result.nbytes > PINNED:
+            return result.cpu().numpy()
         pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
         pinned.copy_(result, non_blocking=True)
         done = torch.cuda.Event()
