@@ -28,7 +28,7 @@ class Tree:
         """
         top = self.root / folder
         if not top.is_dir() or not self._inside(top):
-            raise BadData(f"there is no folder {top}; copy or link the whole dataset, or name another with --data")
+            raise BadData(f"there is no folder {top}; copy the whole dataset there, or name another folder")
         found: dict[str, str] = {}
         for path in self._walk(top):
             stem, suffix = os.path.splitext(path.relative_to(top).as_posix())
