@@ -1,4 +1,4 @@
-"""Packaging: `kernels`, `export` and `examples` beside this file are packages inside `segfast`."""
+"""Packaging: `kernels`, `export`, `train` and `examples` beside this file are packages inside `segfast`."""
 
 import re
 from pathlib import Path
@@ -27,11 +27,12 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["segfast", "segfast.datasets", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.examples"],
+    packages=["segfast", "segfast.datasets", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.train", "segfast.examples"],
     package_dir={
         "segfast": "segfast",
         "segfast.kernels": "kernels",
         "segfast.export": "export",
+        "segfast.train": "train",
         "segfast.examples": "examples",
     },
     package_data={"segfast": ["py.typed", "data/*.json"], "segfast.examples": ["*.jpg", "*.md"]},
@@ -42,7 +43,7 @@ setup(
         "tensorrt": ["tensorrt>=10.12"],
         "rtx": ["tensorrt-rtx-cu13>=1.7"],
         "int8": ["nncf>=2.18"],
-        "train": [*CHECKPOINTS, "tensorboard>=2.18"],
+        "train": [*CHECKPOINTS, "tensorboard>=2.18", "matplotlib>=3.9"],
         "test": [
             *EXPORT,
             "build>=1.2",
