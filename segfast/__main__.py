@@ -11,6 +11,7 @@ from segfast import __version__
 COMMANDS = {
     "benchmark": "latency, throughput and memory, stage by stage",
     "doctor": "what this machine has, what is missing and how to get it",
+    "evaluate": "mIoU of an engine or checkpoint on a dataset, by the paper's protocol",
     "export": "write a model as one .onnx file, checked against PyTorch",
     "models": "the family: sizes, work, published accuracy and weights",
     "segment": "segment pictures or folders of them",

@@ -21,8 +21,8 @@ from segfast.errors import BadImage, BadModel, BadOption, MissingRuntime, NotSup
 from segfast.image import Pixels, read_image
 from segfast.kernels.merge import Windows, merge_scores, merge_windows
 from segfast.kernels.reference import Labels, label_dtype, upsample
-from segfast.protocol import Protocol, Size, views
-from segfast.runtimes import Runtime
+from segfast.protocol import Protocol, Size, check_fit, views
+from segfast.runtimes import Runtime, to_bytes
 from segfast.segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ class Engine:
         if self.config.random_weights:
             self._notes.append("random weights: for timing only")
 
-    def segment(self, image: Any, *, multiscale: bool = False, stride: int | None = None) -> Segmentation:
+    def segment(
+        self, image: Any, *, multiscale: bool = False, stride: int | None = None, fit: Size | None = None
+    ) -> Segmentation:
         """Labels of one image at its own size, by the protocol of the model's origin.
 
         The image is enlarged if it does not cover the window, covered with windows, and the windows'
@@ -126,13 +128,15 @@ class Engine:
                 files and PIL images, of any mode.
             multiscale: average the softmax scores of 12 views, six scales and their mirror images.
             stride: of the sliding window in pixels; by default the model's own.
+            fit: (long, short): resize the image first, up or down, until its sides just fit these, as
+                evaluation on the paper's datasets does; the labels still have its own size.
 
         Raises:
             BadImage: the image cannot be read.
-            BadOption: the stride is not from 1 to the window.
+            BadOption: the stride is not from 1 to the window, or `fit` is no size.
             NotSupported: a labels artifact is asked for more than one exact window.
         """
-        return self._finish(self._infer(self._prepare(image, multiscale, stride)))
+        return self._finish(self._infer(self._prepare(image, multiscale, stride, fit)))
 
     def segment_many(
         self,
@@ -140,6 +144,7 @@ class Engine:
         *,
         multiscale: bool = False,
         stride: int | None = None,
+        fit: Size | None = None,
         errors: str = "raise",
     ) -> Iterator[Segmentation | SegfastError]:
         """What `segment` gives for each image, in order, with reading, network and merging overlapped.
@@ -148,7 +153,7 @@ class Engine:
 
         Args:
             images: whatever `segment` takes, consumed as needed.
-            multiscale, stride: as of `segment`.
+            multiscale, stride, fit: as of `segment`.
             errors: `raise` ends the iteration at an image that `segment` would refuse; `yield` gives
                 the error in its place and goes on.
 
@@ -157,7 +162,8 @@ class Engine:
         """
         if errors not in ("raise", "yield"):
             raise BadOption(f"errors must be 'raise' or 'yield'; got {errors!r}")
-        stages = (partial(self._prepare, multiscale=multiscale, stride=stride), self._infer, self._finish)
+        prepare = partial(self._prepare, multiscale=multiscale, stride=stride, fit=fit)
+        stages = (prepare, self._infer, self._finish)
         return pipeline.answers(images, stages, errors == "raise")
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
@@ -184,19 +190,24 @@ class Engine:
         notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes))
         return f"Engine({what}: {self.runtime}{notes})"
 
-    def _prepare(self, image: Any, multiscale: bool, stride: int | None) -> _Work:
+    def _prepare(self, image: Any, multiscale: bool, stride: int | None, fit: Size | None = None) -> _Work:
         """Read an image and lay its views out. Those of a multi-scale request are cut when their turn comes."""
         pixels = read_image(image)
         size, protocol = pixels.shape[:2], self._protocol.with_stride(stride)
+        laid_out = views(size, multiscale, check_fit(fit))
         if self.output == "labels":
-            self._check_window(size, multiscale)
+            self._check_window(size, multiscale, laid_out[0][0])
             return _Work(pixels, [])
-        cuts = (self._cut(pixels, view, mirrored, protocol) for view, mirrored in views(size, multiscale))
+        cuts = (self._cut(pixels, view, mirrored, protocol, fit is not None) for view, mirrored in laid_out)
         return _Work(pixels, cuts if multiscale else list(cuts))
 
-    def _cut(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol) -> _Cut:
-        """One view: the image resized to `size`, mirrored or not, and where its windows lie."""
-        image = resize(resize(pixels, size), protocol.working_size(size))
+    def _cut(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol, rounded: bool) -> _Cut:
+        """One view: the image resized to `size`, mirrored or not, and where its windows lie.
+
+        Resized by a dataset's rule it is `rounded`, as the original's evaluation resizes bytes.
+        """
+        image = resize(pixels, size)
+        image = resize(to_bytes(image) if rounded else image, protocol.working_size(size))
         image = image[:, ::-1] if mirrored else image
         return _Cut(image, *protocol.windows((image.shape[0], image.shape[1])), mirrored)
 
@@ -226,11 +237,12 @@ class Engine:
         scores = partial(merge_scores, answer.given, size, threads=self._threads)
         return Segmentation(labels, *names, pixels, scores)
 
-    def _check_window(self, size: Size, multiscale: bool) -> None:
+    def _check_window(self, size: Size, multiscale: bool, view: Size) -> None:
         """Refuse what a labels artifact cannot do exactly: anything but one image of the window's size."""
         H, W = self._protocol.window
-        if multiscale or size != (H, W):
+        if multiscale or size != (H, W) or view != size:
             asked = "multi-scale scores" if multiscale else f"an image of {size[0]}×{size[1]}"
+            asked += f" resized to {view[0]}×{view[1]}" if view != size and not multiscale else ""
             raise NotSupported(
                 f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
                 "python -m segfast.export --output logits, with the same --model or --weights"

@@ -117,6 +117,16 @@ def write_png(picture: Image, path: str | os.PathLike[str]) -> None:
         picture.save(temporary, format="PNG")
 
 
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write UTF-8 text, atomically.
+
+    Raises:
+        CannotWrite: the destination is full, read-only or missing.
+    """
+    with publish(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """`path`, created with its parents if missing.
 

@@ -80,9 +80,39 @@ class Protocol:
         return list(itertools.product(rows, columns)), window
 
 
-def views(size: Size, multiscale: bool) -> list[tuple[Size, bool]]:
-    """(size, mirrored) of every view of an image: itself, or the paper's 12 (section 4.2)."""
-    if not multiscale:
-        return [(size, False)]
-    sizes = [(max(1, int(size[0] * scale)), max(1, int(size[1] * scale))) for scale in SCALES]
-    return [(view, mirrored) for view in sizes for mirrored in (False, True)]
+def views(size: Size, multiscale: bool, fit: Size | None = None) -> list[tuple[Size, bool]]:
+    """(size, mirrored) of every view of an image: itself, or the paper's 12 (section 4.2).
+
+    Args:
+        fit: (long, short): the size is first made to fit, which evaluation on the paper's datasets asks for.
+    """
+    scales = SCALES if multiscale else (1.0,)
+    sizes = [fitted(size, fit, scale) if fit else _scaled(size, scale) for scale in scales]
+    return [(view, mirrored) for view in sizes for mirrored in ((False, True) if multiscale else (False,))]
+
+
+def fitted(size: Size, fit: Size, scale: float = 1.0) -> Size:
+    """The largest size of the same ratio whose long and short sides are at most scale · `fit`.
+
+    Original code (mmcv's rescale_size): the bounds are truncated to whole pixels, the sides rounded.
+    """
+    long, short = (int(bound * scale) for bound in fit)
+    factor = min(long / max(size), short / min(size))
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
+def check_fit(fit: Size | None) -> Size | None:
+    """Itself, if it is none or (long, short) in pixels.
+
+    Raises:
+        BadOption: it is something else.
+    """
+    if fit is not None:
+        whole = len(fit) == 2 and all(isinstance(side, Integral) and 1 <= side <= 65536 for side in fit)
+        if not whole or fit[0] < fit[1]:
+            raise BadOption(f"fit must be two whole numbers of pixels, the long side and the short; got {fit!r}")
+    return fit
+
+
+def _scaled(size: Size, scale: float) -> Size:
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))

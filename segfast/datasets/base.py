@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +52,10 @@ class Dataset(ABC):
         Raises:
             BadData: there are none, or they cannot be read.
         """
+
+    @abstractmethod
+    def take(self, indices: Iterable[int]) -> Self:
+        """The same split with these samples only: a rank's share, or the first few."""
 
     @abstractmethod
     def check(self, *, progress: bool = False) -> None:

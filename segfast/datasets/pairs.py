@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,10 @@ class PairsDataset(Dataset):
     def labels(self, index: int) -> NDArray[np.uint8]:
         """Labels, uint8 [H, W]; a value that stands for no class stays outside 0 … K − 1."""
         return TABLES[self.pairs[index].table][read_mask(self._path(index, "mask"))]
+
+    def take(self, indices: Iterable[int]) -> Self:
+        """These samples only; what was found beside the pairs is left out."""
+        return replace(self, pairs=tuple(self.pairs[index] for index in indices), stray=())
 
     def check(self, *, progress: bool = False) -> None:
         """See that every pair is whole and fits: headers and sizes first, then the masks' values."""
