@@ -21,9 +21,9 @@ REDRAWS = 10
 ONE = 2048
 
 
-def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one sample: the same on every machine, rank and worker."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, index))))
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """The random numbers of (seed, epoch, index), or of another key: the same on every machine, rank and worker."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
 
 
 def augment(image: Pixels, labels: Pixels, recipe: Recipe, random: np.random.Generator) -> tuple[Pixels, Pixels]:

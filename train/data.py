@@ -18,8 +18,6 @@ from segfast.train.recipes import Recipe
 from segfast.train.world import World
 
 Sample = tuple[int, int]
-# Tells the order of an epoch apart from the augmentation of its first sample.
-_ORDER = 0x0DE2
 
 
 class Batch(NamedTuple):
@@ -57,7 +55,7 @@ def order(epoch: int, size: int, seed: int) -> np.ndarray:
     if key not in _orders:
         if len(_orders) > 1:                                            # a batch spans two epochs, or is all of one
             _orders.clear()
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, _ORDER, 1))))
+        random = generator(seed, epoch)
         _orders[key] = random.permutation(size)
     return _orders[key]
 
