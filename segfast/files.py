@@ -52,7 +52,9 @@ def publish(path: str | os.PathLike[str], *, older: str | os.PathLike[str] | Non
         name = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(6)}{target.suffix}")
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         temporary = name
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # some libraries put another file, for the owner alone, in its place
         _settle(temporary)
         if older is not None and target.exists():
             os.replace(target, older)

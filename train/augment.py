@@ -94,6 +94,7 @@ def resize_image(image: Pixels, size: Size, rows: slice, columns: slice) -> Pixe
 
 def _taps(length: int, target: int, part: slice) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32]]:
     """For each kept position its two source positions, and the weight of the second in parts of ONE."""
-    centres = ((np.arange(target)[part] + 0.5) * (length / target) - 0.5).clip(0, length - 1).astype(np.float32)
-    near = centres.astype(np.intp)
-    return near, np.minimum(near + 1, length - 1), np.rint((centres - near) * ONE).astype(np.int32)
+    centres = ((np.arange(target)[part] + 0.5) * (length / target) - 0.5).astype(np.float32)
+    near = np.floor(centres).astype(np.intp)
+    weights = np.rint((centres - near) * ONE).astype(np.int32)
+    return near.clip(0, length - 1), (near + 1).clip(0, length - 1), weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,12 +99,7 @@ def set_attention(model: Segmenter, name: str, device: torch.device) -> None:
 def save_activations(model: Segmenter) -> None:
     """Keep only the input of every block of the encoder, and compute the rest again for the gradient (Seg-L/8)."""
     for block in model.encoder.blocks:
-        forward = block.forward
-
-        def recomputed(tokens: Tensor, forward=forward) -> Tensor:  # type: ignore[no-untyped-def]
-            return checkpoint(forward, tokens, use_reentrant=False)
-
-        block.forward = recomputed  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str]]:

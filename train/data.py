@@ -98,6 +98,7 @@ class Collate:
         self.crop = crop
 
     def __call__(self, crops: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
+        """A Batch of images [H, W, 3] and their labels [H, W]."""
         B, side = len(crops), self.crop
         images = np.zeros((B, side, side, 3), np.uint8)
         labels = np.full((B, side, side), IGNORE, np.uint8)
@@ -120,6 +121,7 @@ def loader(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_begin_worker,
+        generator=torch.Generator(),                                    # a draw of the global one would be no resume
     )
 
 

@@ -63,12 +63,12 @@ class Recipe:
     crop: int = _option("side of the training crops", 512)
     window: int | None = _option("side of the sliding window of the trained model; none: the crop", None)
     stride: int | None = _option("of that window; none: the window", None)
-    ratio: Range = _option("range of the random resizing", (0.5, 2.0))
+    ratio: tuple[float, float] = _option("range of the random resizing", (0.5, 2.0))
     cat_max_ratio: float = _option("a crop of which one class covers this share is drawn again", 0.75)
     flip: float = _option("probability of the mirror image", 0.5)
     brightness: int = _option("photometric distortion: added at most", 32)
-    contrast: Range = _option("photometric distortion: range of the factor", (0.5, 1.5))
-    saturation: Range = _option("photometric distortion: range of the factor", (0.5, 1.5))
+    contrast: tuple[float, float] = _option("photometric distortion: range of the factor", (0.5, 1.5))
+    saturation: tuple[float, float] = _option("photometric distortion: range of the factor", (0.5, 1.5))
     hue: int = _option("photometric distortion: added at most, of 180", 18)
 
     dropout: float = _option("in the encoder (Table 2)", 0.0)
@@ -189,8 +189,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
     "shapes": Recipe(
         "shapes", "Appendix A's training from scratch, of a model small enough for any machine",
         model="seg-ti-mask-8", encoder="none", width=128, depth=4, decoder_depth=1, image_size=None, crop=96,
-        iterations=600, batch=16, optimizer="adamw", lr=1e-3, min_lr=0.0, schedule="cosine", warmup=0.1, nesterov=False,
-        weight_decay=0.05, clip=1.0, ratio=(0.75, 1.5), drop_path=0.0, decoder_dropout=0.0, evaluate_every=200,
+        iterations=200, batch=16, optimizer="adamw", lr=1e-3, min_lr=0.0, schedule="cosine", warmup=0.1, nesterov=False,
+        weight_decay=0.05, clip=1.0, ratio=(0.75, 1.5), drop_path=0.0, decoder_dropout=0.0, evaluate_every=100,
         save_every=100,
     ),
 })  # fmt: skip

@@ -66,6 +66,7 @@ class StopRequest:
     wanted = False
 
     def __call__(self, number: int, frame: Any) -> None:
+        """Handle a signal."""
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.wanted = True

@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
     Attributes:
         loss: mean over the valid pixels of all images.
         norm: of the gradient, before clipping.
-        taken: whether the weights changed; a step whose loss is no number is left out.
+        taken: False for a step that was left out, as its loss is no number (fp16's scaling may leave out others).
         stop: whether a process was asked to stop.
     """
 
