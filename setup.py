@@ -16,6 +16,7 @@ ONNX_RUNTIME = [
     "onnxruntime>=1.22; platform_machine not in 'x86_64 AMD64' or sys_platform == 'darwin'",
 ]
 CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", "filelock>=3.12"]
+TRAIN = [*CHECKPOINTS, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
 EXPORT = [*CHECKPOINTS, "onnx>=1.18", "onnxscript>=0.5", *ONNX_RUNTIME]
 
 setup(
@@ -43,7 +44,7 @@ setup(
         "tensorrt": ["tensorrt>=10.12"],
         "rtx": ["tensorrt-rtx-cu13>=1.7"],
         "int8": ["nncf>=2.18"],
-        "train": [*CHECKPOINTS, "tensorboard>=2.18", "matplotlib>=3.9"],
+        "train": TRAIN,
         "test": [
             *EXPORT,
             "build>=1.2",
@@ -52,6 +53,8 @@ setup(
             "pytest>=8.3",
             "pytest-benchmark>=5.1",
             "ruff>=0.12",
+            "scipy>=1.14",
+            "torchmetrics>=1.6",
             "types-PyYAML",
             "types-tqdm",
         ],

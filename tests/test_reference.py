@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import reference
-from PIL import Image
 
 import segfast
+from segfast.datasets import open_dataset
+from segfast.evaluate import evaluate
+from segfast.export import export_onnx
 
 OFFICIAL = ("official/mask-16", "official/linear-8", "official/deit-mask-16")
 MMSEG = ("mmseg/mask-16", "mmseg/linear-16")
@@ -51,23 +53,39 @@ def test_engine_gives_the_original_labels(name, multiscale):
         np.testing.assert_allclose(answer.scores, expected[kind], atol=TOLERANCE)
 
 
-def test_a_trained_model_scores_what_the_original_code_does():
-    """mIoU and pixel accuracy on 101 real pictures, as stated beside the checkpoint."""
+@pytest.fixture(scope="module")
+def camvid():
+    """The trained checkpoint's folder, and the 101 labelled pictures it was measured on."""
     folder = reference("camvid-ti-mask-16")
     data = folder.parent.parent / "data" / "camvid"
-    pictures = sorted((data / "images" / "val").glob("*.jpg"))
-    if len(pictures) != 101:
+    if not data.is_dir():
         pytest.skip("the labelled pictures are only below $SEGFAST_TEST_DATA")
-    engine, confusion = segfast.Engine(folder, device="cpu"), np.zeros((11, 11), np.int64)
-    for picture, answer in zip(pictures, engine.segment_many(pictures), strict=True):
-        with Image.open(data / "masks" / "val" / f"{picture.stem}.png") as mask:
-            truth = np.asarray(mask)
-        known = truth != 255
-        confusion += np.bincount(11 * truth[known].astype(int) + answer.labels[known], minlength=121).reshape(11, 11)
-    right = confusion.diagonal()
-    iou = right / (confusion.sum(0) + confusion.sum(1) - right)
-    assert iou.mean() == pytest.approx(0.43100, abs=1e-5)
-    assert right.sum() / confusion.sum() == pytest.approx(0.83522, abs=1e-5)
+    dataset = open_dataset("folder", data)
+    assert len(dataset) == 101
+    return folder, dataset
+
+
+def test_a_trained_model_scores_what_the_original_code_does(camvid):
+    """mIoU, pixel accuracy and IoU on 101 real pictures, as stated beside the checkpoint."""
+    folder, dataset = camvid
+    report = evaluate(segfast.Engine(folder, device="cpu"), dataset)
+    assert (report.stride, report.fit) == (224, None)
+    assert report.miou == pytest.approx(0.43100, abs=1e-5)
+    assert report.pixel_accuracy == pytest.approx(0.83522, abs=1e-5)
+    stated = (0.9258, 0.7406, 0, 0.8413, 0.6006, 0.7881, 0.0018, 0.3482, 0.4320, 0.0625, 0)
+    assert list(report.per_class.values()) == pytest.approx(stated, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "runtimes", "points"), [("fp32", ["openvino"], 0.02), ("fp16", ["openvino", "onnxruntime"], 0.1)]
+)
+def test_a_trained_models_files_score_what_it_does(camvid, tmp_path, precision, runtimes, points):
+    folder, dataset = camvid
+    export_onnx(segfast.load_model(folder), tmp_path / "m.onnx", precision=precision)
+    for runtime in runtimes:
+        report = evaluate(segfast.Engine(tmp_path / "m.onnx", device="cpu", runtime=runtime), dataset)
+        assert 100 * report.miou == pytest.approx(43.100, abs=points)
+        assert 100 * report.pixel_accuracy == pytest.approx(83.522, abs=points)
 
 
 def test_protocols_are_those_of_the_origin():

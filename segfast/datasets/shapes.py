@@ -108,7 +108,8 @@ def _ground(random: np.random.Generator, y: Array, x: Array) -> Array:
     step = 2 * math.pi / length
     wave = np.sin(x * (math.cos(angle) * step) + y * (math.sin(angle) * step) + phase)
     dark, light = (_colour(random.uniform(), random.uniform(0, 0.3), random.uniform(low, low + 0.3)) for low in (0.25, 0.55))
-    return light + (dark - light) * ((wave + 1) / 2)[..., None]
+    share = (wave[..., None] + np.float32(1)) / np.float32(2)
+    return light + (dark - light) * share
 
 
 def _distance(shape: str, random: np.random.Generator, y: Array, x: Array) -> Array:
@@ -119,7 +120,7 @@ def _distance(shape: str, random: np.random.Generator, y: Array, x: Array) -> Ar
     cos, sin = math.cos(angle), math.sin(angle)
     across, along = (x - left) * cos + (y - top) * sin, (y - top) * cos - (x - left) * sin
     if shape == "disc":
-        return np.hypot(across, along) - size
+        return np.hypot(across, along) - np.float32(size)
     if shape == "square":
         return _box(across, along, size * 0.85, size * 0.85)
     if shape == "cross":

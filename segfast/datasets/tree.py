@@ -28,7 +28,7 @@ class Tree:
         """
         top = self.root / folder
         if not top.is_dir() or not self._inside(top):
-            raise BadData(f"there is no folder {top}; copy or link the whole dataset, or name another with --data")
+            raise BadData(f"there is no folder {top}; copy the whole dataset there, or name another folder")
         found: dict[str, str] = {}
         for path in self._walk(top):
             stem, suffix = os.path.splitext(path.relative_to(top).as_posix())
@@ -45,7 +45,10 @@ class Tree:
         full = self.root / path
         if not full.is_file():
             return None
-        return path if self._inside(full) else self._outside(full)
+        if not self._inside(full):
+            self._outside(full)
+            return None
+        return path
 
     def _walk(self, top: Path) -> Iterator[Path]:
         """Every file below a folder; a link is followed to a file inside the root, and never to a folder."""
