@@ -1,4 +1,4 @@
-"""Packaging: `kernels`, `export` and `examples` beside this file are packages inside `segfast`."""
+"""Packaging: `kernels`, `export`, `train` and `examples` beside this file are packages inside `segfast`."""
 
 import re
 from pathlib import Path
@@ -16,6 +16,7 @@ ONNX_RUNTIME = [
     "onnxruntime>=1.22; platform_machine not in 'x86_64 AMD64' or sys_platform == 'darwin'",
 ]
 CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", "filelock>=3.12"]
+TRAIN = [*CHECKPOINTS, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
 EXPORT = [*CHECKPOINTS, "onnx>=1.18", "onnxscript>=0.5", *ONNX_RUNTIME]
 
 setup(
@@ -27,11 +28,12 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["segfast", "segfast.datasets", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.examples"],
+    packages=["segfast", "segfast.datasets", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.train", "segfast.examples"],
     package_dir={
         "segfast": "segfast",
         "segfast.kernels": "kernels",
         "segfast.export": "export",
+        "segfast.train": "train",
         "segfast.examples": "examples",
     },
     package_data={"segfast": ["py.typed", "data/*.json"], "segfast.examples": ["*.jpg", "*.md"]},
@@ -42,7 +44,7 @@ setup(
         "tensorrt": ["tensorrt>=10.12"],
         "rtx": ["tensorrt-rtx-cu13>=1.7"],
         "int8": ["nncf>=2.18"],
-        "train": [*CHECKPOINTS, "scipy>=1.14", "tensorboard>=2.18"],
+        "train": TRAIN,
         "test": [
             *EXPORT,
             "build>=1.2",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import MissingRuntime as MissingRuntime
     from .errors import NotSupported as NotSupported
     from .errors import SegfastError as SegfastError
+    from .errors import TrainingFailed as TrainingFailed
     from .errors import UnknownModel as UnknownModel
     from .model import Segmenter as Segmenter
     from .segmentation import Segmentation as Segmentation
@@ -45,6 +46,7 @@ _HOMES = {
     "MissingRuntime": "errors",
     "NotSupported": "errors",
     "SegfastError": "errors",
+    "TrainingFailed": "errors",
     "UnknownModel": "errors",
 }
 __all__ = ["__version__", *_HOMES]

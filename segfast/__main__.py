@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a model as one .onnx file, checked against PyTorch",
     "models": "the family: sizes, work, published accuracy and weights",
     "segment": "segment pictures or folders of them",
+    "train": "fine-tune or train a model, on one machine or many",
 }
 
 

@@ -10,6 +10,7 @@ SegfastError
 ├── ExportFailed       an export that did not pass its gate; nothing was written
 ├── MissingRuntime     a library or device that is not there
 ├── NotSupported       a request that this artifact cannot serve
+├── TrainingFailed     a run whose loss stopped being a number; its last good state is kept
 └── CannotWrite        a full, read-only or missing destination; nothing is left half written
 """
 
@@ -26,6 +27,7 @@ __all__ = [
     "MissingRuntime",
     "NotSupported",
     "SegfastError",
+    "TrainingFailed",
     "UnknownModel",
 ]
 
@@ -83,6 +85,10 @@ class MissingRuntime(SegfastError):
 
 class NotSupported(SegfastError):
     """A request that this artifact cannot serve."""
+
+
+class TrainingFailed(SegfastError):
+    """A run whose loss stopped being a number; its last good state is kept."""
 
 
 class CannotWrite(SegfastError):

@@ -31,11 +31,14 @@ _REMEDIES = {
 
 
 @contextmanager
-def publish(path: str | os.PathLike[str]) -> Iterator[Path]:
+def publish(path: str | os.PathLike[str], *, older: str | os.PathLike[str] | None = None) -> Iterator[Path]:
     """A temporary file beside `path`, which replaces it when the block ends without an error.
 
     Whatever interrupts the block (an error, Ctrl-C) removes the temporary file and leaves what
     was at `path` as it was.
+
+    Args:
+        older: what was at `path` is kept under this name.
 
     Raises:
         CannotWrite: for every OSError of the destination, with its remedy.
@@ -49,8 +52,12 @@ def publish(path: str | os.PathLike[str]) -> Iterator[Path]:
         name = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(6)}{target.suffix}")
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         temporary = name
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # some libraries put another file, for the owner alone, in its place
         _settle(temporary)
+        if older is not None and target.exists():
+            os.replace(target, older)
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
@@ -85,6 +92,19 @@ def partial(path: Path) -> Iterator[BinaryIO]:
         raise cannot_write(path, error) from error
     with file:
         yield file
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log, in one write; a crash leaves at most the last line unfinished.
+
+    Raises:
+        CannotWrite: the destination is full, read-only or missing.
+    """
+    try:
+        with open(path, "ab", buffering=0) as file:
+            file.write(f"{line}\n".encode())
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def write_png(picture: Image, path: str | os.PathLike[str]) -> None:

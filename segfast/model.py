@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +46,13 @@ class Segmenter(nn.Module):
         """Full-resolution logits [B, K, H, W] of normalised images [B, 3, H, W], any H and W."""
         H, W = images.shape[-2:]
         logits = self.patch_logits(images)                              # [B, K, h, w]
+        return self.enlarge(logits, (H, W))                             # [B, K, H, W]
+
+    def enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Patch-level logits [B, K, h, w] of images of `size`, at that size."""
         if not self.config.protocol.crop_padding:
-            return upsample(logits, (H, W))
-        P, (h, w) = self.config.patch, logits.shape[-2:]
+            return upsample(logits, size)
+        P, (H, W), (h, w) = self.config.patch, size, logits.shape[-2:]
         return upsample(logits, (h * P, w * P))[..., :H, :W]            # [B, K, H, W]
 
     def patch_logits(self, images: Tensor) -> Tensor:
@@ -169,7 +174,7 @@ class MaskDecoder(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Logits [B, h·w, K] of patch encodings [B, h·w, D].
 
-        From decoder_norm on it computes in fp32, whatever the weights are: half precision overflows
+        From decoder_norm on it computes in fp32, whatever the weights are, under autocast too: half precision overflows
         in the L2 norms (1024 · 8²), and as mask_norm stretches small differences of cosines, rounding
         here is most of the error of a half-precision model (4.8e-3 of the logits of seg-b-mask-16,
         2.8e-3 without it).
@@ -178,10 +183,11 @@ class MaskDecoder(nn.Module):
         tokens = torch.cat([self.proj_dec(patches), self.cls_emb.expand(B, -1, -1)], dim=1)
         for block in self.blocks:
             tokens = block(tokens)                                      # [B, h·w + K, D]
-        tokens = norm_in_fp32(self.decoder_norm, tokens)
-        rows = unit(tokens[:, :-K] @ self.proj_patch.float())           # [B, h·w, D]
-        columns = unit(tokens[:, -K:] @ self.proj_classes.float())      # [B, K, D]
-        return norm_in_fp32(self.mask_norm, rows @ columns.transpose(1, 2)).to(patches.dtype)  # [B, h·w, K]
+        with without_autocast(tokens):
+            tokens = norm_in_fp32(self.decoder_norm, tokens)
+            rows = unit(tokens[:, :-K] @ self.proj_patch.float())       # [B, h·w, D]
+            columns = unit(tokens[:, -K:] @ self.proj_classes.float())  # [B, K, D]
+            return norm_in_fp32(self.mask_norm, rows @ columns.transpose(1, 2)).to(patches.dtype)  # [B, h·w, K]
 
 
 class Block(nn.Module):
@@ -258,6 +264,12 @@ class DropPath(nn.Module):
 def unit(vectors: Tensor) -> Tensor:
     """Vectors [..., D] of L2 norm 1, without an eps as in the original code."""
     return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A block in which autocast, if it is on, leaves the dtypes of x's device as they are."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def norm_in_fp32(norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -1,0 +1,168 @@
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import REPOSITORY
+
+from segfast.errors import BadOption
+from segfast.evaluate import RESIZED
+from segfast.train.recipes import EXCEPTIONS, EXPECTED, RECIPES, Recipe, recipe
+from segfast.train.schedule import learning_rate, make_optimizer
+from segfast.variants import VARIANTS
+
+# dataset: iterations, batch, lr, im, crop, stride, max_ratio (section 4.2, and the code where the paper is silent)
+PAPER = {
+    "ade20k": (160_000, 8, 1e-3, 512, 512, 512, 4),
+    "pascal_context": (80_000, 16, 1e-3, 520, 480, 320, 8),
+    "cityscapes": (80_000, 8, 1e-2, 1024, 768, 512, 2),
+}
+FIELDS = ("iterations", "batch", "lr", "image_size", "crop", "stride", "max_ratio")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_paper_s_recipes(name):
+    row = recipe(name)
+    assert tuple(getattr(row, field) for field in FIELDS) == PAPER[name]
+    assert (row.optimizer, row.schedule, row.power, row.min_lr, row.warmup) == ("sgd", "poly", 0.9, 1e-5, 0.0)
+    assert (row.momentum, row.nesterov, row.weight_decay, row.clip) == (0.9, True, 0.0, None)
+    assert (row.dropout, row.drop_path, row.decoder_dropout, row.decoder_depth) == (0.0, 0.1, 0.1, 2)
+    assert (row.ratio, row.cat_max_ratio, row.flip) == ((0.5, 2.0), 0.75, 0.5)
+    assert (row.brightness, row.contrast, row.saturation, row.hue) == (32, (0.5, 1.5), (0.5, 1.5), 18)
+    assert row.precision == "fp32"
+    assert row.encoder == "augreg"
+    assert row.fit == (RESIZED[name][0] * RESIZED[name][1], RESIZED[name][1])
+    assert "Table" in row.source
+
+
+def test_large_models_are_the_exceptions():
+    large = recipe("ade20k", "seg-l-mask-16")
+    assert (large.image_size, large.crop, large.sides, large.fit) == (640, 640, (640, 640), (2560, 640))
+    assert recipe("cityscapes", "seg-l-mask-16").decoder_depth == 1
+    assert recipe("ade20k", "seg-l-16").crop == 512
+    assert set(EXCEPTIONS) == {("ade20k", "seg-l-mask-16"), ("cityscapes", "seg-l-mask-16")}
+
+
+def test_expected_miou_names_the_family():
+    assert all(model in VARIANTS for rows in EXPECTED.values() for model in rows)
+    assert EXPECTED["ade20k"]["seg-b-mask-16"] == 48.48
+    assert EXPECTED["cityscapes"]["seg-l-mask-16"] == 81.3
+    assert set(EXPECTED) == set(PAPER)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_possible_and_frozen(name):
+    row = recipe(name)
+    assert row == RECIPES[name]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.lr = 1.0
+
+
+def test_adamw_brings_cosine_and_warm_up():
+    """Table 9's second row, in one option; what is said otherwise wins."""
+    scratch = recipe("ade20k", "seg-s-16", encoder="none", optimizer="adamw")
+    assert (scratch.schedule, scratch.warmup_iterations, scratch.lr) == ("cosine", 16_000, 1e-3)
+    assert recipe("ade20k", optimizer="adamw", schedule="poly", warmup=0.0).schedule == "poly"
+    assert recipe("ade20k", "seg-s-16", encoder="none").optimizer == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("lr", -1.0, "--lr must lie between 0 and 1000"),
+        ("lr", math.nan, "--lr"),
+        ("min_lr", 1.0, "--min-lr must be at most --lr"),
+        ("ratio", (2.0, 0.5), "the lower first"),
+        ("crop", 4, "--crop must lie between 8"),
+        ("stride", 600, "--stride must be at most the window, 512"),
+        ("drop_path", 1.0, "--drop-path"),
+        ("fraction", 0.0, "--fraction"),
+        ("batch", 0, "--batch"),
+        ("optimizer", "adam", "--optimizer must be one of sgd, adamw"),
+        ("precision", "int8", "--precision must be one of"),
+        ("width", 100, "--width must be a multiple of 64"),
+        ("momentum", 0.0, "--no-nesterov"),
+        ("nonsense", 1, "no field nonsense"),
+    ],
+)
+def test_impossible_values_are_named(field, value, words):
+    with pytest.raises(BadOption, match=words):
+        recipe("ade20k", **{field: value})
+
+
+def test_unknown_recipes_list_the_near_ones():
+    with pytest.raises(BadOption, match="did you mean ade20k"):
+        recipe("ade20")
+
+
+def test_poly_is_the_original_s():
+    row = recipe("cityscapes")
+    for iteration in (0, 1, 40_000, 79_999):
+        assert learning_rate(row, iteration) == pytest.approx((1e-2 - 1e-5) * (1 - iteration / 80_000) ** 0.9 + 1e-5)
+    rates = [learning_rate(row, iteration) for iteration in range(0, 80_000, 1000)]
+    assert rates[0] == 1e-2
+    assert sorted(rates, reverse=True) == rates
+    assert rates[-1] > 1e-5
+
+
+def test_cosine_rises_and_falls():
+    row = recipe("ade20k", optimizer="adamw", iterations=1000)
+    assert [learning_rate(row, step) for step in (0, 49, 99)] == pytest.approx([1e-5, 5e-4, 1e-3])
+    assert learning_rate(row, 100) == pytest.approx(1e-3)
+    assert learning_rate(row, 550) == pytest.approx(5e-4)
+    assert 0 < learning_rate(row, 999) < 1e-8
+
+
+def test_sgd_is_nesterov_s():
+    """Two steps by hand (Sutskever's form, as in PyTorch): v ← 0.9 v + g; w ← w − lr (g + 0.9 v)."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = make_optimizer(recipe("ade20k", lr=0.1), [weight])
+    gradients = [torch.tensor([0.5, 1.0]), torch.tensor([-1.0, 0.25])]
+    expected, speed = weight.detach().clone(), torch.zeros(2)
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        optimizer.step()
+        speed = 0.9 * speed + gradient
+        expected -= 0.1 * (gradient + 0.9 * speed)
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_adamw_decays_weights_apart_from_the_gradient():
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = make_optimizer(recipe("ade20k", optimizer="adamw", lr=0.1, weight_decay=0.5), [weight])
+    weight.grad = torch.zeros(1)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([2.0 * (1 - 0.1 * 0.5)]))
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "segfast.train", *arguments], cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+
+def test_every_field_is_an_option():
+    text = command("--help").stdout
+    hidden = {"dataset", "source"}
+    for field in dataclasses.fields(Recipe):
+        if field.name not in hidden:
+            assert f"--{field.name.replace('_', '-')}" in text, field.name
+    assert "--recipe" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recipe", "ade20k", "--out", "x"], "name the folder of ade20k with --data"),
+        (["--recipe", "shapes", "--out", "x", "--ratio", "2", "1"], "the lower first"),
+        (["--recipe", "shapes", "--out", "x", "--lr", "nan"], "--lr must lie"),
+        (["--recipe", "shapes", "--out", "x", "--optimizer", "lion"], "--optimizer must be one of"),
+    ],
+)
+def test_impossible_commands_end_before_anything_is_written(arguments, words, tmp_path):
+    ended = command(*arguments)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert not (REPOSITORY / "x").exists()

@@ -1,0 +1,235 @@
+"""Whole runs as a user starts them: they learn, stop, go on bit by bit, evaluate, and say what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers import REPOSITORY
+from safetensors import safe_open
+
+import segfast
+from segfast.datasets import open_dataset
+from segfast.errors import BadOption, CannotWrite, TrainingFailed
+from segfast.evaluate import evaluate
+from segfast.train import Running, recipe, train
+from segfast.train import loop as loops
+from segfast.train import step as steps
+from segfast.train.curve import draw
+from segfast.train.record import read_log
+from segfast.train.state import LAST, OLDER
+
+# A model of 60 thousand parameters, with everything random in it.
+TINY = {"width": 64, "depth": 1, "batch": 4, "iterations": 24, "drop_path": 0.1, "dropout": 0.1, "decoder_dropout": 0.1,
+        "save_every": 6, "evaluate_every": 12}  # fmt: skip
+QUIET = Running(device="cpu", workers=0, threads=1, tensorboard=False, log_every=2)
+LINE = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def start(out, *arguments, launcher=()):
+    words = ["-m", *launcher, "segfast.train", "--recipe", "shapes", "--out", str(out), "--device", "cpu", "--threads", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *words, *map(str, arguments)], cwd=REPOSITORY, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish(process, code=0):
+    try:
+        words = process.communicate(timeout=300)[0]
+    finally:
+        process.kill()
+    assert process.returncode == code, words
+    return words
+
+
+def tensors(path):
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def assert_equal_runs(one, other):
+    """The states of two runs are the same, bit by bit, and so are their logs but for speed."""
+    ours, theirs = tensors(one / LAST), tensors(other / LAST)
+    assert list(ours) == list(theirs)
+    for name in ours:
+        assert ours[name].tobytes() == theirs[name].tobytes(), name
+    assert tensors(one / "best.safetensors").keys() == tensors(other / "best.safetensors").keys()
+    kept = ("kind", "iteration", "miou", "lr")
+    logs = [[{key: row.get(key) for key in kept} for row in read_log(run / "log.jsonl")] for run in (one, other)]
+    assert logs[0] == logs[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A tiny run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    before = torch.get_num_threads()
+    assert train(recipe("shapes", **TINY), None, folder, QUIET).iteration == 24
+    torch.set_num_threads(before)
+    return folder
+
+
+def wait_for(path, iteration, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        rows = read_log(path)
+        if rows and rows[-1]["iteration"] >= iteration:
+            return
+        time.sleep(0.005)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
+def test_a_killed_run_goes_on_bit_by_bit(tmp_path, whole, number, code):
+    arguments = [*LINE, "--log-every", 2, "--no-tensorboard", "--workers", 1]
+    process = start(tmp_path / "run", *arguments)
+    wait_for(tmp_path / "run" / "log.jsonl", 8, process)
+    process.send_signal(number)
+    words = finish(process, code)
+    if number != signal.SIGKILL:
+        assert "the same command goes on" in words
+    assert (tmp_path / "run" / LAST).exists()
+    progress = train(recipe("shapes", **TINY), None, tmp_path / "run", QUIET)
+    assert progress.iteration == 24
+    assert_equal_runs(tmp_path / "run", whole)
+
+
+def test_the_shapes_recipe_learns(tmp_path):
+    """mIoU ≥ 0.80 in a fraction of the recipe, with everything it writes; then the file goes into the Engine."""
+    words = finish(start(tmp_path, "--iterations", 60, "--save-every", 40, "--evaluate-every", 30))
+    assert "best mIoU" in words
+    rows = [row for row in read_log(tmp_path / "log.jsonl") if row["kind"] == "evaluation"]
+    assert [row["iteration"] for row in rows] == [30, 60]
+    best = max(row["miou"] for row in rows)
+    assert best >= 0.80
+    assert any(path.name.startswith("events.out.tfevents") for path in tmp_path.iterdir())
+    dataset = open_dataset("shapes")
+    report = evaluate(segfast.Engine(tmp_path / "best.safetensors", device="cpu"), dataset)
+    assert report.miou == pytest.approx(best, abs=1e-4)
+    config = segfast.load_model(tmp_path / "best.safetensors").config
+    assert config.classes == dataset.classes
+    assert not config.random_weights
+    assert config.provenance["weights"].startswith("trained by segfast")
+    draw([tmp_path], tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+    event = next(path for path in tmp_path.iterdir() if path.name.startswith("events"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(event)).Reload().Tags()
+    assert {"train/loss", "train/lr", "train/images_per_second", "evaluation/miou"} <= set(found["scalars"])
+    assert "prediction/0" in found["images"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs Gloo")
+def test_two_processes_train_together(tmp_path, whole):
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(20000 + os.getpid() % 20000), "-m"]
+    finish(start(tmp_path / "two", *LINE, "--no-tensorboard", "--log-every", 2, launcher=launcher))
+    log = read_log(tmp_path / "two" / "log.jsonl")
+    assert log[-1]["iteration"] == 24
+    assert [row["iteration"] for row in log if row["kind"] == "evaluation"] == [12, 24]
+    assert [name for name in tensors(tmp_path / "two" / LAST) if name.startswith("random")] == ["random.0.cpu", "random.1.cpu"]
+    report = evaluate(segfast.Engine(tmp_path / "two" / "best.safetensors", device="cpu"), open_dataset("shapes"))
+    assert report.miou == pytest.approx(max(row["miou"] for row in log if row["kind"] == "evaluation"), abs=1e-6)
+    more = train(recipe("shapes", **TINY), None, tmp_path / "two", QUIET)
+    assert more.iteration == 24                                         # alone it finds the run finished
+
+
+def test_other_settings_are_named(whole):
+    before = (whole / LAST).read_bytes()
+    with pytest.raises(BadOption, match=r"lr is 0\.002, there 0\.001; seed is 5, there 0; choose another --out"):
+        train(recipe("shapes", **TINY, lr=2e-3, seed=5), None, whole, QUIET)
+    assert (whole / LAST).read_bytes() == before
+    train(recipe("shapes", **(TINY | {"evaluate_every": 5})), None, whole, QUIET)  # which decides nothing
+
+
+def test_a_corrupt_state_falls_back_and_says_so(tmp_path, whole, capsys, monkeypatch):
+    row = recipe("shapes", **TINY)
+    stop = 14
+
+    class Stopped(loops.StopRequest):
+        count = 0
+
+        @property
+        def wanted(self):
+            self.count += 1
+            return self.count >= stop
+
+    monkeypatch.setattr("segfast.train.running.StopRequest", Stopped)
+    assert train(row, None, tmp_path, QUIET).iteration == stop
+    monkeypatch.undo()
+    assert (tmp_path / OLDER).exists()
+    (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:5000])
+    capsys.readouterr()
+    assert train(row, None, tmp_path, QUIET).iteration == 24
+    words = capsys.readouterr()
+    assert f"{LAST} is no whole state of a run" in words.out + words.err
+    assert "going on from iteration 12 of 24" in words.out + words.err
+    assert_equal_runs(tmp_path, whole)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
+    real, count = steps.pixel_loss, iter(range(1000))
+    monkeypatch.setattr(steps, "pixel_loss", lambda *a: real(*a) * (float("nan") if next(count) >= 8 else 1.0))
+    with pytest.raises(TrainingFailed, match=r"5 times in a row, up to iteration 13; the state of iteration 6 is kept"):
+        train(recipe("shapes", **TINY), None, tmp_path, QUIET)
+    assert all(np.isfinite(value).all() for value in tensors(tmp_path / LAST).values())
+    monkeypatch.undo()
+    assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration == 24
+
+
+def test_a_single_bad_loss_is_left_out(tmp_path, monkeypatch):
+    real, count = steps.pixel_loss, iter(range(1000))
+    monkeypatch.setattr(steps, "pixel_loss", lambda *a: real(*a) * (float("nan") if next(count) == 8 else 1.0))
+    assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration == 24
+
+
+def test_a_full_disk_keeps_the_states_before(tmp_path, monkeypatch):
+    real = loops.state.save
+    seen = []
+
+    def save(folder, *rest):
+        seen.append(1)
+        if len(seen) == 3:
+            monkeypatch.setattr("segfast.files.os.fsync", full_disk)
+        real(folder, *rest)
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loops.state, "save", save)
+    with pytest.raises(CannotWrite, match="free some space"):
+        train(recipe("shapes", **TINY), None, tmp_path, QUIET)
+    monkeypatch.undo()
+    assert loops.state._read(tmp_path / LAST)[0].iteration == 12
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_state_without_settings_is_not_overwritten(tmp_path):
+    (tmp_path / LAST).write_bytes(b"x")
+    with pytest.raises(BadOption, match=r"a state without its settings\.json"):
+        train(recipe("shapes", **TINY), None, tmp_path, QUIET)
+
+
+def test_a_half_written_line_of_the_log_is_left_out(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "iteration": 2}\n{"kind": "tra')
+    assert [row["iteration"] for row in read_log(tmp_path / "log.jsonl")] == [2]
+
+
+def test_settings_are_written_for_people(whole):
+    settings = json.loads((whole / "settings.json").read_text())
+    assert settings["recipe"]["width"] == 64
+    assert settings["data"]["classes"] == list(open_dataset("shapes").classes)

@@ -1,0 +1,26 @@
+"""Training Segmenters as the paper and its code do, on one machine or many."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .loop import train as train
+    from .recipes import RECIPES as RECIPES
+    from .recipes import Recipe as Recipe
+    from .recipes import recipe as recipe
+    from .running import Running as Running
+
+_HOMES = {"RECIPES": "recipes", "Recipe": "recipes", "recipe": "recipes", "Running": "running", "train": "loop"}
+__all__ = ["RECIPES", "Recipe", "Running", "recipe", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    from segfast.needs import need
+
+    need("train", "torch")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

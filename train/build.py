@@ -1,0 +1,180 @@
+"""The model that a run starts from: an encoder's weights, a checkpoint, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from segfast.config import Config
+from segfast.create import create_model
+from segfast.datasets.base import Dataset
+from segfast.errors import BadOption, NotSupported
+from segfast.model import Segmenter, resample_positions
+from segfast.original import family_name
+from segfast.train.recipes import Recipe
+from segfast.variants import VARIANTS, variant
+from segfast.weights import load_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ATTENTIONS = ("auto", "sdpa", "triton")
+# Encoders of the first ViT paper, trained by random cropping only (section 4.2), and DeiT's without distillation
+# token; by width and patch.
+ORIG = {
+    (768, 16): "vit_base_patch16_384.orig_in21k_ft_in1k",
+    (768, 32): "vit_base_patch32_224.orig_in21k",
+    (1024, 16): "vit_large_patch16_224.orig_in21k",
+    (1024, 32): "vit_large_patch32_384.orig_in21k_ft_in1k",
+}
+DEIT = {
+    (192, 16): "deit_tiny_patch16_224.fb_in1k",
+    (384, 16): "deit_small_patch16_224.fb_in1k",
+    (768, 16): "deit_base_patch16_384.fb_in1k",
+}
+
+
+def build_model(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str]]:
+    """The model of a recipe for the classes of a dataset, ready to train, and what to tell about it.
+
+    Random weights are those of the recipe's seed on every machine.
+
+    Raises:
+        BadOption: options contradict each other.
+        BadModel, UnknownModel, DownloadFailed: as `create_model` and `load_model`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if recipe.checkpoint is not None:
+            model, notes = _from_checkpoint(recipe, dataset)
+        else:
+            model, notes = _from_encoder(recipe, dataset)
+    return model.train(), notes
+
+
+def encoder_source(recipe: Recipe) -> str | None:
+    """The timm name or file of the encoder's weights; None for random ones.
+
+    Raises:
+        BadOption: there are no such weights for this model.
+    """
+    row, kind = variant(recipe.model), recipe.encoder
+    if kind == "none":
+        return None
+    if kind not in ("augreg", "orig", "deit"):
+        return kind
+    wants_deit = kind == "deit"
+    if row.distilled:
+        found = row.encoder if wants_deit else None
+    elif kind == "augreg":
+        found = row.encoder if row.encoder and "augreg" in row.encoder else None
+    else:
+        found = (DEIT if wants_deit else ORIG).get((row.width, row.patch))
+    if found is None:
+        known = f"its own is {row.encoder}" if row.encoder else "none are public"
+        raise BadOption(f"there are no {kind} encoder weights for {row.name} ({known}); name a file, a timm name, or none")
+    return found
+
+
+def set_attention(model: Segmenter, name: str, device: torch.device) -> None:
+    """Choose what computes attention: `auto` leaves it to `segfast.kernels`.
+
+    Raises:
+        BadOption: there is no such choice.
+        NotSupported: the kernel cannot run on this device.
+    """
+    if name not in ATTENTIONS:
+        raise BadOption(f"--attention must be one of {', '.join(ATTENTIONS)}; got {name!r}")
+    if name == "sdpa":
+        model.set_attention(_sdpa)
+    elif name == "triton" and device.type != "cuda":
+        raise NotSupported("the Triton attention kernel needs an NVIDIA GPU; use --attention sdpa")
+
+
+def save_activations(model: Segmenter) -> None:
+    """Keep only the input of every block of the encoder, and compute the rest again for the gradient (Seg-L/8)."""
+    for block in model.encoder.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str]]:
+    source = encoder_source(recipe)
+    resized = recipe.width is not None or recipe.depth is not None
+    if source is not None and resized:
+        raise BadOption("--width and --depth make a model that no encoder fits; add --encoder none")
+    base = create_model(
+        recipe.model, num_classes=len(dataset.classes), image_size=recipe.crop, pretrained=source or False
+    )
+    model = Segmenter(_trained_config(base.config, recipe, dataset))
+    if not resized:
+        model.encoder.load_state_dict(base.encoder.state_dict())
+    start = f"encoder {source}, decoder random" if source else "random weights"
+    return model, [f"{model.config.name}, {_size(model)}: {start}"]
+
+
+def _from_checkpoint(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str]]:
+    """A checkpoint's model; where its classes are not as many, with a new head; its positions resampled to the crop."""
+    assert recipe.checkpoint is not None
+    theirs = load_model(recipe.checkpoint)
+    if recipe.model != theirs.config.name and recipe.model in VARIANTS and theirs.config.name in VARIANTS:
+        raise BadOption(f"{recipe.checkpoint} holds {theirs.config.name}, not {recipe.model}; leave --model out")
+    config = _trained_config(theirs.config, replace(recipe, decoder_depth=theirs.config.decoder_depth, width=None, depth=None), dataset)
+    model, state = Segmenter(config), theirs.state_dict()
+    prefix, old = config.prefix_tokens, theirs.config.grid
+    if config.grid != old:
+        positions = state["encoder.pos_embed"]
+        state["encoder.pos_embed"] = resample_positions(positions, prefix, old, config.grid, config.position_mode)
+    fresh = model.state_dict()
+    new = [name for name in fresh if state[name].shape != fresh[name].shape]
+    model.load_state_dict({name: fresh[name] if name in new else state[name] for name in fresh})
+    notes = [f"{config.name}, {_size(model)}: continued from {recipe.checkpoint}"]
+    if new:
+        notes.append(
+            f"ATTENTION: {recipe.checkpoint} has {theirs.config.num_classes} classes, {dataset.name} {config.num_classes}: "
+            f"{', '.join(new)} start at random"
+        )
+    elif theirs.config.classes != config.classes:
+        notes.append(f"ATTENTION: the classes of {recipe.checkpoint} have other names; its head is kept as it is")
+    return model, notes
+
+
+def _trained_config(config: Config, recipe: Recipe, dataset: Dataset) -> Config:
+    """What the trained model's files will say."""
+    window, stride = recipe.sides
+    width, depth = recipe.width or config.width, recipe.depth or config.depth
+    heads = config.heads if recipe.width is None else width // 64
+    name = config.name if (width, depth) == (config.width, config.depth) else family_name(
+        width=width, depth=depth, heads=heads, patch=config.patch, decoder=config.decoder, distilled=config.distilled
+    )  # fmt: skip
+    protocol = replace(config.protocol, window=(window, window), stride=(stride, stride))
+    return replace(
+        config,
+        name=name,
+        width=width,
+        depth=depth,
+        heads=heads,
+        decoder_depth=recipe.decoder_depth,
+        num_classes=len(dataset.classes),
+        image_size=(recipe.crop, recipe.crop),
+        protocol=protocol,
+        classes=tuple(dataset.classes),
+        palette=tuple(dataset.palette),
+        encoder_dropout=recipe.dropout,
+        decoder_dropout=recipe.decoder_dropout,
+        drop_path=recipe.drop_path,
+        provenance={"start": recipe.checkpoint or encoder_source(recipe) or "random", "dataset": dataset.name},
+    ).check()
+
+
+def _size(model: Segmenter) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million parameters"
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """PyTorch's attention for q, k, v [B, N, heads, d]."""
+    return scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)

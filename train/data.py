@@ -1,0 +1,144 @@
+"""Which samples a step takes, and how they become a batch: the same for any worker count and world size."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from segfast.datasets.base import IGNORE, Dataset
+from segfast.train.augment import augment, generator
+from segfast.train.recipes import Recipe
+from segfast.train.world import World
+
+Sample = tuple[int, int]
+
+
+class Batch(NamedTuple):
+    """Crops, padded to one size.
+
+    Attributes:
+        images: uint8 [B, crop, crop, 3].
+        labels: uint8 [B, crop, crop], IGNORE where padded.
+        sizes: int64 [B, 2]: height and width that are not padding.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sizes: Tensor
+
+
+def samples(step: int, size: int, batch: int, seed: int) -> list[Sample]:
+    """(epoch, index) of every sample of a step, over all ranks.
+
+    Epochs follow each other without a gap: a batch may end one and begin the next, none is dropped.
+
+    Args:
+        size: of the training set.
+    """
+    taken = []
+    for position in range(step * batch, (step + 1) * batch):
+        epoch, place = divmod(position, size)
+        taken.append((epoch, int(order(epoch, size, seed)[place])))
+    return taken
+
+
+def order(epoch: int, size: int, seed: int) -> np.ndarray:
+    """The samples of an epoch: a permutation that seed and epoch decide."""
+    key = (epoch, size, seed)
+    if key not in _orders:
+        if len(_orders) > 1:                                            # a batch spans two epochs, or is all of one
+            _orders.clear()
+        random = generator(seed, epoch)
+        _orders[key] = random.permutation(size)
+    return _orders[key]
+
+
+_orders: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+class Steps(Sampler[list[Sample]]):
+    """The samples of one rank, step by step."""
+
+    def __init__(self, recipe: Recipe, size: int, world: World, first: int):
+        self.recipe, self.size, self.world, self.first = recipe, size, world, first
+
+    def __len__(self) -> int:
+        return self.recipe.iterations - self.first
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        share = self.recipe.batch // self.world.size
+        begin = share * self.world.rank
+        for step in range(self.first, self.recipe.iterations):
+            yield samples(step, self.size, self.recipe.batch, self.recipe.seed)[begin : begin + share]
+
+
+class Augmented(TorchDataset[tuple[np.ndarray, np.ndarray]]):
+    """Training crops of a dataset by (epoch, index)."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe):
+        self.dataset, self.recipe = dataset, recipe
+
+    def __getitem__(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        epoch, index = sample
+        random = generator(self.recipe.seed, epoch, index)
+        return augment(self.dataset.image(index), self.dataset.labels(index), self.recipe, random)
+
+
+class Collate:
+    """Crops → a Batch, padded to crop × crop at the right and the bottom."""
+
+    def __init__(self, crop: int):
+        self.crop = crop
+
+    def __call__(self, crops: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
+        """A Batch of images [H, W, 3] and their labels [H, W]."""
+        B, side = len(crops), self.crop
+        images = np.zeros((B, side, side, 3), np.uint8)
+        labels = np.full((B, side, side), IGNORE, np.uint8)
+        for i, (image, truth) in enumerate(crops):
+            h, w = truth.shape
+            images[i, :h, :w], labels[i, :h, :w] = image, truth
+        sizes = [truth.shape for _, truth in crops]
+        return Batch(torch.from_numpy(images), torch.from_numpy(labels), torch.tensor(sizes))
+
+
+def loader(
+    dataset: Dataset, recipe: Recipe, world: World, *, first: int, workers: int, pin: bool
+) -> DataLoader[Batch]:
+    """Batches of this rank from step `first` to the last, prepared ahead by worker processes."""
+    return DataLoader(
+        Augmented(dataset, recipe),  # type: ignore[arg-type]
+        batch_sampler=Steps(recipe, len(dataset), world, first),
+        collate_fn=Collate(recipe.crop),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_begin_worker,
+        generator=torch.Generator(),                                    # a draw of the global one would be no resume
+    )
+
+
+def normalise(batch: Batch, mean: Tensor, std: Tensor) -> Tensor:
+    """Network input [B, 3, H, W] of a Batch; padding is 0 after normalising, as in the original.
+
+    Args:
+        mean, std: of RGB in 0 … 1, [3, 1, 1].
+    """
+    images = (batch.images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    H, W = images.shape[-2:]
+    rows = torch.arange(H, device=images.device) < batch.sizes[:, :1]   # [B, H]
+    columns = torch.arange(W, device=images.device) < batch.sizes[:, 1:]  # [B, W]
+    return images * (rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def _begin_worker(number: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which reach the whole group of processes, to the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

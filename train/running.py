@@ -1,0 +1,84 @@
+"""How a run is run, which changes nothing but rounding and speed; and how it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from segfast.errors import BadOption
+from segfast.train.build import ATTENTIONS
+from segfast.train.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a run is run; a later call may choose otherwise and go on.
+
+    Attributes:
+        device: `cpu`, `cuda` or `cuda:N`; None is the GPU if there is one.
+        workers: processes that prepare batches; 0 prepares them between the steps.
+        threads: of PyTorch on a CPU; None leaves them.
+        accumulate: micro-batches that a step's images are divided into, for less memory.
+        compile: run the model through torch.compile.
+        save_activations: keep only the blocks' inputs for the gradient: far less memory, a third more work.
+        attention: `auto`, `sdpa` or `triton`.
+        tensorboard: write its event files.
+        log_every: steps between reports.
+    """
+
+    device: str | None = None
+    workers: int = 1
+    threads: int | None = None
+    accumulate: int = 1
+    compile: bool = False
+    save_activations: bool = False
+    attention: str = "auto"
+    tensorboard: bool = True
+    log_every: int = 10
+
+    def check(self, recipe: Recipe, world_size: int) -> Running:
+        """Itself, if its values are possible.
+
+        Raises:
+            BadOption: one is not.
+        """
+        for name, least, most in (("workers", 0, 1024), ("accumulate", 1, recipe.batch), ("log_every", 1, 10**9)):
+            if not least <= getattr(self, name) <= most:
+                raise BadOption(f"--{name.replace('_', '-')} must lie between {least} and {most}; got {getattr(self, name)}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise BadOption(f"--threads must lie between 1 and 1024; got {self.threads}")
+        if self.attention not in ATTENTIONS:
+            raise BadOption(f"--attention must be one of {', '.join(ATTENTIONS)}; got {self.attention!r}")
+        if recipe.batch % (world_size * self.accumulate):
+            raise BadOption(
+                f"--batch {recipe.batch} does not divide into {world_size} processes × {self.accumulate} micro-batches; "
+                "choose a multiple"
+            )
+        return self
+
+
+class StopRequest:
+    """Whether Ctrl-C or SIGTERM asked the run to save and end; a second Ctrl-C ends it at once."""
+
+    wanted = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """Handle a signal."""
+        if self.wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Take signals as requests inside the block."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""One step of the optimizer: micro-batches, autocast, the mean over every valid pixel of the world, and its gradient."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from segfast.datasets.base import IGNORE
+from segfast.model import Segmenter
+from segfast.train.data import Batch, normalise
+from segfast.train.loss import pixel_loss
+from segfast.train.recipes import Recipe
+from segfast.train.schedule import learning_rate, make_optimizer
+from segfast.train.world import World
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Outcome(NamedTuple):
+    """A step's numbers, the same on every process.
+
+    Attributes:
+        loss: mean over the valid pixels of all images.
+        norm: of the gradient, before clipping.
+        taken: False for a step that was left out, as its loss is no number (fp16's scaling may leave out others).
+        stop: whether a process was asked to stop.
+    """
+
+    loss: float
+    norm: float
+    taken: bool
+    stop: bool
+
+
+class PatchLogits(nn.Module):
+    """The part of a Segmenter that is compiled and distributed: all but the enlarging of its logits."""
+
+    def __init__(self, model: Segmenter):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Patch-level logits [B, K, h, w] of normalised images [B, 3, H, W]."""
+        return self.model.patch_logits(images)
+
+
+class Stepper:
+    """A model on its device, its optimizer, and how a batch changes them."""
+
+    def __init__(self, model: Segmenter, recipe: Recipe, world: World, *, accumulate: int = 1, compile: bool = False):
+        self.recipe, self.world, self.accumulate = recipe, world, accumulate
+        self.model = model.to(world.device).train()
+        self.parameters = list(self.model.parameters())
+        self.optimizer = make_optimizer(recipe, self.parameters)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")
+        network: Any = PatchLogits(self.model)
+        network = torch.compile(network) if compile else network
+        if world.size > 1:
+            places = [world.device] if world.device.type == "cuda" else None
+            network = DistributedDataParallel(network, device_ids=places, gradient_as_bucket_view=True)
+        self.network = network
+        self._mean, self._std = (
+            torch.tensor(values, device=world.device)[:, None, None]
+            for values in (model.config.protocol.mean, model.config.protocol.std)
+        )
+
+    def step(self, batch: Batch, iteration: int, stop: bool = False) -> Outcome:
+        """Train on this process's share of a batch.
+
+        The sum of the loss is divided by the count of valid pixels of all processes and micro-batches, so that any
+        division of the same images gives the same step, up to rounding.
+        """
+        world = self.world
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, iteration)
+        batch = Batch(*(part.to(world.device, non_blocking=True) for part in batch))
+        count = world.sum((batch.labels != IGNORE).sum().double()).clamp(min=1)
+        total = torch.zeros((), device=world.device, dtype=torch.float64)
+        parts = [Batch(*part) for part in zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True)]
+        for number, part in enumerate(parts):
+            with self._sync(number == len(parts) - 1):
+                loss = self._loss(part)
+                # Averaging over processes is DistributedDataParallel's: undone by the factor.
+                self.scaler.scale(loss * (world.size / count).float()).backward()
+            total += loss.detach()
+        norm = self._clip()
+        facts = world.sum(torch.stack([total / count, torch.tensor(float(stop), device=world.device).double()]))
+        mean, stops, size = *facts.tolist(), norm.item()                # the one wait for the device
+        taken = math.isfinite(mean) and (math.isfinite(size) or self.scaler.is_enabled())
+        if taken or self.scaler.is_enabled():                           # the scaler leaves bad steps out by itself
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad()
+        return Outcome(mean, size, taken, stops > 0)
+
+    def _loss(self, part: Batch) -> Tensor:
+        images = normalise(part, self._mean, self._std)
+        with self._autocast():
+            logits = self.network(images)                               # [B, K, h, w]
+        return pixel_loss(logits, part.labels, self.model.enlarge)
+
+    def _clip(self) -> Tensor:
+        """The norm of the gradient, which is at most the recipe's `clip` afterwards."""
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.recipe.clip is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip, norm)
+        return norm
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.recipe.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.world.device.type, _DTYPES[self.recipe.precision])
+
+    def _sync(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients travel once a step, with the last micro-batch."""
+        return nullcontext() if last or self.world.size == 1 else self.network.no_sync()
