@@ -23,7 +23,7 @@ from segfast.image import Pixels, read_image
 from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
 from segfast.protocol import Protocol, Size, check_fit, views
-from segfast.runtimes import Lane, Runtime, to_bytes
+from segfast.runtimes import MANY, Lane, Runtime, to_bytes
 from segfast.segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Engine:
             a CPU (in ONNX Runtime where OpenVINO is missing) and in ONNX Runtime on an NVIDIA GPU.
         device: `cpu`, `cuda` or `cuda:N`. By default the NVIDIA GPU if there is one, else the CPU;
             never the CPU in place of a GPU that fails.
-        threads: CPU threads of the network and of merging; by default one per core.
+        threads: CPU threads of each stage: resizing, network, merging; by default one per core.
         precision: of a checkpoint, `fp32`, `fp16` or `bf16`. By default fp32 on a CPU; on a GPU fp16,
             or bf16 where the model's activations are too large for fp16. A file has its own.
         attention: of a checkpoint, `triton`, `cudnn`, `flash` or `sdpa` (PyTorch's choice); by default
@@ -162,8 +162,8 @@ class Engine:
         """What `segment` gives for each image, in order, with reading, network and merging overlapped.
 
         Windows of neighbouring images share the network's batches, for which a CPU gets a second
-        network ready. At most ten images are held at a time, forty on a GPU. Closing the iterator
-        stops the work.
+        network ready once it has seen eight images. At most ten images are held at a time, forty on a
+        GPU. Closing the iterator stops the work.
 
         Args:
             images: whatever `segment` takes, consumed as needed.
@@ -176,10 +176,18 @@ class Engine:
         """
         if errors not in ("raise", "yield"):
             raise BadOption(f"errors must be 'raise' or 'yield'; got {errors!r}")
-        self._runtime.widen()
+        seen = 0
+
+        def infer(works: list[_Work]) -> list[_Answer]:
+            nonlocal seen
+            if seen >= MANY:
+                self._runtime.widen()
+            seen += len(works)
+            return self._infer(works)
+
         stages = (
             pipeline.one_by_one(partial(self._prepare, multiscale=multiscale, stride=stride, fit=fit)),
-            pipeline.Stage(self._infer, self._runtime.group),
+            pipeline.Stage(infer, self._runtime.group),
             pipeline.one_by_one(self._finish),
         )
         return pipeline.answers(images, stages, errors == "raise")

@@ -31,6 +31,26 @@ def test_many_are_what_single_calls_give_in_order(tiny_onnx, multiscale):
         np.testing.assert_array_equal(answer.image, image)
 
 
+@pytest.mark.parametrize("count", [8, 9, 30])
+def test_a_long_stream_gets_a_network_for_pairs(tiny_onnx, count):
+    engine = segfast.Engine(tiny_onnx, device="cpu")
+    images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(count)]
+    expected = [engine.segment(image).labels for image in images]
+    answers = list(engine.segment_many(images))
+    assert sorted(engine._runtime._networks) == ([1] if count == 8 else [1, 2])
+    for labels, answer in zip(expected, answers, strict=True):
+        np.testing.assert_array_equal(answer.labels, labels)
+
+
+def test_many_windows_of_one_image_too(tiny_onnx):
+    engine = segfast.Engine(tiny_onnx, device="cpu")
+    image = np.random.default_rng(0).integers(0, 256, (150, 150, 3), np.uint8)
+    expected = segfast.Engine(tiny_onnx, device="cpu", runtime="onnxruntime").segment(image)
+    answer = engine.segment(image)
+    assert sorted(engine._runtime._networks) == [1, 2]
+    assert (answer.labels == expected.labels).mean() > 0.999
+
+
 def test_errors_come_in_their_turn(tiny_onnx, tmp_path):
     engine, images = segfast.Engine(tiny_onnx, device="cpu"), pictures(4)
     images[2] = tmp_path / "none.jpg"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# From so many windows of an image on, getting ready for many is worth its time.
+# From so many windows of an image, or images of a stream, getting ready for many is worth its time.
 MANY = 8
 
 
