@@ -37,6 +37,8 @@ from .reference import Size, Windows, _taps
 CLASSES = 256
 # Where tiles lie in no cell every pixel gathers its own corners, up to 16 in each window: one a thread, or registers spill.
 LOOSE_TILE, LOOSE_WARPS = 8, 2
+# Said outright, or ptxas spills a few bytes for an occupancy nobody asked for.
+REGISTERS = 128
 # Tiles of several views: rows of 32 pixels are written as whole lines of memory.
 SOFT_TILE, SOFT_WARPS = (8, 32), 4
 # Mean scores are made for so many numbers at a time (64 MB), in bands of rows.
@@ -312,7 +314,7 @@ def label(view: Windows, size: Size, labels: Tensor) -> None:
             x, _anchors(view), labels, n, *size, *view.size, *view.window, h, w,
             *_scales(view.size, size), *_scales((h, w), view.padded), shift_y, shift_x,
             K=K, CLASSES=min(CLASSES, max(32, triton.next_power_of_2(K))), TILE=tile, IN_CELLS=exact,
-            **_flags(view, size, n), num_warps=1 if exact else LOOSE_WARPS, enable_fp_fusion=False,
+            **_flags(view, size, n), num_warps=1 if exact else LOOSE_WARPS, maxnreg=REGISTERS, enable_fp_fusion=False,
         )      # fmt: skip
 
 
