@@ -37,13 +37,16 @@ class Runtime(Protocol):
 
     Attributes:
         name, device, precision: what runs it, where and in which arithmetic, for people.
-        group: how many images at a time it runs best, where many are to be had.
     """
 
     name: str
     device: str
     precision: str
-    group: int
+
+    @property
+    def group(self) -> int:
+        """How many images at a time it runs best, where many are to be had."""
+        ...
 
     @property
     def notes(self) -> list[str]:
