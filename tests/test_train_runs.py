@@ -58,7 +58,7 @@ def finish(process, code=0):
 
 def tensors(path):
     with safe_open(path, framework="np") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def assert_equal_runs(one, other):

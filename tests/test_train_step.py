@@ -275,7 +275,7 @@ def test_attention_is_chosen():
     with pytest.raises(NotSupported, match="needs an NVIDIA GPU"):
         set_attention(model, "triton", torch.device("cpu"))
     with pytest.raises(BadOption, match="--attention"):
-        set_attention(model, "flash", torch.device("cpu"))
+        set_attention(model, "quick", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
