@@ -18,7 +18,7 @@ import torch
 
 from segfast.datasets import open_dataset
 from segfast.train import Running, recipe, train
-from segfast.train.build import build_model
+from segfast.train.build import build_model, set_attention
 from segfast.train.data import Augmented, Collate, normalise, samples
 from segfast.train.loss import plain_pixel_loss
 from segfast.train.record import read_log
@@ -45,6 +45,7 @@ def batch_of(row, step=0):
 
 def fast(row):
     model, _ = build_model(row, open_dataset("shapes"))
+    set_attention(model, "auto", ALONE.device)
     stepper = Stepper(model, row, ALONE)
     batch = batch_of(row)
     return lambda step: stepper.step(batch, step).loss

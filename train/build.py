@@ -16,6 +16,7 @@ from segfast.errors import BadOption, NotSupported
 from segfast.kernels.attend import BACKENDS, attention_backend
 from segfast.model import Segmenter, resample_positions
 from segfast.original import family_name
+from segfast.train.attend import cpu_attention
 from segfast.train.recipes import Recipe
 from segfast.variants import variant
 from segfast.weights import load_model
@@ -90,8 +91,11 @@ def set_attention(model: Segmenter, name: str, device: torch.device) -> None:
         raise BadOption(f"--attention must be one of {', '.join(ATTENTIONS)}; got {name!r}")
     if device.type != "cuda" and name not in ("auto", "sdpa"):
         raise NotSupported(f"--attention {name} needs an NVIDIA GPU; use --attention sdpa")
+    if name == "auto" and device.type == "cpu":
+        model.set_attention(cpu_attention)
+        return
     if name == "auto":
-        name = "triton" if device.type == "cuda" and find_spec("triton") is not None else "sdpa"
+        name = "triton" if find_spec("triton") is not None else "sdpa"
     try:
         model.set_attention(attention_backend(name))
     except ValueError as error:
