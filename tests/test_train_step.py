@@ -15,9 +15,11 @@ from segfast.create import create_model
 from segfast.datasets import open_dataset
 from segfast.datasets.shapes import CLASSES, PALETTE
 from segfast.errors import BadModel, BadOption, NotSupported
+from segfast.kernels import reference
 from segfast.model import DropPath, Segmenter
 from segfast.train import loss as losses
 from segfast.train import state
+from segfast.train.attend import cpu_attention
 from segfast.train.build import build_model, encoder_source, save_activations, set_attention
 from segfast.train.data import Augmented, Batch, Collate, samples
 from segfast.train.loss import pixel_loss, plain_pixel_loss
@@ -275,7 +277,21 @@ def test_attention_is_chosen():
     with pytest.raises(NotSupported, match="needs an NVIDIA GPU"):
         set_attention(model, "triton", torch.device("cpu"))
     with pytest.raises(BadOption, match="--attention"):
-        set_attention(model, "flash", torch.device("cpu"))
+        set_attention(model, "quick", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("tokens", [37, 700])
+def test_attention_of_training_on_cpus_is_attention(tokens):
+    """In bf16 within its rounding, 2^-8, of fp32; gradients too."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, tokens, 3, 2, 64, dtype=torch.bfloat16).requires_grad_()
+    wide = qkv.detach().float().requires_grad_()
+    outer = torch.randn(2, tokens, 2, 64)
+    found, expected = cpu_attention(*qkv.unbind(2)), reference.attention(*wide.unbind(2))
+    found.backward(outer.bfloat16())
+    expected.backward(outer)
+    for ours, theirs in ((found, expected), (qkv.grad, wide.grad)):
+        assert (ours.float() - theirs).norm() < 0.02 * theirs.norm()
 
 
 @pytest.mark.parametrize(

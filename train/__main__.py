@@ -52,7 +52,7 @@ def _named_by(given: dict[str, Any]) -> dict[str, Any]:
 
 def _heading(chosen: Recipe, name: str) -> str:
     what = f"recipe {name}: {chosen.source}"
-    expected = EXPECTED.get(name, {}).get(chosen.model)
+    expected = EXPECTED.get(name, {}).get(chosen.model or "")
     if expected is not None and chosen == recipe(name, chosen.model):
         what += f"; the paper has {expected} mIoU for {chosen.model}"
     return what
@@ -78,7 +78,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--accumulate", type=int, default=1, help="micro-batches per step, for less memory (default: 1)")
     group.add_argument("--compile", action="store_true", help="run the model through torch.compile")
     group.add_argument("--save-activations", action="store_true", help="recompute blocks for less memory (Seg-L/8)")
-    group.add_argument("--attention", default="auto", help="auto, sdpa or triton (default: auto)")
+    group.add_argument("--attention", default="auto", help="auto, sdpa, triton, cudnn or flash (default: auto)")
     group.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="write no event files")
     group.add_argument("--log-every", type=int, default=10, help="steps between reports (default: 10)")
 

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from segfast.config import Config
 from segfast.create import create_model
 from segfast.datasets.base import Dataset
 from segfast.errors import BadOption, NotSupported
+from segfast.kernels.attend import BACKENDS, attention_backend
 from segfast.model import Segmenter, resample_positions
 from segfast.original import family_name
+from segfast.train.attend import cpu_attention
 from segfast.train.recipes import Recipe
-from segfast.variants import VARIANTS, variant
+from segfast.variants import variant
 from segfast.weights import load_model
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-ATTENTIONS = ("auto", "sdpa", "triton")
+ATTENTIONS = tuple(BACKENDS)
 # Encoders of the first ViT paper, trained by random cropping only (section 4.2), and DeiT's without distillation
 # token; by width and patch.
 ORIG = {
@@ -63,6 +61,7 @@ def encoder_source(recipe: Recipe) -> str | None:
     Raises:
         BadOption: there are no such weights for this model.
     """
+    assert recipe.model is not None                                     # only a checkpoint needs none
     row, kind = variant(recipe.model), recipe.encoder
     if kind == "none":
         return None
@@ -82,18 +81,25 @@ def encoder_source(recipe: Recipe) -> str | None:
 
 
 def set_attention(model: Segmenter, name: str, device: torch.device) -> None:
-    """Choose what computes attention: `auto` leaves it to `segfast.kernels`.
+    """Choose what computes attention; `auto` is our kernels, forward and backward, on an NVIDIA GPU that has Triton.
 
     Raises:
-        BadOption: there is no such choice.
-        NotSupported: the kernel cannot run on this device.
+        BadOption: there is no such choice, or it is not installed.
+        NotSupported: it cannot run on this device.
     """
     if name not in ATTENTIONS:
         raise BadOption(f"--attention must be one of {', '.join(ATTENTIONS)}; got {name!r}")
-    if name == "sdpa":
-        model.set_attention(_sdpa)
-    elif name == "triton" and device.type != "cuda":
-        raise NotSupported("the Triton attention kernel needs an NVIDIA GPU; use --attention sdpa")
+    if device.type != "cuda" and name not in ("auto", "sdpa"):
+        raise NotSupported(f"--attention {name} needs an NVIDIA GPU; use --attention sdpa")
+    if name == "auto" and device.type == "cpu":
+        model.set_attention(cpu_attention)
+        return
+    if name == "auto":
+        name = "triton" if find_spec("triton") is not None else "sdpa"
+    try:
+        model.set_attention(attention_backend(name))
+    except ValueError as error:
+        raise BadOption(str(error)) from None
 
 
 def save_activations(model: Segmenter) -> None:
@@ -107,10 +113,11 @@ def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str
     resized = recipe.width is not None or recipe.depth is not None
     if source is not None and resized:
         raise BadOption("--width and --depth make a model that no encoder fits; add --encoder none")
+    assert recipe.model is not None
     base = create_model(
         recipe.model, num_classes=len(dataset.classes), image_size=recipe.crop, pretrained=source or False
     )
-    model = Segmenter(_trained_config(base.config, recipe, dataset))
+    model = Segmenter(_trained_config(base.config, recipe, dataset, source))
     if not resized:
         model.encoder.load_state_dict(base.encoder.state_dict())
     start = f"encoder {source}, decoder random" if source else "random weights"
@@ -121,9 +128,10 @@ def _from_checkpoint(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[
     """A checkpoint's model; where its classes are not as many, with a new head; its positions resampled to the crop."""
     assert recipe.checkpoint is not None
     theirs = load_model(recipe.checkpoint)
-    if recipe.model != theirs.config.name and recipe.model in VARIANTS and theirs.config.name in VARIANTS:
+    if recipe.model not in (None, theirs.config.name):
         raise BadOption(f"{recipe.checkpoint} holds {theirs.config.name}, not {recipe.model}; leave --model out")
-    config = _trained_config(theirs.config, replace(recipe, decoder_depth=theirs.config.decoder_depth, width=None, depth=None), dataset)
+    same = replace(recipe, decoder_depth=theirs.config.decoder_depth, width=None, depth=None)
+    config = _trained_config(theirs.config, same, dataset, recipe.checkpoint)
     model, state = Segmenter(config), theirs.state_dict()
     prefix, old = config.prefix_tokens, theirs.config.grid
     if config.grid != old:
@@ -143,7 +151,7 @@ def _from_checkpoint(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[
     return model, notes
 
 
-def _trained_config(config: Config, recipe: Recipe, dataset: Dataset) -> Config:
+def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str | None) -> Config:
     """What the trained model's files will say."""
     window, stride = recipe.sides
     width, depth = recipe.width or config.width, recipe.depth or config.depth
@@ -167,14 +175,10 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset) -> Config:
         encoder_dropout=recipe.dropout,
         decoder_dropout=recipe.decoder_dropout,
         drop_path=recipe.drop_path,
-        provenance={"start": recipe.checkpoint or encoder_source(recipe) or "random", "dataset": dataset.name},
+        provenance={"start": start or "random", "dataset": dataset.name},
     ).check()
 
 
 def _size(model: Segmenter) -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million parameters"
 
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """PyTorch's attention for q, k, v [B, N, heads, d]."""
-    return scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)

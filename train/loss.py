@@ -45,7 +45,7 @@ class _PixelLoss(Function):
         B, K = logits.shape[:2]
         step = max(1, CHUNK // (4 * K * labels[0].numel()))
         total = torch.zeros((), device=logits.device)
-        gradients = []
+        gradients: list[Tensor] = []
         for start in range(0, B, step):
             chunk = logits[start : start + step].detach().float().requires_grad_(ctx.needs_input_grad[0])
             with torch.enable_grad(), torch.autocast(logits.device.type, enabled=False):

@@ -36,7 +36,7 @@ class Recipe:
 
     dataset: str = _option("name of the dataset's layout", choices=("ade20k", "pascal_context", "cityscapes", "folder", "shapes"))
     source: str = _option("where these values come from", "", fixed=True)
-    model: str = _option("family member, such as seg-b-mask-16", "seg-b-mask-16")
+    model: str | None = _option("family member, such as seg-b-mask-16; none: the checkpoint's", "seg-b-mask-16")
     encoder: str = _option("weights to start from: augreg, orig or deit (section 4.2), a timm name, a file, or none", "augreg")
     checkpoint: str | None = _option("a trained Segmenter to continue from instead: file or published name", None)
     width: int | None = _option("of the encoder, a multiple of 64, instead of the model's", None)
@@ -137,9 +137,9 @@ def recipe(name: str, model: str | None = None, **overrides: Any) -> Recipe:
     if unknown:
         raise BadOption(f"a recipe has no field {', '.join(unknown)}; see python -m segfast.train --help")
     row = RECIPES[name]
-    model = model or row.model
+    model = model or (None if overrides.get("checkpoint") else row.model)
     optimizer = ADAMW if overrides.get("optimizer") == "adamw" and row.optimizer != "adamw" else {}
-    exceptions = EXCEPTIONS.get((name, model), {})
+    exceptions = EXCEPTIONS.get((name, model), {}) if model else {}
     return dataclasses.replace(row, **{**exceptions, **optimizer, "model": model, **overrides}).check()
 
 

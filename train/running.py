@@ -24,7 +24,7 @@ class Running:
         accumulate: micro-batches that a step's images are divided into, for less memory.
         compile: run the model through torch.compile.
         save_activations: keep only the blocks' inputs for the gradient: far less memory, a third more work.
-        attention: `auto`, `sdpa` or `triton`.
+        attention: a name of `kernels.attend.BACKENDS`.
         tensorboard: write its event files.
         log_every: steps between reports.
     """

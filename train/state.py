@@ -143,6 +143,6 @@ def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
     value = 0
     for name in sorted(tensors):
-        data = tensors[name].reshape(-1).view(torch.uint8).numpy()
+        data = tensors[name].reshape(-1).view(torch.uint8).numpy().data
         value = zlib.crc32(data, zlib.crc32(name.encode(), value))
     return value
