@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .attend import attention as attention
+    from .images import resize as resize
     from .merge import merge_windows as merge_windows
     from .merge import upsample_argmax as upsample_argmax
 
-__all__ = ["attention", "merge_windows", "upsample_argmax"]
+__all__ = ["attention", "merge_windows", "resize", "upsample_argmax"]
 
 # Attention needs torch, the rest does not: each is imported when it is first used.
-_HOMES = {"attention": "attend", "merge_windows": "merge", "upsample_argmax": "merge"}
+_HOMES = {"attention": "attend", "merge_windows": "merge", "resize": "images", "upsample_argmax": "merge"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import reference
+from .checks import check_count, check_size, check_threads
 from .reference import Floats, Labels, Size, Windows, label_dtype
 
 __all__ = ["Windows", "merge_scores", "merge_windows", "upsample_argmax"]
@@ -39,8 +40,8 @@ def upsample_argmax(logits: Floats, size: Size, *, threads: int | None = None) -
         TypeError: logits of another dtype; a size that is no pair of whole numbers.
         ValueError: no four dimensions, an empty one, a size below 1, or 2^31 elements or more.
     """
-    x, size, threads = _logits(logits), _size(size, "size"), _threads(threads)
-    _check_count(len(x) * size[0] * size[1], "labels")
+    x, size, threads = _logits(logits), check_size(size, "size"), check_threads(threads)
+    check_count(len(x) * size[0] * size[1], "labels")
     labels = np.empty((len(x), *size), label_dtype(x.shape[1]))
     views = [Windows(image[None], [(0, 0)], size, size, size) for image in x]
     _merge_images([[view] for view in views], size, labels, threads)
@@ -64,7 +65,7 @@ def merge_windows(
         ValueError: no views, views of different classes, anchors outside their view, windows that do
             not cover it, an `out` of another shape or dtype, or whatever `upsample_argmax` refuses.
     """
-    views, size, threads = _views(views), _size(size, "size"), _threads(threads)
+    views, size, threads = _views(views), check_size(size, "size"), check_threads(threads)
     dtype = label_dtype(views[0].logits.shape[1])
     if out is not None and (out.shape != size or out.dtype != dtype):
         raise ValueError(f"out must be {np.dtype(dtype)} {size}; got {out.dtype} {out.shape}")
@@ -78,9 +79,9 @@ def merge_windows(
 
 def merge_scores(views: Sequence[Windows], size: Size, *, threads: int | None = None) -> NDArray[np.float32]:
     """Scores [K, H, W]: the mean over views of the softmax over classes. Raises what `merge_windows` does."""
-    views, size, threads = _views(views), _size(size, "size"), _threads(threads)
+    views, size, threads = _views(views), check_size(size, "size"), check_threads(threads)
     K = views[0].logits.shape[1]
-    _check_count(K * size[0] * size[1], "scores")
+    check_count(K * size[0] * size[1], "scores")
     cpu = _compiled()
     if cpu is None or not _tame(views):
         return reference.merge_scores(views, size)
@@ -128,13 +129,13 @@ def _views(views: Sequence[Windows]) -> list[Windows]:
         if not isinstance(view, Windows):
             raise TypeError(f"a view must be Windows, not {type(view).__name__}")
         x = _logits(view.logits)
-        window, padded = _size(view.window, "window"), _size(view.padded, "padded")
-        size = _size(view.size, "view size")
+        window, padded = check_size(view.window, "window"), check_size(view.padded, "padded")
+        size = check_size(view.size, "view size")
         if padded[0] < window[0] or padded[1] < window[1]:
             raise ValueError(f"padded {padded} must cover the window {window}")
         if len(x) != len(view.anchors):
             raise ValueError(f"{len(x)} windows but {len(view.anchors)} anchors")
-        anchors = [_size(anchor, "anchor", 0) for anchor in view.anchors]
+        anchors = [check_size(anchor, "anchor", 0) for anchor in view.anchors]
         _check_cover(np.array(anchors), window, size)
         checked.append(Windows(x, anchors, window, padded, size, bool(view.mirrored)))
     if not checked:
@@ -168,31 +169,5 @@ def _logits(x: Any) -> NDArray[np.float32]:
         raise ValueError(f"logits must be [B, K, h, w], none of them 0; got {list(x.shape)}")
     if x.shape[1] > 1 << 16:
         raise ValueError(f"{x.shape[1]} classes do not fit uint16 labels")
-    _check_count(x.size, "logits")
+    check_count(x.size, "logits")
     return np.require(x, np.float32, ["C", "W"])
-
-
-def _size(size: Any, name: str, least: int = 1) -> Size:
-    try:
-        height, width = (int(value.__index__()) for value in size)
-    except (TypeError, AttributeError, ValueError):     # no pair, or no whole numbers
-        raise TypeError(f"{name} must be two whole numbers; got {size!r}") from None
-    if min(height, width) < least:
-        raise ValueError(f"{name} must be at least {least}; got {size!r}")
-    return height, width
-
-
-def _threads(threads: int | None) -> int:
-    if threads is None:
-        cpu = _compiled()
-        return 1 if cpu is None else cpu.cpus()
-    if isinstance(threads, bool) or not isinstance(threads, int):
-        raise TypeError(f"threads must be a whole number; got {threads!r}")
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1; got {threads}")
-    return threads
-
-
-def _check_count(count: int, name: str) -> None:
-    if count >= 1 << 31:
-        raise ValueError(f"{count} {name} are more than 2^31 - 1")

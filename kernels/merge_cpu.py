@@ -13,16 +13,14 @@ Logits must be finite; what NaN and infinities mean is left to the plain twin.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from .cpu import SMALL, compiled, run
 from .reference import Labels, Size, Windows, _bands, _taps
 
 Ints = NDArray[np.intp]
@@ -33,8 +31,6 @@ TILE = 32
 
 # Softmax scores are made of so many pixels of a row at a time: with K logits each they stay in the second-level cache.
 BLOCK = 256
-# Fewer pixels than this are not worth another thread.
-SMALL = 1 << 14
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 # e^x = 2^n · e^(x - n ln 2), the second factor by the polynomial of Cephes' expf; ln 2 in two parts, the first short.
@@ -42,14 +38,6 @@ LEAST, LOG2_E = np.float32(-87), np.float32(1.44269504088896341)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 EXP = tuple(np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
                                     1.6666665459e-1, 5.0000001201e-1))      # fmt: skip
-
-
-def _compile(function: Callable[..., Any]) -> Any:
-    """Compiled without the GIL; kept beside this file, in the user's cache, or nowhere if neither can be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True)(function)
 
 
 class Axis(NamedTuple):
@@ -79,7 +67,7 @@ class Grid(NamedTuple):
     columns: Axis
 
 
-@_compile
+@compiled
 def _line(grid: Any, knot: int, patches: Any, counts: Any, out: Any) -> None:
     """Logits of the view at one row knot and all column knots, the mean over windows → out [knots, K]."""
     n, K, h, w = grid.logits.shape
@@ -114,7 +102,7 @@ def _line(grid: Any, knot: int, patches: Any, counts: Any, out: Any) -> None:
                 out[c, k] /= counts[c]
 
 
-@_compile
+@compiled
 def _rivals(upper: Any, lower: Any, left: int, right: int, best: int) -> int:
     """How many classes `best` does not beat at all four corners; the first index wins ties.
 
@@ -130,7 +118,7 @@ def _rivals(upper: Any, lower: Any, left: int, right: int, best: int) -> int:
     return count
 
 
-@_compile
+@compiled
 def _contenders(upper: Any, lower: Any, left: int, right: int, contenders: Any) -> int:
     """The classes that may win somewhere in a cell → contenders, in order; their number."""
     K = upper.shape[1]
@@ -150,7 +138,7 @@ def _contenders(upper: Any, lower: Any, left: int, right: int, contenders: Any) 
     return n
 
 
-@_compile
+@compiled
 def _score_cell(
     upper: Any, lower: Any, column: Any, slopes: Any, slope: Any, classes: Any, ends: Any, best: Any, winner: Any
 ) -> None:
@@ -174,7 +162,7 @@ def _score_cell(
                 winner[y, x] = k if wins else winner[y, x]
 
 
-@_compile
+@compiled
 def _label(grid: Any, first: int, last: int, labels: Any) -> None:
     """Labels of the image in the rows of cells first … last, from one view."""
     K, w = grid.logits.shape[1], grid.logits.shape[3]
@@ -217,7 +205,7 @@ def _label(grid: Any, first: int, last: int, labels: Any) -> None:
                     labels[start + y, column[0] + x] = winner[y, x]
 
 
-@_compile
+@compiled
 def _exp(x: Any) -> Any:
     """e^x for x ≤ 0 to 2 units in the last place, in plain arithmetic so that loops over it become vectors."""
     x = max(x, LEAST)
@@ -229,7 +217,7 @@ def _exp(x: Any) -> Any:
     return (y * x * x + x + ONE) * np.int32((np.int32(power) + 127) << 23).view(np.float32)
 
 
-@_compile
+@compiled
 def _add_softmax(grid: Any, start: int, scores: Any) -> None:
     """Adds one view's softmax over classes to scores [K, rows start …, W]."""
     K, w = grid.logits.shape[1], grid.logits.shape[3]
@@ -274,7 +262,7 @@ def _add_softmax(grid: Any, start: int, scores: Any) -> None:
                         scores[k, y - start, x0 + x] += logits[k, x] * total[x]
 
 
-@_compile
+@compiled
 def _first_best(scores: Any, labels: Any) -> None:
     """The first best class of scores [K, rows, W] → labels [rows, W]."""
     K, height, width = scores.shape
@@ -321,42 +309,6 @@ def score(views: Sequence[Windows], size: Size, threads: int, use: Callable[[int
 def merge(views: Sequence[Windows], size: Size, labels: Labels, threads: int) -> None:
     """Labels of an image [H, W] from several views."""
     score(views, size, threads, lambda start, scores: _first_best(scores, labels[start : start + scores.shape[1]]))
-
-
-def run(tasks: Sequence[Callable[[], None]], threads: int) -> None:
-    """Runs all tasks, in this thread and in up to threads - 1 more."""
-    left = list(reversed(tasks))
-
-    def work() -> None:
-        while left:
-            try:
-                task = left.pop()
-            except IndexError:      # another thread took it
-                return
-            task()
-
-    helpers = [_pool().submit(work) for _ in range(min(threads, len(tasks)) - 1)]
-    try:
-        work()
-    finally:
-        # A helper that has not started is not waited for: whoever called at the same time holds the pool.
-        running = [helper for helper in helpers if not helper.cancel()]
-        left.clear()
-        wait(running)
-    for helper in running:
-        helper.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    """Our threads, from the first use on; a forked process, which inherits none, starts its own."""
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-    return ThreadPoolExecutor(max(1, cpus() - 1), "segfast-kernels")
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _plan(view: Windows, size: Size) -> Grid:

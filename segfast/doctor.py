@@ -283,9 +283,15 @@ def _checkpoint_default(packages: dict[str, Any], device: str) -> dict[str, Any]
     torch = packages["torch"]
     if not torch["present"]:
         return _cannot(f"torch is missing; {torch['get']}")
+    triton = packages["triton"]
+    if device != "cpu" and not triton["present"]:
+        return _cannot(f"triton, which compiles the GPU's kernels, is missing; {triton['get']}")
     if device != "cpu" and torch["detail"] == "no CUDA":
         return _cannot("this PyTorch has no CUDA, and an Engine takes the GPU unless told device='cpu'; pip install torch")
-    return {"runs": True, "text": f"PyTorch on {device} in fp32"}
+    if device == "cpu":
+        return {"runs": True, "text": "PyTorch on cpu in fp32"}
+    built = f"PyTorch {torch['version'] or '?'} ({torch['detail'] or 'CUDA unknown'}), Triton {triton['version'] or '?'}"
+    return {"runs": True, "text": f"{built} on {device} in fp16"}
 
 
 def _cannot(reason: str) -> dict[str, Any]:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import pipeline
+from segfast import kernels, pipeline
 from segfast.artifact import Artifact, read_artifact
 from segfast.config import Config
 from segfast.devices import check_device
 from segfast.errors import BadImage, BadModel, BadOption, MissingRuntime, NotSupported, SegfastError
 from segfast.image import Pixels, read_image
-from segfast.kernels.merge import Windows, merge_scores, merge_windows
-from segfast.kernels.reference import Labels, label_dtype, upsample
+from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
+from segfast.kernels.reference import Labels, label_dtype
 from segfast.protocol import Protocol, Size, views
-from segfast.runtimes import Runtime
+from segfast.runtimes import Lane, Runtime
 from segfast.segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -48,10 +48,11 @@ class _Work(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """What the network gave for an image: the windows of its views, or labels [H, W]."""
+    """What the network gave for an image, on a lane: the windows of its views, or labels [H, W]."""
 
     pixels: Pixels
     given: list[Windows] | Labels
+    lane: Lane
 
 
 class Engine:
@@ -59,14 +60,19 @@ class Engine:
 
     Args:
         path: an `.onnx` file of `segfast.export`; or a checkpoint, published name or Segmenter,
-            which run in PyTorch (a Segmenter is taken as it is: put in evaluation mode and moved
-            to the device).
+            which run in PyTorch. A Segmenter is left as it is, its weights shared where neither
+            device nor precision changes them: training goes on in it, and the Engine follows.
         runtime: `openvino`, `onnxruntime` or `pytorch`. By default `.onnx` files run in OpenVINO on
             a CPU (in ONNX Runtime where OpenVINO is missing) and in ONNX Runtime on an NVIDIA GPU.
         device: `cpu`, `cuda` or `cuda:N`. By default the NVIDIA GPU if there is one, else the CPU;
             never the CPU in place of a GPU that fails.
         threads: CPU threads of the network and of merging; by default one per core.
+        precision: of a checkpoint, `fp32`, `fp16` or `bf16`. By default fp32 on a CPU; on a GPU fp16,
+            or bf16 where the model's activations are too large for fp16. A file has its own.
+        attention: of a checkpoint, `triton`, `cudnn`, `flash` or `sdpa` (PyTorch's choice); by default
+            what is fastest. The first three run on NVIDIA GPUs only.
 
+    Any number of threads may call one Engine; they get what one after the other would.
     `repr(engine)` says what runs where, and every fall-back.
 
     Attributes:
@@ -76,7 +82,8 @@ class Engine:
 
     Raises:
         BadModel: the file is missing, damaged, or not ours.
-        BadOption: the runtime, device or thread count is impossible.
+        BadOption: the runtime, device, thread count, precision or attention is impossible here.
+        NotSupported: the GPU's memory does not hold the model.
         MissingRuntime: what should run it is not installed, or the device is not there.
     """
 
@@ -90,6 +97,8 @@ class Engine:
         runtime: str | None = None,
         device: str | None = None,
         threads: int | None = None,
+        precision: str | None = None,
+        attention: str | None = None,
     ):
         device = check_device("cpu" if device is None and runtime == "openvino" else device)
         whole = isinstance(threads, int) and not isinstance(threads, bool)
@@ -100,6 +109,7 @@ class Engine:
         self._threads = threads
         self._notes: list[str] = []
         if isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() == ".onnx":
+            _refuse_choices(precision, attention)
             artifact = read_artifact(Path(path))
             self.config, self._protocol = artifact.config, self._fixed_size(artifact)
             self.output, self._runtime = artifact.output, self._load_artifact(artifact, runtime, device, threads)
@@ -108,7 +118,7 @@ class Engine:
             from segfast.runtimes.pytorch import PyTorchRuntime
 
             self.config, self._protocol = model.config, model.config.protocol
-            self.output, self._runtime = "logits", PyTorchRuntime(model, device, threads)
+            self.output, self._runtime = "logits", PyTorchRuntime(model, device, threads, precision, attention)
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
         if importlib.util.find_spec("numba") is None:
             self._notes.append("numba is not installed: windows are merged in NumPy, slower")
@@ -130,7 +140,8 @@ class Engine:
         Raises:
             BadImage: the image cannot be read.
             BadOption: the stride is not from 1 to the window.
-            NotSupported: a labels artifact is asked for more than one exact window.
+            NotSupported: a labels artifact is asked for more than one exact window, or a GPU's memory
+                does not hold the image.
         """
         return self._finish(self._infer(self._prepare(image, multiscale, stride)))
 
@@ -160,23 +171,29 @@ class Engine:
         stages = (partial(self._prepare, multiscale=multiscale, stride=stride), self._infer, self._finish)
         return pipeline.answers(images, stages, errors == "raise")
 
-    def run(self, windows: NDArray[Any]) -> NDArray[Any]:
-        """The network alone, on windows that are cut already.
+    def run(self, windows: NDArray[Any], *, labels: bool = False) -> NDArray[Any]:
+        """The network on windows that are cut already, any number of them.
 
         Args:
             windows: RGB, uint8 [n, H, W, 3] of the window's size, n at least 1.
+            labels: give the labels of every pixel, where the network gives logits.
 
         Returns:
-            logits [n, K, h, w] or labels [n, H, W], as `output` says, in the artifact's precision.
+            logits [n, K, h, w] in the network's precision (bf16 as fp32), or labels [n, H, W].
 
         Raises:
             BadImage: they are of another shape or dtype.
+            NotSupported: a GPU's memory does not hold them.
         """
         wanted = (*self._protocol.window, 3)
         if windows.dtype != np.uint8 or windows.shape[1:] != wanted or len(windows) == 0:
             raise BadImage(f"windows must be uint8 {['n', *wanted]}; got {windows.dtype} {list(windows.shape)}")
-        step = self._runtime.batch
-        return np.concatenate([self._runtime.run(windows[i : i + step]) for i in range(0, len(windows), step)])
+        with self._runtime.lane() as lane:
+            given = lane.run(list(windows))
+        if not labels or self.output == "labels":
+            return lane.fetch(lambda: given)
+        (H, W), padded = wanted[:2], self._padded(wanted[:2])
+        return lane.fetch(lambda: upsample_argmax(given, padded, threads=self._threads)[:, :H, :W])
 
     def __repr__(self) -> str:
         H, W = self._protocol.window
@@ -196,25 +213,30 @@ class Engine:
 
     def _cut(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol) -> _Cut:
         """One view: the image resized to `size`, mirrored or not, and where its windows lie."""
-        image = resize(resize(pixels, size), protocol.working_size(size))
+        image = resize(resize(pixels, size, self._threads), protocol.working_size(size), self._threads)
         image = image[:, ::-1] if mirrored else image
         return _Cut(image, *protocol.windows((image.shape[0], image.shape[1])), mirrored)
 
     def _infer(self, work: _Work) -> _Answer:
         """Run the network over everything that was laid out."""
-        if self.output == "labels":
-            labels = self._runtime.run(work.pixels[None])[0]
-            return _Answer(work.pixels, labels.astype(label_dtype(self.config.num_classes), copy=False))
-        return _Answer(work.pixels, [self._run_cut(cut) for cut in work.cuts])
+        with self._runtime.lane() as lane:
+            if self.output == "logits":
+                return _Answer(work.pixels, [self._run_cut(cut, lane) for cut in work.cuts], lane)
+            given = lane.run([work.pixels])
+        labels = lane.fetch(lambda: given)[0]
+        return _Answer(work.pixels, labels.astype(label_dtype(self.config.num_classes), copy=False), lane)
 
-    def _run_cut(self, cut: _Cut) -> Windows:
+    def _run_cut(self, cut: _Cut, lane: Lane) -> Windows:
         """The network's answer for one view; a window is a view of the image until it is copied in."""
-        (h, w), P, step = cut.window, self.config.patch, self._runtime.batch
-        parts = [cut.image[top : top + h, left : left + w] for top, left in cut.anchors]
-        logits = [self._runtime.run(np.stack(parts[i : i + step])) for i in range(0, len(parts), step)]
-        padded = (h + -h % P, w + -w % P) if self._protocol.crop_padding else cut.window
+        h, w = cut.window
+        logits = lane.run([cut.image[top : top + h, left : left + w] for top, left in cut.anchors])
         size = cut.image.shape[0], cut.image.shape[1]
-        return Windows(np.concatenate(logits), cut.anchors, cut.window, padded, size, cut.mirrored)
+        return Windows(logits, cut.anchors, cut.window, self._padded(cut.window), size, cut.mirrored)
+
+    def _padded(self, window: Size) -> Size:
+        """The size that a window's logits stand for."""
+        (h, w), P = window, self.config.patch
+        return (h + -h % P, w + -w % P) if self._protocol.crop_padding else window
 
     def _finish(self, answer: _Answer) -> Segmentation:
         """Merge what the network gave into labels."""
@@ -222,8 +244,8 @@ class Engine:
         names = self.config.classes, self.config.palette
         if isinstance(answer.given, np.ndarray):
             return Segmentation(answer.given, *names, pixels)
-        labels = merge_windows(answer.given, size, threads=self._threads)
-        scores = partial(merge_scores, answer.given, size, threads=self._threads)
+        labels = answer.lane.fetch(merge_windows, answer.given, size, threads=self._threads)
+        scores = partial(answer.lane.fetch, merge_scores, answer.given, size, threads=self._threads)
         return Segmentation(labels, *names, pixels, scores)
 
     def _check_window(self, size: Size, multiscale: bool) -> None:
@@ -263,11 +285,19 @@ class Engine:
         return ONNXRuntime(artifact, device, threads)
 
 
-def resize(image: NDArray[Any], size: Size) -> NDArray[Any]:
+def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArray[Any]:
     """Bilinear [H, W, 3] → [*size, 3], float32 in the same range; the image itself if it has that size."""
     if image.shape[:2] == size:
         return image
-    return np.ascontiguousarray(upsample(image.transpose(2, 0, 1), size).transpose(1, 2, 0))
+    return kernels.resize(image, size, threads=threads)
+
+
+def _refuse_choices(precision: str | None, attention: str | None) -> None:
+    """Refuse what an artifact has decided already."""
+    if precision is not None:
+        raise BadOption("precision is the .onnx file's own: export it with --fp16 or --fp32, or give the checkpoint")
+    if attention is not None:
+        raise BadOption("attention is inside the .onnx file: give the checkpoint it was exported from, or leave it out")
 
 
 def _load_checkpoint(path: Any, runtime: str | None) -> Segmenter:

@@ -31,7 +31,8 @@ def main() -> int:
 
     from segfast.engine import Engine
 
-    engine = Engine(options.engine, runtime=options.runtime, device=options.device, threads=options.threads)
+    choices = {name: getattr(options, name) for name in ("runtime", "device", "threads", "precision")}
+    engine = Engine(options.engine, **choices)
     print(engine)
     folder = files.make_folder(options.out)
     failures: list[str] = []
@@ -104,6 +105,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint (default: fp16 on a GPU)")
     return parser.parse_args()
 
 

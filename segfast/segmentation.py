@@ -47,13 +47,19 @@ class Segmentation:
     def scores(self) -> NDArray[np.float32]:
         """Softmax scores [K, H, W], fp32, averaged over the views; computed when first asked for.
 
+        Until then an answer keeps the logits they come from, on the device that computed them: for
+        each window of 512×512 and 150 classes 0.3 MB on a GPU in half precision with patches of 16,
+        1.2 MB with 8, and twice that in fp32.
+
         Raises:
             NotSupported: the artifact gives labels only.
         """
+        compute = self._compute_scores                                  # first: another thread may be done with it
         if self._scores is None:
-            if self._compute_scores is None:
+            if compute is None:
                 raise NotSupported("this artifact gives labels only; export it with --output logits to get scores")
-            self._scores = self._compute_scores()
+            self._scores = compute()
+            self._compute_scores = None                                 # the logits go
         return self._scores
 
     @property

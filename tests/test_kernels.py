@@ -376,7 +376,7 @@ def test_many_threads_call_at_once():
 
 
 def test_errors_in_a_band_reach_the_caller():
-    from segfast.kernels.merge_cpu import run
+    from segfast.kernels.cpu import run
 
     def fail():
         raise OverflowError
@@ -387,7 +387,7 @@ def test_errors_in_a_band_reach_the_caller():
 
 
 def _in_child(x, expected, queue):
-    from segfast.kernels.merge_cpu import _pool
+    from segfast.kernels.cpu import _pool
 
     _pool().submit(int).result(timeout=20)        # labels alone would not tell: the caller does what no helper takes
     queue.put(bool(np.array_equal(upsample_argmax(x, (256, 256), threads=4), expected)))

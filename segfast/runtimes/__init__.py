@@ -1,11 +1,32 @@
-"""What runs the network: one class per runtime, all with the same three words (`Runtime`)."""
+"""What runs the network: one class per runtime, all with the same words (`Runtime`, `Lane`)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Lane(Protocol):
+    """An image's way through a runtime: its logits stay where they are computed until something is fetched."""
+
+    def run(self, windows: Sequence[NDArray[Any]]) -> Any:
+        """Logits [n, K, h, w] or labels [n, H, W] of RGB windows [H, W, 3] of one size and dtype, any number of them.
+
+        On a GPU they are its tensor, and may still be on their way when this returns. Only while the lane is held.
+
+        Args:
+            windows: uint8, or float32 in 0 … 255 where resizing made them so; runtimes of files
+                with uint8 inputs round those.
+        """
+        ...
+
+    def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
+        """What a function of `run`'s answers gives, computed where they are, as an array of the host; at any time."""
+        ...
 
 
 class Runtime(Protocol):
@@ -14,23 +35,47 @@ class Runtime(Protocol):
     Attributes:
         name, device, precision: what runs it, where and in which arithmetic, for people.
         notes: every fall-back that was taken, for people.
-        batch: how many windows one call runs best.
     """
 
     name: str
     device: str
     precision: str
     notes: list[str]
+
+    def lane(self) -> AbstractContextManager[Lane]:
+        """A lane of the caller's own while it is held; threads that find none free wait."""
+        ...
+
+
+class HostRuntime:
+    """What runtimes share that take and give arrays of the host, `batch` windows a call; any thread may call `run`."""
+
     batch: int
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
-        """Logits [n, K, h, w] or labels [n, H, W] of RGB windows [n, H, W, 3].
+        """Logits or labels of at most `batch` windows [n, H, W, 3]."""
+        raise NotImplementedError
 
-        Args:
-            windows: uint8, or float32 in 0 … 255 where resizing made them so; runtimes of files
-                with uint8 inputs round those.
-        """
-        ...
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """See `Runtime`."""
+        yield _HostLane(self)
+
+
+class _HostLane:
+    """A host runtime as a lane: nothing to wait for."""
+
+    def __init__(self, runtime: HostRuntime):
+        self._runtime = runtime
+
+    def run(self, windows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        step = self._runtime.batch
+        parts = [self._runtime.run(np.stack(windows[i : i + step])) for i in range(0, len(windows), step)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
+        result: NDArray[Any] = function(*args, **options)
+        return result
 
 
 def to_bytes(windows: NDArray[Any]) -> NDArray[np.uint8]:

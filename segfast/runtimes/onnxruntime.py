@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, MissingRuntime
-from segfast.runtimes import to_bytes
+from segfast.runtimes import HostRuntime, to_bytes
 
 
-class ONNXRuntime:
+class ONNXRuntime(HostRuntime):
     """An artifact in an ONNX Runtime session, on the device asked for and no other."""
 
     name = "ONNX Runtime"
@@ -48,7 +48,7 @@ class ONNXRuntime:
         self._input = self._session.get_inputs()[0].name
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
-        """See `Runtime`."""
+        """See `HostRuntime`."""
         result: NDArray[Any] = self._session.run(None, {self._input: to_bytes(windows)})[0]
         return result
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from segfast import files, published
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, CannotWrite, MissingRuntime
-from segfast.runtimes import to_bytes
+from segfast.runtimes import HostRuntime, to_bytes
 
 
-class OpenVINORuntime:
+class OpenVINORuntime(HostRuntime):
     """An artifact compiled for windows one at a time.
 
     fp16 artifacts run in the CPU's own half precision (bf16 on x86, f16 on Arm), fp32 ones strictly
@@ -57,7 +57,7 @@ class OpenVINORuntime:
         self._local = threading.local()
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
-        """See `Runtime`; one window."""
+        """See `HostRuntime`; one window."""
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()

@@ -1,40 +1,160 @@
-"""PyTorch: checkpoints, unexported. Takes windows of any size, resized ones unrounded."""
+"""PyTorch: checkpoints, unexported, on CPUs and NVIDIA GPUs. Takes windows of any size, resized ones unrounded."""
 
 from __future__ import annotations
 
+import copy
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from segfast.errors import MissingRuntime
+from segfast.errors import BadOption, MissingRuntime, NotSupported
 from segfast.model import Segmenter
+from segfast.runtimes import HostRuntime, Lane
+from segfast.runtimes.device import REMEDY, Lanes, largest_batch, out_of_memory
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ATTENTIONS = ("triton", "cudnn", "flash", "sdpa")
 
 
-class PyTorchRuntime:
-    """A Segmenter in evaluation mode, in fp32."""
+class PyTorchRuntime(HostRuntime):
+    """A Segmenter in evaluation mode, in one precision.
+
+    Weights and activations are of that precision; what follows the mask decoder's last norm is fp32
+    in any (`MaskDecoder.forward`).
+
+    Args:
+        model: left as it is; its weights are shared where neither device nor precision changes them.
+        threads: of the CPU.
+        precision: `fp32`, `fp16` or `bf16`. By default fp32 on a CPU; on a GPU fp16, or bf16 where
+            the model's activations are too large for fp16.
+        attention: one of ATTENTIONS for every length; by default what is fastest.
+
+    Raises:
+        BadOption: the precision or attention does not run here, or overflows.
+        MissingRuntime: the device is not there.
+        NotSupported: its memory does not hold the model.
+    """
 
     name = "PyTorch"
-    precision = "fp32"
+    batch = 1                                                           # of a CPU
 
-    def __init__(self, model: Segmenter, device: str, threads: int | None):
-        if device != "cpu" and not torch.cuda.is_available():
-            raise MissingRuntime(f"PyTorch finds no NVIDIA GPU for device={device!r}; use device='cpu'")
+    def __init__(
+        self,
+        model: Segmenter,
+        device: str,
+        threads: int | None,
+        precision: str | None = None,
+        attention: str | None = None,
+    ):
+        _check(device, precision, attention)
         self.device = device
-        self.notes: list[str] = []
-        self.batch = 1 if device == "cpu" else 8
+        self._notes: list[str] = []
         if threads is not None:
             torch.set_num_threads(threads)
-            self.notes.append("threads holds for all of PyTorch in this process")
-        self.model = model.eval().to(device)
+            self._notes.append("threads holds for all of PyTorch in this process")
+        if attention is not None:
+            self._notes.append(f"attention by {attention}")
         protocol = model.config.protocol
-        self._mean = torch.tensor(protocol.mean, device=device)[:, None, None]
-        self._std = torch.tensor(protocol.std, device=device)[:, None, None]
+        try:
+            self._mean = torch.tensor(protocol.mean, device=device)[:, None, None]
+            self._std = torch.tensor(protocol.std, device=device)[:, None, None]
+            self.precision = self._load(model, precision, attention)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise NotSupported(f"{device} has not enough free memory for {model.config.name}; {REMEDY}") from None
+        self._lanes: Lanes | None = None
+        if device != "cpu":
+            h, w = (-(-side // model.config.patch) for side in protocol.window)
+            self._lanes = Lanes(lambda: self.logits, device, protocol.window, largest_batch(h * w))
+
+    @property
+    def notes(self) -> list[str]:  # type: ignore[override]
+        """See `Runtime`."""
+        return self._notes if self._lanes is None else [*self._notes, *self._lanes.notes]
+
+    def lane(self) -> AbstractContextManager[Lane]:
+        """See `Runtime`."""
+        return super().lane() if self._lanes is None else self._lanes.lane()
 
     @torch.inference_mode()
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
-        """See `Runtime`."""
-        pixels = torch.tensor(np.ascontiguousarray(windows), device=self.device)
-        images = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-        return self.model.patch_logits(images).cpu().numpy()
+        """See `HostRuntime`."""
+        logits = self.logits(torch.tensor(np.ascontiguousarray(windows)))
+        return (logits.float() if logits.dtype == torch.bfloat16 else logits).numpy()  # NumPy has no bf16
+
+    def logits(self, windows: Tensor) -> Tensor:
+        """Patch logits [n, K, h, w] of windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255."""
+        images = (windows.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+        return self._model.patch_logits(images.to(DTYPES[self.precision]))
+
+    def _load(self, model: Segmenter, precision: str | None, attention: str | None) -> str:
+        """Load the model in the precision asked for, or chosen, and try it; that precision."""
+        self.precision = precision or default_precision(self.device)
+        self._model = private(model, self.device, DTYPES[self.precision])
+        if attention is not None:
+            self._model.set_attention(_attention(attention))
+        if self.precision == "fp32" and attention is None:
+            return self.precision
+        finite = self._try(attention)
+        if finite or self.precision != "fp16":
+            return self.precision
+        if precision is not None:
+            raise BadOption(f"{model.config.name} with these weights overflows in fp16; use precision='bf16' or 'fp32'")
+        self._notes.append("bf16, because activations overflow in fp16")
+        return self._load(model, "bf16", attention)
+
+    @torch.inference_mode()
+    def _try(self, attention: str | None) -> bool:
+        """Whether the logits of a noisy, a black and a white window are finite."""
+        H, W = self._model.config.protocol.window
+        windows = torch.zeros(3, H, W, 3, dtype=torch.uint8)
+        windows[0] = torch.randint(0, 256, (H, W, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        windows[2] = 255
+        try:
+            return bool(self.logits(windows.to(self.device)).isfinite().all())
+        except (RuntimeError, ValueError, TypeError) as error:
+            if attention is None or out_of_memory(error):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise BadOption(
+                f"attention={attention!r} cannot run this model in {self.precision} on {self.device} ({reason}); "
+                "leave it out, or use another"
+            ) from error
+
+
+def default_precision(device: str) -> str:
+    """What runs well everywhere on a device: not every CPU has half precision."""
+    return "fp32" if device == "cpu" else "fp16"
+
+
+def private(model: Segmenter, device: str, dtype: torch.dtype) -> Segmenter:
+    """The model in evaluation mode on a device in a dtype, itself unchanged; weights that fit are shared."""
+    known: dict[int, Any] = {id(model.config): model.config}
+    for parameter in model.parameters():
+        known[id(parameter)] = nn.Parameter(parameter.detach().to(device, dtype), requires_grad=False)
+    return copy.deepcopy(model, known).eval()
+
+
+def _check(device: str, precision: str | None, attention: str | None) -> None:
+    if precision not in (None, *DTYPES):
+        raise BadOption(f"precision must be one of {', '.join(DTYPES)}; got {precision!r}")
+    if attention not in (None, *ATTENTIONS):
+        raise BadOption(f"attention must be one of {', '.join(ATTENTIONS)}; got {attention!r}")
+    if device == "cpu":
+        if attention not in (None, "sdpa"):
+            raise BadOption(f"attention={attention!r} runs on NVIDIA GPUs only; leave it out, or use device='cuda'")
+    elif int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        have = "no NVIDIA GPU" if not found else f"{found} NVIDIA GPU{'s' if found > 1 else ''}"
+        raise MissingRuntime(f"PyTorch finds {have} for device={device!r}; use device='cpu', or a PyTorch with CUDA")
+
+
+def _attention(name: str) -> Any:
+    from segfast.kernels import attend
+
+    return attend.pinned(name)

@@ -1,0 +1,95 @@
+"""Compiles a Triton kernel for a GPU that need not be there: what it will take of the chip is known before it runs.
+
+A kernel that spills registers, or whose tiles do not fit the shared memory, still runs or fails only
+on the GPU it was written for. Compiled on any Linux host, both are numbers that a test can gate.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# The most shared memory one program may use, in bytes, by compute capability (CUDA C++ guide, technical specifications).
+SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+REGISTERS = 255                         # the most one thread can address
+
+
+class Compiled(NamedTuple):
+    """A kernel compiled ahead of time.
+
+    Attributes:
+        cubin: the binary.
+        ptx: its assembly.
+        registers: of one thread.
+        spills: bytes of registers that one thread keeps in memory instead.
+        shared_bytes: shared memory of one program.
+    """
+
+    cubin: bytes
+    ptx: str
+    registers: int
+    spills: int
+    shared_bytes: int
+
+
+def compile_kernel(
+    kernel: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, Any],
+    arch: int,
+    num_warps: int,
+    num_stages: int,
+    aligned: Collection[str] | None = None,
+    **options: Any,
+) -> Compiled:
+    """Compile a `triton.jit` kernel for compute capability `arch`, 90 for 9.0.
+
+    Args:
+        signature: Triton type of every argument that is not a constant: `*fp16`, `i32`, `fp32`,
+            `tensordesc<fp16[64, 64]>`.
+        constants: value of every `tl.constexpr`, and of arguments to be specialised on (None, 1).
+        aligned: arguments divisible by 16, as the launcher would find; every pointer by default.
+        options: of the compiler, `maxnreg` for one. Multiplications and additions fuse unless
+            `enable_fp_fusion` says otherwise, as in the launchers.
+
+    Raises:
+        ImportError: Triton is not installed: it exists for Linux only.
+        TypeError: an argument of the kernel has neither type nor value.
+    """
+    from triton import compile as compile_source
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    if unknown := set(names) ^ (set(signature) | set(constants)):
+        raise TypeError(f"{kernel.__name__}: the types and values do not fit its arguments: {', '.join(sorted(unknown))}")
+    if aligned is None:
+        aligned = [name for name, kind in signature.items() if kind.startswith("*")]
+    source = ASTSource(
+        fn=kernel,
+        signature={name: "constexpr" if name in constants else signature[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True} | options
+    compiled = compile_source(source, target=GPUTarget("cuda", arch, 32), options=options)
+    cubin = compiled.asm["cubin"]
+    registers, spills = resource_usage(cubin)
+    return Compiled(cubin, compiled.asm["ptx"], registers, spills, compiled.metadata.shared)
+
+
+def resource_usage(cubin: bytes) -> tuple[int, int]:
+    """Registers of one thread and the bytes it spills, read from a binary by Triton's own `cuobjdump`."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", report)}
+    return usage["REG"], usage["STACK"] + usage["LOCAL"]

@@ -1,0 +1,41 @@
+"""Checks of what callers give, the same for every operation."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .reference import Size
+
+
+def check_size(size: Any, name: str, least: int = 1) -> Size:
+    """`size` as a pair of ints of at least `least`. Raises TypeError for what is no pair, ValueError for less."""
+    try:
+        height, width = (int(value.__index__()) for value in size)
+    except (TypeError, AttributeError, ValueError):     # no pair, or no whole numbers
+        raise TypeError(f"{name} must be two whole numbers; got {size!r}") from None
+    if min(height, width) < least:
+        raise ValueError(f"{name} must be at least {least}; got {size!r}")
+    return height, width
+
+
+def check_threads(threads: int | None) -> int:
+    """How many threads to use, by default one per CPU. Raises TypeError for no whole number, ValueError below 1."""
+    if threads is None:
+        return cpus()
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"threads must be a whole number; got {threads!r}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1; got {threads}")
+    return threads
+
+
+def check_count(count: int, name: str) -> None:
+    """Raises ValueError for 2^31 elements or more: kernels and compiled loops count in 32 bits."""
+    if count >= 1 << 31:
+        raise ValueError(f"{count} {name} are more than 2^31 - 1")
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
