@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from segfast import nvidia
 from segfast.errors import ExportFailed
-from segfast.export.targets import set_targets
+from segfast.export import targets
 from segfast.inspection import Nodes
 from segfast.nvidia import KINDS, Library
 from segfast.plan import Options
@@ -129,7 +129,7 @@ def _configure(library: Library, config: tensorrt.IBuilderConfig, options: Optio
     if options.workspace is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace << 20)
     if options.engine == "rtx":
-        set_targets(config, options.targets)
+        targets.configure(config, options.targets)
         return
     levels = library.HardwareCompatibilityLevel
     config.hardware_compatibility_level = {

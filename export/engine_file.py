@@ -263,7 +263,7 @@ def _verify(plan: Plan, content: bytes, device: str) -> Verdict:
     """
     from segfast.runtimes.tensorrt import TensorRTRuntime
 
-    verdict = TensorRTRuntime(plan, content, device).verdict()
+    verdict = TensorRTRuntime(plan, plan.path, content, device).verdict(plan)
     if verdict.failure is not None:
         raise ExportFailed(f"{plan.path} was built but not written: {verdict.failure}")
     return verdict

@@ -41,8 +41,8 @@ def check_targets(targets: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names), key=list(CARDS).index))
 
 
-def set_targets(config: object, targets: Sequence[str]) -> None:
-    """Tell a builder's configuration of TensorRT-RTX what to build for.
+def configure(config: object, targets: Sequence[str]) -> None:
+    """What a builder's configuration has in TensorRT-RTX alone.
 
     Raises:
         BadOption: this version does not know a target.
@@ -50,6 +50,8 @@ def set_targets(config: object, targets: Sequence[str]) -> None:
     import tensorrt_rtx
 
     known = cast("tensorrt_rtx.IBuilderConfig", config)
+    # The runtime gives the memory, without which no CUDA graph can be captured.
+    known.set_flag(tensorrt_rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
     known.num_compute_capabilities = len(targets)
     for index, name in enumerate(targets):
         value = tensorrt_rtx.ComputeCapability.__members__.get(name.upper())

@@ -21,12 +21,14 @@ from segfast.errors import BadImage, BadModel, BadOption, MissingRuntime, NotSup
 from segfast.image import Pixels, read_image
 from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
+from segfast.plan import read_plan
 from segfast.protocol import Protocol, Size, views
 from segfast.runtimes import Lane, Runtime
 from segfast.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
+    from segfast.runtimes.tensorrt import TensorRTRuntime
 
 RUNTIMES = ("openvino", "onnxruntime", "pytorch")
 
@@ -59,7 +61,7 @@ class Engine:
     """A model ready to run.
 
     Args:
-        path: an `.onnx` file of `segfast.export`; or a checkpoint, published name or Segmenter,
+        path: an `.onnx` or `.engine` file of `segfast.export`; or a checkpoint, published name or Segmenter,
             which run in PyTorch. A Segmenter is left as it is, its weights shared where neither
             device nor precision changes them: training goes on in it, and the Engine follows.
         runtime: `openvino`, `onnxruntime` or `pytorch`. By default `.onnx` files run in OpenVINO on
@@ -71,6 +73,8 @@ class Engine:
             or bf16 where the model's activations are too large for fp16. A file has its own.
         attention: of a checkpoint, `triton`, `cudnn`, `flash` or `sdpa` (PyTorch's choice); by default
             what is fastest. The first three run on NVIDIA GPUs only.
+        trusted: open an `.engine` file that has no sidecar of ours. It is a program, and nothing of it
+            can be checked: say so only of files that you vouch for.
 
     Any number of threads may call one Engine; they get what one after the other would.
     `repr(engine)` says what runs where, and every fall-back.
@@ -82,6 +86,7 @@ class Engine:
 
     Raises:
         BadModel: the file is missing, damaged, or not ours.
+        EngineMismatch: an `.engine` file is not what its sidecar says, or was built for another GPU or version.
         BadOption: the runtime, device, thread count, precision or attention is impossible here.
         NotSupported: the GPU's memory does not hold the model.
         MissingRuntime: what should run it is not installed, or the device is not there.
@@ -99,6 +104,7 @@ class Engine:
         threads: int | None = None,
         precision: str | None = None,
         attention: str | None = None,
+        trusted: bool = False,
     ):
         device = check_device("cpu" if device is None and runtime == "openvino" else device)
         whole = isinstance(threads, int) and not isinstance(threads, bool)
@@ -113,6 +119,11 @@ class Engine:
             artifact = read_artifact(Path(path))
             self.config, self._protocol = artifact.config, self._fixed_size(artifact)
             self.output, self._runtime = artifact.output, self._load_artifact(artifact, runtime, device, threads)
+        elif isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() == ".engine":
+            _refuse_choices(precision, attention)
+            self._runtime = engine = _load_engine(Path(path), runtime, device, trusted)
+            self.config, self._protocol = engine.artifact.config, self._fixed_size(engine.artifact)
+            self.output = engine.artifact.output
         else:
             model = _load_checkpoint(path, runtime)
             from segfast.runtimes.pytorch import PyTorchRuntime
@@ -298,6 +309,18 @@ def _refuse_choices(precision: str | None, attention: str | None) -> None:
         raise BadOption("precision is the .onnx file's own: export it with --fp16 or --fp32, or give the checkpoint")
     if attention is not None:
         raise BadOption("attention is inside the .onnx file: give the checkpoint it was exported from, or leave it out")
+
+
+def _load_engine(path: Path, runtime: str | None, device: str, trusted: bool) -> TensorRTRuntime:
+    """The runtime of an `.engine` file, after its sidecar was found to fit."""
+    if runtime is not None:
+        raise BadOption(f"{path} runs in the TensorRT that built it; leave runtime={runtime!r} out")
+    read_plan(path, trusted)                                            # said before PyTorch is missed
+    if importlib.util.find_spec("torch") is None:
+        raise MissingRuntime(f"{path} is an engine file, whose tensors are PyTorch's: pip install 'segfast[gpu]'")
+    from segfast.runtimes.tensorrt import open_engine
+
+    return open_engine(path, device, trusted)
 
 
 def _load_checkpoint(path: Any, runtime: str | None) -> Segmenter:

@@ -40,7 +40,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = MappingProxyType({
     "tensorrt": Kind("TensorRT", "tensorrt", "tensorrt", (10, 12)),
-    "rtx": Kind("TensorRT-RTX", "tensorrt_rtx", "tensorrt-rtx-cu13", (1, 3)),
+    "rtx": Kind("TensorRT-RTX", "tensorrt_rtx", "tensorrt-rtx-cu13", (1, 7)),
 })  # fmt: skip
 
 # Numbers of cuda.h and nvml.h.
@@ -56,6 +56,7 @@ class Library(Protocol):
     BuilderFlag: type[tensorrt.BuilderFlag]
     DataType: type[tensorrt.DataType]
     Dims: type[tensorrt.Dims]
+    ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
     HardwareCompatibilityLevel: type[tensorrt.HardwareCompatibilityLevel]
     ILogger: type[tensorrt.ILogger]
     IProgressMonitor: type[tensorrt.IProgressMonitor]

@@ -147,9 +147,10 @@ class Plan:
 
     def rebuild(self, capability: str | None = None) -> str:
         """The command that builds the plan again, for one more GPU if its compute capability is given."""
-        options, extra = self.options, []
+        options, extra = self.options, list[str]()
         if options.engine == "rtx":
-            targets = [*options.targets, *([capability] if capability not in (None, *options.targets) else [])]
+            targets = [*options.targets]
+            targets += [capability] if capability is not None and capability not in targets else []
             extra += ["--target", ",".join(targets)]
         for name, value, default in (
             ("--batch", ",".join(map(str, options.batch)), ",".join(map(str, Options.batch))),
