@@ -9,8 +9,8 @@ from helpers import tiny_model
 
 import segfast
 from segfast.errors import BadOption, NotSupported
-from segfast.runtimes.device import Lanes, batches, largest_batch, out_of_memory
 from segfast.runtimes import pytorch
+from segfast.runtimes.device import Lanes, batches, largest_batch, out_of_memory
 from segfast.runtimes.pytorch import private
 
 
@@ -166,7 +166,7 @@ def test_no_memory_is_an_error_with_a_remedy_and_the_next_call_works():
 
     pool = lanes(network)
     with pytest.raises(NotSupported, match="memory for one window; close what else uses it"), pool.lane() as lane:
-        lane.run(windows(1))
+        lane.run(windows(4))
 
     def merge():
         raise torch.OutOfMemoryError("CUDA out of memory.")

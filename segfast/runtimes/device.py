@@ -141,20 +141,23 @@ class DeviceLane:
         Raises:
             NotSupported: the device's memory does not hold one window.
         """
+        largest = self._lanes.largest
         with self._on_stream():
             while True:
-                largest = self._lanes.largest
                 try:
-                    return self._run(windows, largest)
+                    logits = self._run(windows, largest)
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
+                else:
+                    self._lanes.lower(largest)
+                    return logits
                 # Here the error, whose traceback holds tensors, is gone.
                 self._release()
                 used = max(batch for _, batch in batches(len(windows), largest))
                 if used == 1:
                     raise NotSupported(f"{self._device} has not enough free memory for one window; {REMEDY}")
-                self._lanes.lower(used // 2)
+                largest = used // 2
 
     def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
         """See `Lane`.
