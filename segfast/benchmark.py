@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segfast import __version__, cli, doctor
+from segfast.packages import PACKAGES
 
 if TYPE_CHECKING:
     from segfast.engine import Engine
@@ -188,7 +189,7 @@ def table(results: list[dict[str, Any]], peak: int | None) -> list[str]:
 
 def surroundings(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     """What numbers need beside them: the machine, the versions and what was asked."""
-    named = {package.module: package.distributions for package in doctor.PACKAGES}
+    named = {package.module: package.distributions for package in PACKAGES}
     versions = {name: next((v for v in map(doctor.version, names) if v), None) for name, names in named.items()}
     return {
         "benchmark": "segfast.benchmark",

@@ -90,7 +90,7 @@ def examine() -> dict[str, Any]:
         },
         "nvidia_gpus": gpus,
         "nvidia_driver": _ask(_driver, None, warnings, "ask for the NVIDIA driver"),
-        "capabilities": _ask(lambda: _capabilities(gpus), [], warnings, "ask for the GPUs' compute capability"),
+        "capabilities": _ask(lambda: _capabilities(gpus), list[str](), warnings, "ask for the GPUs' compute capability"),
         "packages": packages,
         "engine": {"onnx": _onnx_default(packages, device), "checkpoints": _checkpoint_default(packages, device), "engines": _engine_default(packages, gpus)},
         "cache": _ask(_cache, {"path": None, "bytes": None, "writable": False}, warnings, "find the cache directory"),

@@ -239,35 +239,39 @@ def _parse(path: Path, text: str) -> Plan:
     """The Plan in a sidecar's text."""
     try:
         values = json.loads(text)
-        version = values["format"]
-        if _whole(version) and version > FORMAT:
-            raise BadModel(
-                f"{sidecar(path)} has format {version}; this segfast reads up to {FORMAT}: pip install --upgrade segfast"
-            )
-        seal = values.pop("seal")
-        if version != FORMAT or seal != _seal(values) or text != _dump({**values, "seal": seal}):
-            raise ValueError("its seal is broken")
-        config, more = configs.from_json(json.dumps(values["model"]), str(sidecar(path)))
-        artifact = Artifact(path, config, (more["size"][0], more["size"][1]), more["precision"], more["output"])
-        given = values["options"]
-        batch = given["batch"][0], given["batch"][1], given["batch"][2]
-        options = Options(**(given | {"batch": batch, "targets": tuple(given["targets"])})).check()
-        nodes = Nodes(tuple(values["nodes"]["attention"]), tuple(values["nodes"]["half"]))
-        return Plan(
-            artifact=artifact,
-            options=options,
-            version=str(values["version"]),
-            device=values["device"],
-            driver=values["driver"],
-            digest=values["sha256"],
-            onnx=Path(values["onnx"]["name"]).name,
-            onnx_digest=values["onnx"]["sha256"],
-            nodes=nodes,
-            probe=Probe.from_json(artifact.output, values["probe"]),
-            verified=values["verified"] is True,
-        )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
+        version, seal = values["format"], values.pop("seal")
+        if not _whole(version) or version <= FORMAT:
+            if version != FORMAT or seal != _seal(values) or text != _dump({**values, "seal": seal}):
+                raise ValueError("its seal is broken")
+            return _plan(path, values)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, zlib.error, BadModel) as error:
         raise _damaged(path, error) from None
+    raise BadModel(
+        f"{sidecar(path)} has format {version}; this segfast reads up to {FORMAT}: pip install --upgrade segfast"
+    )
+
+
+def _plan(path: Path, values: Mapping[str, Any]) -> Plan:
+    """The Plan in a sidecar's values."""
+    config, more = configs.from_json(json.dumps(values["model"]), str(sidecar(path)))
+    artifact = Artifact(path, config, (more["size"][0], more["size"][1]), more["precision"], more["output"])
+    given = values["options"]
+    batch = given["batch"][0], given["batch"][1], given["batch"][2]
+    options = Options(**(given | {"batch": batch, "targets": tuple(given["targets"])})).check()
+    nodes = Nodes(tuple(values["nodes"]["attention"]), tuple(values["nodes"]["half"]))
+    return Plan(
+        artifact=artifact,
+        options=options,
+        version=str(values["version"]),
+        device=values["device"],
+        driver=values["driver"],
+        digest=values["sha256"],
+        onnx=Path(values["onnx"]["name"]).name,
+        onnx_digest=values["onnx"]["sha256"],
+        nodes=nodes,
+        probe=Probe.from_json(artifact.output, values["probe"]),
+        verified=values["verified"] is True,
+    )
 
 
 def _damaged(path: Path, error: Exception) -> BadModel:
