@@ -108,7 +108,9 @@ def _build(
         plan = builder.build_serialized_network(network, config)
     del parser
     if plan is None:
-        raise ExportFailed(f"{title} did not build the network ({_reason(log.errors)}); nothing was written")
+        # One of several may be at fault: Turing, say, has no fp32 products, which a mask decoder needs.
+        remedy = f"; leave out targets that it speaks of ({', '.join(options.targets)})" if options.targets[1:] else ""
+        raise ExportFailed(f"{title} did not build the network ({_reason(log.errors)}); nothing was written{remedy}")
     return Built(memoryview(plan), _nodes(library, network), _give_timings(config, options), notes)  # type: ignore[arg-type]
 
 
@@ -116,7 +118,7 @@ def _parse(library: Library, network: tensorrt.INetworkDefinition, log: Any, onn
     parser = library.OnnxParser(network, log)
     if not parser.parse(onnx):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reason = _reason([f"{error.node_name()}: {error.desc()}" for error in errors] or log.errors)
+        reason = _reason([f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors] or log.errors)
         raise ExportFailed(f"{title} cannot read the network ({reason}); export it again")
     return parser
 

@@ -240,10 +240,13 @@ def _parse(path: Path, text: str) -> Plan:
     try:
         values = json.loads(text)
         version, seal = values["format"], values.pop("seal")
-        if not _whole(version) or version <= FORMAT:
-            if version != FORMAT or seal != _seal(values) or text != _dump({**values, "seal": seal}):
-                raise ValueError("its seal is broken")
+        newer = _whole(version) and version > FORMAT
+        if not newer and (not _whole(version) or seal != _seal(values) or text != _dump({**values, "seal": seal})):
+            raise ValueError("its seal is broken")
+        if version == FORMAT:
             return _plan(path, values)
+        if not newer:
+            raise ValueError(f"format {version!r}")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, zlib.error, BadModel) as error:
         raise _damaged(path, error) from None
     raise BadModel(
