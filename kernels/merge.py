@@ -2,10 +2,12 @@
 
 Checks what is asked, then runs the compiled loops of `merge_cpu`; the NumPy twins where numba is
 missing, and for logits with NaN, infinities or values beyond 1e30, whose meaning the twins define.
+CUDA tensors stay where they are: `merge_cuda` takes all of them, and the answer is a tensor beside them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -31,10 +33,11 @@ def upsample_argmax(logits: Floats, size: Size, *, threads: int | None = None) -
     Args:
         logits: array or tensor in fp32, fp16 or bf16; scores are fp32.
         size: (H, W) of the labels, larger or smaller than (h, w).
-        threads: at most so many; by default one per CPU.
+        threads: at most so many on a CPU; by default one per CPU.
 
     Returns:
-        uint8 up to 256 classes, else uint16.
+        uint8 up to 256 classes, else uint16; for a CUDA tensor a tensor on its device, queued on
+        PyTorch's current stream there (a CUDA graph may capture it).
 
     Raises:
         TypeError: logits of another dtype; a size that is no pair of whole numbers.
@@ -42,7 +45,10 @@ def upsample_argmax(logits: Floats, size: Size, *, threads: int | None = None) -
     """
     x, size, threads = _logits(logits), check_size(size, "size"), check_threads(threads)
     check_count(len(x) * size[0] * size[1], "labels")
-    labels = np.empty((len(x), *size), label_dtype(x.shape[1]))
+    labels = _empty((len(x), *size), x)
+    if not isinstance(x, np.ndarray):
+        _cuda().label(Windows(x, [(0, 0)], size, size, size), size, labels)
+        return labels
     views = [Windows(image[None], [(0, 0)], size, size, size) for image in x]
     _merge_images([[view] for view in views], size, labels, threads)
     return labels
@@ -57,20 +63,27 @@ def merge_windows(
     image; several views are combined by the mean of their softmax scores. The first best class wins.
 
     Args:
-        out: where to write the labels.
-        threads: at most so many; by default one per CPU.
+        out: where to write the labels, beside the logits.
+        threads: at most so many on a CPU; by default one per CPU.
 
     Raises:
         TypeError: logits of a dtype other than fp32, fp16 and bf16; sizes that are no pairs of whole numbers.
-        ValueError: no views, views of different classes, anchors outside their view, windows that do
+        ValueError: no views, views of different classes or devices, anchors outside their view, windows that do
             not cover it, an `out` of another shape or dtype, or whatever `upsample_argmax` refuses.
     """
     views, size, threads = _views(views), check_size(size, "size"), check_threads(threads)
-    dtype = label_dtype(views[0].logits.shape[1])
-    if out is not None and (out.shape != size or out.dtype != dtype):
-        raise ValueError(f"out must be {np.dtype(dtype)} {size}; got {out.dtype} {out.shape}")
-    labels = out if out is not None and out.flags.c_contiguous else np.empty(size, dtype)
-    _merge_images([views], size, labels[None], threads)
+    check_count(size[0] * size[1], "labels")
+    logits = views[0].logits
+    labels = _empty(size, logits)
+    if out is not None:
+        _check_out(out, labels)
+        labels = out if _is_contiguous(out) else labels
+    if isinstance(logits, np.ndarray):
+        _merge_images([views], size, labels[None], threads)
+    elif len(views) == 1:
+        _cuda().label(views[0], size, labels[None])
+    else:
+        _cuda().merge(views, size, labels)
     if out is None or out is labels:
         return labels
     out[:] = labels
@@ -82,6 +95,8 @@ def merge_scores(views: Sequence[Windows], size: Size, *, threads: int | None = 
     views, size, threads = _views(views), check_size(size, "size"), check_threads(threads)
     K = views[0].logits.shape[1]
     check_count(K * size[0] * size[1], "scores")
+    if not isinstance(views[0].logits, np.ndarray):
+        return _cuda().score(views, size)
     cpu = _compiled()
     if cpu is None or not _tame(views):
         return reference.merge_scores(views, size)
@@ -101,6 +116,14 @@ def _compiled() -> ModuleType | None:
     except ImportError:
         return None
     return merge_cpu
+
+
+@cache
+def _cuda() -> Any:
+    """The kernels for CUDA tensors; Triton comes with every PyTorch that knows CUDA."""
+    from . import merge_cuda
+
+    return merge_cuda
 
 
 def _merge_images(images: Sequence[Sequence[Windows]], size: Size, labels: Labels, threads: int) -> None:
@@ -142,6 +165,8 @@ def _views(views: Sequence[Windows]) -> list[Windows]:
         raise ValueError("there are no views")
     if len({view.logits.shape[1] for view in checked}) > 1:
         raise ValueError(f"views differ in classes: {sorted({view.logits.shape[1] for view in checked})}")
+    if len(places := {_device(view.logits) for view in checked}) > 1:
+        raise ValueError(f"views lie on different devices: {sorted(places)}")
     return checked
 
 
@@ -158,16 +183,45 @@ def _check_cover(anchors: NDArray[np.intp], window: Size, size: Size) -> None:
             raise ValueError(f"windows of {window} do not cover row {row} of the view of {size}")
 
 
-def _logits(x: Any) -> NDArray[np.float32]:
-    """Logits [B, K, h, w] as an fp32 array in C order that compiled code may take."""
+def _logits(x: Any) -> Any:
+    """Logits [B, K, h, w] checked: an fp32 array that compiled code may take, or a CUDA tensor; in C order."""
     if hasattr(x, "detach"):        # a torch tensor; NumPy has no bf16
-        x = x.detach().cpu()
-        x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
-    if not isinstance(x, np.ndarray) or x.dtype.name not in FLOATS:
+        x = x.detach()
+        if x.device.type != "cuda":
+            x = x.cpu()
+            x = (x.float() if _dtype(x) == "bfloat16" else x).numpy()
+    if not (isinstance(x, np.ndarray) or hasattr(x, "detach")) or _dtype(x) not in FLOATS:
         raise TypeError(f"logits must be {', '.join(FLOATS)}; got {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim != 4 or 0 in x.shape:
         raise ValueError(f"logits must be [B, K, h, w], none of them 0; got {list(x.shape)}")
     if x.shape[1] > 1 << 16:
         raise ValueError(f"{x.shape[1]} classes do not fit uint16 labels")
-    check_count(x.size, "logits")
-    return np.require(x, np.float32, ["C", "W"])
+    check_count(math.prod(x.shape), "logits")
+    return np.require(x, np.float32, ["C", "W"]) if isinstance(x, np.ndarray) else x.contiguous()
+
+
+def _empty(shape: tuple[int, ...], logits: Any) -> Any:
+    """Labels to be written, beside the logits."""
+    dtype = label_dtype(logits.shape[1])
+    if isinstance(logits, np.ndarray):
+        return np.empty(shape, dtype)
+    return logits.new_empty(shape, dtype=_cuda().label_dtype(logits.shape[1]))
+
+
+def _check_out(out: Any, labels: Any) -> None:
+    """Raises ValueError unless `out` can hold the labels where they are computed."""
+    if (tuple(out.shape), _dtype(out), _device(out)) != (tuple(labels.shape), _dtype(labels), _device(labels)):
+        wanted = f"{_dtype(labels)} {tuple(labels.shape)} on {_device(labels)}"
+        raise ValueError(f"out must be {wanted}; got {_dtype(out)} {tuple(out.shape)} on {_device(out)}")
+
+
+def _is_contiguous(out: Any) -> bool:
+    return out.flags.c_contiguous if isinstance(out, np.ndarray) else out.is_contiguous()
+
+
+def _dtype(x: Any) -> str:
+    return str(getattr(x, "dtype", None)).removeprefix("torch.")
+
+
+def _device(x: Any) -> str:
+    return str(getattr(x, "device", "cpu"))

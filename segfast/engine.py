@@ -63,7 +63,7 @@ class Engine:
     Args:
         path: an `.onnx` or `.engine` file of `segfast.export`; or a checkpoint, published name or Segmenter,
             which run in PyTorch. A Segmenter is left as it is, its weights shared where neither
-            device nor precision changes them: training goes on in it, and the Engine follows.
+            device nor precision changes them, so that there the Engine follows further training.
         runtime: `openvino`, `onnxruntime` or `pytorch`. By default `.onnx` files run in OpenVINO on
             a CPU (in ONNX Runtime where OpenVINO is missing) and in ONNX Runtime on an NVIDIA GPU.
         device: `cpu`, `cuda` or `cuda:N`. By default the NVIDIA GPU if there is one, else the CPU;

@@ -1,8 +1,34 @@
 """Shared fixtures: exported files of a small model, and a picture."""
 
+import re
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from helpers import tiny_model
+
+# What a machine with a GPU may lack: files of tests that import it are skipped there.
+OPTIONAL = {"hypothesis": ["hypothesis"], "openvino": ["openvino"], "onnx": ["onnx"], "onnxruntime": ["onnxruntime"],
+            "segfast.export": ["onnx", "onnxscript", "onnxruntime"]}  # fmt: skip
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Skip a file whose optional packages are missing, with their names, instead of failing to collect it."""
+    named = re.findall(r"^(?:from|import) ([\w.]+)", module_path.read_text(encoding="utf-8"), re.MULTILINE)
+    needed = {package for name in named for package in OPTIONAL.get(name, ())}
+    missing = sorted(package for package in needed if find_spec(package) is None)
+    return Skipped.from_parent(parent, path=module_path, missing=missing) if missing else None
+
+
+class Skipped(pytest.Module):
+    """A file of tests that cannot be imported here."""
+
+    def __init__(self, *args, missing, **options):
+        super().__init__(*args, **options)
+        self.missing = missing
+
+    def collect(self):
+        pytest.skip(f"needs {', '.join(self.missing)}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,11 +5,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from fake_cuda import FakeTorch
 from helpers import tiny_model
 
 import segfast
 from segfast.errors import BadOption, NotSupported
-from segfast.runtimes import pytorch
+from segfast.runtimes import device, pytorch
 from segfast.runtimes.device import Lanes, batches, largest_batch, out_of_memory
 from segfast.runtimes.pytorch import private
 
@@ -187,6 +188,87 @@ def test_other_errors_are_not_taken_for_it():
         lane.run(windows(1))
     assert not out_of_memory(RuntimeError("shapes do not match"))
     assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Lanes that believe in a GPU."""
+    fake = FakeTorch()
+    monkeypatch.setattr(device, "torch", fake)
+    return fake
+
+
+def test_graphs_are_captured_once_for_each_batch_and_dtype_of_the_window(fake):
+    pool = Lanes(lambda: fake.network(mean_network), "cuda", (8, 12), 4)
+    with pool.lane() as lane:
+        for turn in range(3):
+            for count, dtype in ((1, np.uint8), (3, np.uint8), (4, np.uint8), (11, np.uint8), (2, np.float32)):
+                parts = windows(count, dtype=dtype, seed=turn)
+                given = lane.run(parts)
+                np.testing.assert_array_equal(lane.fetch(lambda given=given: given), expected(parts))
+    assert fake.captures == 3  # of 1 and 4 bytes, 2 floats; eleven windows are 4 + 4 + 3 of 4
+    assert fake.replays == 3 * (1 + 1 + 1 + 3 + 1)
+    with pool.lane() as lane:
+        small = windows(2, size=(5, 6))
+        np.testing.assert_array_equal(lane.run(small), expected(small))
+    assert fake.captures == 3  # another size: none
+
+
+def test_replays_write_over_nothing_that_was_given(fake):
+    pool = Lanes(lambda: fake.network(mean_network), "cuda", (8, 12), 4)
+    sets = [windows(6, seed=seed) for seed in range(5)]
+    with pool.lane() as lane:
+        answers = [lane.run(parts) for parts in sets]
+    for parts, answer in zip(sets, answers, strict=True):
+        np.testing.assert_array_equal(answer, expected(parts))
+    fetched = [lane.fetch(lambda answer=answer: answer) for answer in answers]
+    with torch.inference_mode():
+        for answer in answers:
+            answer.zero_()
+    for parts, array in zip(sets, fetched, strict=True):
+        np.testing.assert_array_equal(array, expected(parts))
+
+
+def test_a_busy_lane_is_left_alone_while_there_may_be_another(fake):
+    made = []
+    pool = Lanes(lambda: made.append(1) or mean_network, "cuda", (8, 12), 4, limit=2)
+    seen = []
+    for fake.busy in (False, False, True, True, True, True, False, False):
+        with pool.lane() as lane:
+            seen.append(lane)
+    first, second = dict.fromkeys(seen)
+    assert seen[:2] == [first, first]
+    assert seen[2:6] == [second, first, second, first]  # in turns: each has the longest to finish
+    assert seen[6] is seen[7]
+    assert len(made) == 2
+
+
+def test_staging_waits_for_the_copy_before_it_is_filled_again(fake):
+    pool = Lanes(lambda: fake.network(mean_network), "cuda", (8, 12), 1)
+    with pool.lane() as lane:
+        lane.run(windows(5))
+    assert fake.copies_waited == 5
+    assert fake.pinned_bytes == 2  # two buffers, allocated once
+
+
+def test_graphs_are_dropped_and_captured_again_when_memory_runs_out(fake):
+    full = [False]
+
+    def network(given):
+        if full[0] and len(given) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return mean_network(given)
+
+    pool = Lanes(lambda: fake.network(network), "cuda", (8, 12), 4)
+    parts = windows(4)
+    with pool.lane() as lane:
+        lane.run(parts)
+        full[0] = True
+        np.testing.assert_array_equal(lane.run(windows(4, dtype=np.float32)), expected(parts))  # a new capture
+        assert pool.largest == 1
+        full[0] = False
+        np.testing.assert_array_equal(lane.run(parts), expected(parts))
+    assert fake.captures == 3
 
 
 def test_the_engine_runs_on_lanes_as_it_runs_on_the_host(photo):

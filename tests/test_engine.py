@@ -273,10 +273,3 @@ def test_config_of_the_file_is_that_of_the_model(tiny_onnx):
 def test_onnx_runtime_on_a_gpu_equals_the_cpu(tiny_onnx, photo):
     pytest.importorskip("onnxruntime")
     same_labels(segfast.Engine(tiny_onnx).segment(photo), segfast.Engine(tiny_onnx, device="cpu").segment(photo))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(devices.nvidia_gpus() == 0, reason="needs an NVIDIA GPU")
-def test_pytorch_on_a_gpu_equals_the_cpu(tiny_checkpoint, photo):
-    gpu, cpu = segfast.Engine(tiny_checkpoint, device="cuda"), segfast.Engine(tiny_checkpoint, device="cpu")
-    same_labels(gpu.segment(photo), cpu.segment(photo), tolerance=1e-3)

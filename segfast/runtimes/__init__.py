@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,13 +34,16 @@ class Runtime(Protocol):
 
     Attributes:
         name, device, precision: what runs it, where and in which arithmetic, for people.
-        notes: every fall-back that was taken, for people.
     """
 
     name: str
     device: str
     precision: str
-    notes: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """Every fall-back that was taken, for people."""
+        ...
 
     def lane(self) -> AbstractContextManager[Lane]:
         """A lane of the caller's own while it is held; threads that find none free wait."""
@@ -56,10 +59,9 @@ class HostRuntime:
         """Logits or labels of at most `batch` windows [n, H, W, 3]."""
         raise NotImplementedError
 
-    @contextmanager
-    def lane(self) -> Iterator[Lane]:
+    def lane(self) -> AbstractContextManager[Lane]:
         """See `Runtime`."""
-        yield _HostLane(self)
+        return nullcontext(_HostLane(self))
 
 
 class _HostLane:

@@ -32,8 +32,12 @@ LANES = 2
 TOKENS = 1 << 15
 LARGEST = 64
 
-# Captures, and what must not happen during one. One lock for the process, whose allocator they share.
-_capture = threading.Lock()
+# Bytes of an answer that comes through pinned memory, which PyTorch keeps: the labels of 64 megapixels. Scores have more.
+PINNED = 1 << 26
+
+# Held while a network is launched without a graph or captured in one, and while memory is given back: none of these
+# stands another beside it, as PyTorch's allocator and its choice of an attention belong to the whole process.
+_launch = threading.Lock()
 
 
 def largest_batch(tokens: int) -> int:
@@ -68,6 +72,8 @@ class Lanes:
 
     def __init__(self, network: Callable[[], Network], device: str, window: Size, largest: int, limit: int = LANES):
         self.device, self.window, self.largest = torch.device(device), window, largest
+        if self.device == torch.device("cuda"):                         # that of the caller now, not of a later thread
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.notes: list[str] = []
         self._network, self._limit = network, limit
         self._free: list[DeviceLane] = []                               # the last one used at the end
@@ -199,7 +205,8 @@ class DeviceLane:
         if not self._cuda or tuple(filled.shape[1:3]) != self._lanes.window:
             given = torch.empty_like(filled, device=self._device)
             staging.copy_to(given)
-            return self._network(given)
+            with _launch:
+                return self._network(given)
         key = batch, filled.dtype
         if key not in self._graphs:
             self._graphs[key] = self._capture(torch.zeros_like(filled, device=self._device))
@@ -209,7 +216,7 @@ class DeviceLane:
         return returned
 
     def _capture(self, given: Tensor) -> _Graph:
-        with _capture:
+        with _launch:
             self._network(given)                                        # kernels are compiled and loaded, plans are made
             assert self._stream is not None
             self._stream.synchronize()
@@ -226,6 +233,8 @@ class DeviceLane:
         result = result.float() if result.dtype == torch.bfloat16 else result  # NumPy has no bf16
         if self._stream is None:
             return result.numpy().copy()
+        if result.nbytes > PINNED:
+            return result.cpu().numpy()
         pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
         pinned.copy_(result, non_blocking=True)
         done = torch.cuda.Event()
@@ -243,7 +252,7 @@ class DeviceLane:
 
     def _release_cache(self) -> None:
         if self._cuda:
-            with _capture:
+            with _launch:
                 torch.cuda.synchronize(self._device)
                 torch.cuda.empty_cache()
 

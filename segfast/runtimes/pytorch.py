@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segfast import kernels
 from segfast.errors import BadOption, MissingRuntime, NotSupported
 from segfast.model import Segmenter
 from segfast.runtimes import HostRuntime, Lane
@@ -69,11 +71,12 @@ class PyTorchRuntime(HostRuntime):
             raise NotSupported(f"{device} has not enough free memory for {model.config.name}; {REMEDY}") from None
         self._lanes: Lanes | None = None
         if device != "cpu":
+            torch.cuda.synchronize(device)                              # the lanes' streams wait for no other
             h, w = (-(-side // model.config.patch) for side in protocol.window)
             self._lanes = Lanes(lambda: self.logits, device, protocol.window, largest_batch(h * w))
 
     @property
-    def notes(self) -> list[str]:  # type: ignore[override]
+    def notes(self) -> list[str]:
         """See `Runtime`."""
         return self._notes if self._lanes is None else [*self._notes, *self._lanes.notes]
 
@@ -97,9 +100,9 @@ class PyTorchRuntime(HostRuntime):
         self.precision = precision or default_precision(self.device)
         self._model = private(model, self.device, DTYPES[self.precision])
         if attention is not None:
-            self._model.set_attention(_attention(attention))
-        if self.precision == "fp32" and attention is None:
-            return self.precision
+            self._model.set_attention(kernels.attention_backend(attention))
+        if self.device == "cpu" and self.precision == "fp32" and attention is None:
+            return self.precision                                       # nothing that could fail: a quick start
         finite = self._try(attention)
         if finite or self.precision != "fp16":
             return self.precision
@@ -111,12 +114,11 @@ class PyTorchRuntime(HostRuntime):
     @torch.inference_mode()
     def _try(self, attention: str | None) -> bool:
         """Whether the logits of a noisy, a black and a white window are finite."""
-        H, W = self._model.config.protocol.window
-        windows = torch.zeros(3, H, W, 3, dtype=torch.uint8)
-        windows[0] = torch.randint(0, 256, (H, W, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        windows[2] = 255
+        shape = 1, *self._model.config.protocol.window, 3
+        noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        windows = noise, torch.zeros_like(noise), torch.full_like(noise, 255)
         try:
-            return bool(self.logits(windows.to(self.device)).isfinite().all())
+            return all(bool(self.logits(window.to(self.device)).isfinite().all()) for window in windows)
         except (RuntimeError, ValueError, TypeError) as error:
             if attention is None or out_of_memory(error):
                 raise
@@ -148,13 +150,10 @@ def _check(device: str, precision: str | None, attention: str | None) -> None:
     if device == "cpu":
         if attention not in (None, "sdpa"):
             raise BadOption(f"attention={attention!r} runs on NVIDIA GPUs only; leave it out, or use device='cuda'")
-    elif int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        return
+    if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         have = "no NVIDIA GPU" if not found else f"{found} NVIDIA GPU{'s' if found > 1 else ''}"
         raise MissingRuntime(f"PyTorch finds {have} for device={device!r}; use device='cpu', or a PyTorch with CUDA")
-
-
-def _attention(name: str) -> Any:
-    from segfast.kernels import attend
-
-    return attend.pinned(name)
+    if find_spec("triton") is None:
+        raise MissingRuntime("Triton, which compiles the GPU's kernels, is not installed; pip install triton")

@@ -1,0 +1,1 @@
+"""What segfast costs, beside what one would use otherwise."""

@@ -1,0 +1,134 @@
+"""Images a second of the paper's models at 512², uint8 on the host to labels on the host, beside the original's.
+
+"Original" is its algorithm in plain eager PyTorch, fp32: unfused attention, upsampling of all classes, argmax.
+Weights are random; they cost the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.clock import Clock, Row, missed, target
+from segfast.config import family_config
+from segfast.engine import Engine
+from segfast.kernels import reference
+from segfast.model import Segmenter
+from segfast.runtimes.device import out_of_memory
+from segfast.runtimes.pytorch import private
+from segfast.variants import variant
+
+SIZE = 512
+# Images a second in the paper (V100, the largest batch): Table 3, and Table 6 where it has another number.
+PAPER: dict[str, tuple[int, ...]] = {
+    "seg-b-8": (7,), "seg-b-mask-16": (), "seg-s-32": (1032,), "seg-s-16": (196,), "seg-ti-16": (396,),
+    "seg-b-16": (92,), "seg-b-32": (516,), "seg-b-deit-16": (92, 77), "seg-l-16": (33,), "seg-l-mask-16": (31,),
+    "seg-b-deit-mask-16": (76,), "seg-b-mask-32": (400,), "seg-s-8": (), "seg-b-mask-8": (), "seg-l-8": (),
+}  # fmt: skip
+TARGETS = {"seg-b-8": 300.0}
+# Of half-precision logits against fp32, the ratio of the norms: the gate of fp16 files.
+GATE = 5e-3
+THREADS = 2
+
+
+def plan(clock: Clock) -> Iterator[Row]:
+    """Every model, the one with a target first: at batch 1 and at the Engine's largest."""
+    for name in ["seg-ti-32"] if clock.rehearsal else PAPER:
+        about = {"section": "models", "model": name, "paper_images_per_second": PAPER.get(name, ())}
+        yield about, partial(_measure, clock, name)
+
+
+def _measure(clock: Clock, name: str) -> dict[str, Any]:
+    size = 64 if clock.rehearsal else SIZE
+    torch.manual_seed(0)
+    with torch.device(clock.device):
+        model = Segmenter(family_config(variant(name), 150, size, weights="random")).eval()
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    engine = Engine(model, device=clock.device)
+    eager = private(model, clock.device, torch.float32).set_attention(reference.attention)
+    error = _check(engine, eager, images)
+    batch = 2 if clock.rehearsal else engine._runtime._lanes.largest  # type: ignore[attr-defined]
+    large = images[np.arange(batch) % len(images)]
+    ours = _rate(clock, lambda: engine.run(large, labels=True), THREADS) * batch
+    single = _rate(clock, lambda: engine.run(images[:1], labels=True), 1)
+    lone = _rate(clock, lambda: engine.segment(images[0]), 1)
+    their_batch, theirs = _original(clock, eager, images, batch)
+    _, their_single = _original(clock, eager, images, 1)
+    row: dict[str, Any] = {
+        "engine": repr(engine),
+        "relative_error": float(f"{error:.2e}"),
+        "batch": batch,
+        "images_per_second": round(ours, 1),
+        "images_per_second_batch_1": round(single, 1),
+        "segment_per_second": round(lone, 1),
+        "original_batch": their_batch,
+        "original_images_per_second": round(theirs, 1),
+        "original_images_per_second_batch_1": round(their_single, 1),
+        "ratio": round(ours / theirs, 2),
+    }
+    if name in TARGETS:
+        row["targets"] = [target("images a second", TARGETS[name], max(ours, single))]
+    if missed(row):
+        row["profile"] = clock.profile(lambda: engine.run(large, labels=True))
+    return row
+
+
+def _check(engine: Engine, eager: Segmenter, images: Any) -> float:
+    """The relative error of the Engine's logits; what is wrong is not timed."""
+    with torch.inference_mode():
+        exact = torch.cat([eager.patch_logits(_normalised(eager, one[None])) for one in images]).cpu().numpy()
+    given = engine.run(images).astype(np.float32)
+    error = float(np.linalg.norm(given - exact) / np.linalg.norm(exact))
+    if not error < GATE:
+        raise AssertionError(f"the Engine's logits err by {error:.1e}, over {GATE:g}")
+    return error
+
+
+def _normalised(model: Segmenter, images: Any) -> Tensor:
+    """[n, H, W, 3] uint8 of the host → [n, 3, H, W] fp32 on the model's device."""
+    protocol, device = model.config.protocol, next(model.parameters()).device
+    x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (protocol.mean, protocol.std))
+    return (x - mean) / std
+
+
+def _original(clock: Clock, eager: Segmenter, images: Any, batch: int) -> tuple[int, float]:
+    """The largest batch up to `batch` that fits, and images a second."""
+    while True:
+        large = images[np.arange(batch) % len(images)]
+
+        def call(large: Any = large) -> Any:
+            with torch.inference_mode():
+                return eager(_normalised(eager, large)).argmax(1).cpu().numpy()
+
+        try:
+            return batch, _rate(clock, call, 1) * batch
+        except RuntimeError as error:
+            if not out_of_memory(error) or batch == 1:
+                raise
+        clock.free()
+        batch //= 2
+
+
+def _rate(clock: Clock, call: Callable[[], Any], threads: int) -> float:
+    """Calls a second of so many threads, each of which waits for its answers."""
+    for _ in range(2):
+        call()
+    start = time.perf_counter()
+    call()
+    seconds = 0.05 if clock.rehearsal else 1.0
+    count = max(3, min(1000, round(seconds / (time.perf_counter() - start))))
+    workers = [threading.Thread(target=lambda: [call() for _ in range(count)]) for _ in range(threads)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return count * threads / (time.perf_counter() - start)

@@ -1,0 +1,243 @@
+# ruff: noqa: ANN001, ANN201, ANN202 – the arguments of kernels have no Python types
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
+"""Fused attention on NVIDIA GPUs, backward: the gradients of q, k and v, written into one packed tensor.
+
+The N × N weights are computed again, tile by tile, from q, k and the logsumexp of the forward, as
+reading them would take longer. With p the weights and g the gradient of the answer:
+
+    dv = pᵀ·g        ds = p · (g·vᵀ - delta)        delta = rowsum(g · out)
+    dq = ds·k·scale  dk = dsᵀ·q·scale
+
+Sums over queries (dk, dv) and over keys (dq) run in two kernels, each in one program from first to
+last: one kernel for both would need atomic additions, whose order, and so whose rounding, changes
+from run to run. dq, dk and dv lie as q, k and v do in [B, N, 3, heads, d], which is what the
+backward of the Linear before reads: nothing is copied.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .attention_configs import BackwardPlan, padded, plan_backward
+from .attention_triton import LOG2_E, head_of, rows_of, source, unit_stride
+
+
+@triton.jit(do_not_specialize=["N", "tiles"])
+def attention_delta(
+    out,                                # [B, N, heads, d], contiguous
+    grad,                               # [B, N, heads, d]
+    delta,                              # fp32 [B, heads, N]
+    g_batch, g_row, g_head,
+    N, heads, d,
+    tiles,
+    ROWS: tl.constexpr,                 # queries of one program: only memory counts, so a few
+    D: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    rows, columns = program % tiles * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
+    image_head = program // tiles
+    batch, head = image_head // heads, image_head % heads
+    inside = (rows[:, None] < N) & (columns[None, :] < d)
+    out += (batch.to(tl.int64) * N * heads + head) * d
+    grad = head_of(grad, batch, head, g_batch, g_head, False)
+    answers = tl.load(out + rows[:, None].to(tl.int64) * heads * d + columns[None, :], mask=inside, other=0.0)
+    grads = tl.load(grad + rows[:, None].to(tl.int64) * g_row + columns[None, :], mask=inside, other=0.0)
+    tl.store(
+        delta + image_head.to(tl.int64) * N + rows,
+        tl.sum(answers.to(tl.float32) * grads.to(tl.float32), 1),
+        mask=rows < N,
+    )
+
+
+@triton.jit
+def keys_step(
+    dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, start, q_row, g_row, N, d, scale,
+    COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One block of queries added to dk and dv [ROWS, D]; all products are transposed: keys × queries."""
+    columns = start + tl.arange(0, COLUMNS)
+    queries = rows_of(q, batch, head, start, q_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED)
+    grads = rows_of(grad, batch, head, start, g_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED)
+    if TAIL:                            # a query that is none weighs exp(-inf) = 0
+        sums = tl.load(logsumexp + columns, mask=columns < N, other=float("inf"))
+        deltas = tl.load(delta + columns, mask=columns < N, other=0.0)
+    else:
+        sums = tl.load(logsumexp + columns)
+        deltas = tl.load(delta + columns)
+    scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION)             # [ROWS, COLUMNS]
+    weights = tl.exp2(scores * scale - (sums * 1.4426950408889634)[None, :])        # 1 / ln 2
+    dv = tl.dot(weights.to(grads.dtype), grads, dv, input_precision=PRECISION)
+    dweights = tl.dot(values, tl.trans(grads), input_precision=PRECISION)
+    dscores = weights * (dweights - deltas[None, :])
+    dk = tl.dot(dscores.to(queries.dtype), queries, dk, input_precision=PRECISION)
+    return dk, dv
+
+
+@triton.jit(do_not_specialize=["N", "tiles"])
+def attention_backward_keys(
+    q, k, v, grad,                      # [B, N, heads, d]: pointers, or tensor descriptors (q and grad)
+    logsumexp, delta,                   # fp32 [B, heads, N]
+    packed,                             # [B, N, 3, heads, d]: dk and dv are written
+    q_batch, q_row, q_head,             # strides, in elements
+    k_batch, k_row, k_head,
+    v_batch, v_row, v_head,
+    g_batch, g_row, g_head,
+    N, heads, d,
+    scale,                              # scale / ln 2
+    k_scale,                            # scale
+    tiles,                              # of keys in one head
+    ROWS: tl.constexpr,                 # keys of one program: dk and dv live in its registers
+    COLUMNS: tl.constexpr,              # queries of one step
+    D: tl.constexpr,
+    PADDED: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    start = program % tiles * ROWS
+    image_head = program // tiles
+    batch, head = image_head // heads, image_head % heads
+    q = head_of(q, batch, head, q_batch, q_head, DESCRIPTOR)
+    grad = head_of(grad, batch, head, g_batch, g_head, DESCRIPTOR)
+    k = head_of(k, batch, head, k_batch, k_head, False)
+    v = head_of(v, batch, head, v_batch, v_head, False)
+    keys = rows_of(k, batch, head, start, k_row, N, d, ROWS, D, False, True, PADDED)            # [ROWS, D]
+    values = rows_of(v, batch, head, start, v_row, N, d, ROWS, D, False, True, PADDED)
+    logsumexp += image_head.to(tl.int64) * N
+    delta += image_head.to(tl.int64) * N
+    dk = tl.zeros([ROWS, D], tl.float32)
+    dv = tl.zeros([ROWS, D], tl.float32)
+
+    full = N // COLUMNS * COLUMNS
+    for query in tl.range(0, full, COLUMNS):
+        dk, dv = keys_step(
+            dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, query, q_row, g_row, N, d, scale,
+            COLUMNS, D, PADDED, DESCRIPTOR, False, PRECISION,
+        )  # fmt: skip
+    if full < N:
+        dk, dv = keys_step(
+            dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, full, q_row, g_row, N, d, scale,
+            COLUMNS, D, PADDED, DESCRIPTOR, True, PRECISION,
+        )  # fmt: skip
+
+    rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
+    inside = (rows[:, None] < N) & (columns[None, :] < d)
+    cells = (batch.to(tl.int64) * N * 3 * heads + head) * d + rows[:, None].to(tl.int64) * 3 * heads * d + columns[None, :]
+    tl.store(packed + heads * d + cells, (dk * k_scale).to(packed.dtype.element_ty), mask=inside)
+    tl.store(packed + 2 * heads * d + cells, dv.to(packed.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def queries_step(
+    dq, k, v, queries, grads, sums, deltas, batch, head, start, k_row, v_row, N, d, scale,
+    COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One block of keys added to dq [ROWS, D]."""
+    keys = rows_of(k, batch, head, start, k_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED)
+    values = rows_of(v, batch, head, start, v_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED)
+    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)             # [ROWS, COLUMNS]
+    weights = tl.exp2(scores * scale - sums[:, None])
+    if TAIL:                            # a key that is none could weigh infinity, and infinity times 0 is NaN
+        weights = tl.where(start + tl.arange(0, COLUMNS)[None, :] < N, weights, 0.0)
+    dweights = tl.dot(grads, tl.trans(values), input_precision=PRECISION)
+    dscores = weights * (dweights - deltas[:, None])
+    return tl.dot(dscores.to(keys.dtype), keys, dq, input_precision=PRECISION)
+
+
+@triton.jit(do_not_specialize=["N", "tiles"])
+def attention_backward_queries(
+    q, k, v, grad,                      # [B, N, heads, d]: pointers, or tensor descriptors (k and v)
+    logsumexp, delta,                   # fp32 [B, heads, N]
+    packed,                             # [B, N, 3, heads, d]: dq is written
+    q_batch, q_row, q_head,             # strides, in elements
+    k_batch, k_row, k_head,
+    v_batch, v_row, v_head,
+    g_batch, g_row, g_head,
+    N, heads, d,
+    scale,                              # scale / ln 2
+    q_scale,                            # scale
+    tiles,                              # of queries in one head
+    ROWS: tl.constexpr,                 # queries of one program: dq, q and grad live in its registers
+    COLUMNS: tl.constexpr,              # keys of one step
+    D: tl.constexpr,
+    PADDED: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    start = program % tiles * ROWS
+    image_head = program // tiles
+    batch, head = image_head // heads, image_head % heads
+    k = head_of(k, batch, head, k_batch, k_head, DESCRIPTOR)
+    v = head_of(v, batch, head, v_batch, v_head, DESCRIPTOR)
+    q = head_of(q, batch, head, q_batch, q_head, False)
+    grad = head_of(grad, batch, head, g_batch, g_head, False)
+    queries = rows_of(q, batch, head, start, q_row, N, d, ROWS, D, False, True, PADDED)         # [ROWS, D]
+    grads = rows_of(grad, batch, head, start, g_row, N, d, ROWS, D, False, True, PADDED)
+    rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
+    lines = image_head.to(tl.int64) * N + rows
+    sums = tl.load(logsumexp + lines, mask=rows < N, other=float("inf")) * 1.4426950408889634   # 1 / ln 2
+    deltas = tl.load(delta + lines, mask=rows < N, other=0.0)
+    dq = tl.zeros([ROWS, D], tl.float32)
+
+    full = N // COLUMNS * COLUMNS
+    for key in tl.range(0, full, COLUMNS):
+        dq = queries_step(
+            dq, k, v, queries, grads, sums, deltas, batch, head, key, k_row, v_row, N, d, scale,
+            COLUMNS, D, PADDED, DESCRIPTOR, False, PRECISION,
+        )  # fmt: skip
+    if full < N:
+        dq = queries_step(
+            dq, k, v, queries, grads, sums, deltas, batch, head, full, k_row, v_row, N, d, scale,
+            COLUMNS, D, PADDED, DESCRIPTOR, True, PRECISION,
+        )  # fmt: skip
+
+    inside = (rows[:, None] < N) & (columns[None, :] < d)
+    cells = (batch.to(tl.int64) * N * 3 * heads + head) * d + rows[:, None].to(tl.int64) * 3 * heads * d + columns[None, :]
+    tl.store(packed + cells, (dq * q_scale).to(packed.dtype.element_ty), mask=inside)
+
+
+def launch_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float,
+    plan: BackwardPlan | None = None,
+) -> Tensor:  # fmt: skip
+    """The gradients of q, k, v [B, N, heads, d] as one [B, N, 3, heads, d], from that of their attention.
+
+    Args:
+        out, logsumexp: what the forward gave.
+        plan: the configuration table's unless given.
+    """
+    B, N, heads, d = q.shape
+    packed = torch.empty((B, N, 3, heads, d), dtype=q.dtype, device=q.device)
+    if not packed.numel():
+        return packed
+    q, k, v, grad = (unit_stride(x) for x in (q, k, v, grad))
+    by_keys, by_queries, descriptors = plan or plan_backward(q, k, v, grad)
+    delta = torch.empty_like(logsumexp)
+    D, tiles = padded(d), -(-N // 16)
+    strides = [stride for x in (q, k, v, grad) for stride in x.stride()[:3]]
+    with torch.cuda.device_of(q):
+        attention_delta[tiles * B * heads,](
+            out, grad, delta, *grad.stride()[:3], N, heads, d, tiles, ROWS=16, D=D, num_warps=4, num_stages=1,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+        for kernel, tile, streamed in (
+            (attention_backward_keys, by_keys, (True, False, False, True)),
+            (attention_backward_queries, by_queries, (False, True, True, False)),
+        ):
+            tiles = -(-N // tile.rows)
+            sources = [
+                source(x, tile.columns, descriptors and walked)
+                for x, walked in zip((q, k, v, grad), streamed, strict=True)
+            ]
+            kernel[tiles * B * heads,](
+                *sources, logsumexp, delta, packed, *strides, N, heads, d, scale * LOG2_E, scale, tiles,
+                ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, DESCRIPTOR=descriptors, PRECISION="ieee",
+                num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+            )  # fmt: skip
+    return packed

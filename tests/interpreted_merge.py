@@ -1,0 +1,205 @@
+"""The Triton kernels of `merge_cuda` against the plain twins, in Triton's interpreter: `test_merge_triton.py` runs this.
+
+One image resized once is computed to the twin's last bit; sums over windows too. Softmax may round otherwise.
+"""
+
+import itertools
+import os
+
+import numpy as np
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1, set before Triton is imported", allow_module_level=True)
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")     # of NaN and infinities, which are meant
+
+from segfast.kernels import merge_cuda, reference
+from segfast.kernels.merge import Windows
+from segfast.protocol import Protocol
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def smooth(B, K, h, w, seed=0):
+    return np.ascontiguousarray(reference.upsample(4 * noise(B, K, 2, 2, seed=seed), (h, w)))
+
+
+def windows(K, size, window, stride, patch=8, seed=0, mirrored=False, crop=True, make=smooth):
+    """A view of `size` as the protocol cuts it."""
+    protocol = Protocol((0, 0, 0), (1, 1, 1), window, stride, small_windows=True, crop_padding=crop)
+    anchors, window = protocol.windows(size)
+    h, w = (-(-extent // patch) for extent in window)
+    logits = make(len(anchors), K, h, w, seed=seed)
+    return Windows(logits, anchors, window, (h * patch, w * patch) if crop else window, size, mirrored)
+
+
+def tensors(view):
+    return view._replace(logits=torch.from_numpy(view.logits))
+
+
+def upsample_argmax(x, size):
+    x = torch.as_tensor(x)
+    labels = torch.empty(len(x), *size, dtype=merge_cuda.label_dtype(x.shape[1]))
+    merge_cuda.label(Windows(x, [(0, 0)], size, size, size), size, labels)
+    return labels.numpy()
+
+
+def merge_windows(views, size):
+    labels = torch.empty(*size, dtype=merge_cuda.label_dtype(views[0].logits.shape[1]))
+    if len(views) == 1:
+        merge_cuda.label(tensors(views[0]), size, labels[None])
+    else:
+        merge_cuda.merge([tensors(view) for view in views], size, labels)
+    return labels.numpy()
+
+
+def shortfall(labels, scores):
+    """How far the chosen classes' scores [K, H, W] are from the best, at most."""
+    assert labels.shape == scores.shape[1:]
+    chosen = np.take_along_axis(scores, labels[None].astype(np.intp), 0)[0]
+    return float((scores.max(0) - chosen).max())
+
+
+def assert_upsampled(x, size):
+    labels = upsample_argmax(x, size)
+    assert labels.dtype == reference.label_dtype(x.shape[1])
+    for image, found in zip(x, labels, strict=True):
+        assert shortfall(found, reference.upsample(image, size)) == 0
+
+
+def assert_merged(views, size):
+    labels = merge_windows(views, size)
+    if len(views) == 1:
+        assert shortfall(labels, reference.view_logits(views[0], size, 0, size[0])) == 0
+    else:
+        assert shortfall(labels, reference.view_scores(views, size, 0, size[0])) <= 1e-5
+    return labels
+
+
+# Patches of 16, 8, 32 and 24, in cells; non-integer scales, one patch, one pixel, smaller than the patches, the identity.
+SHAPES = [
+    ((2, 3), (32, 48)), ((3, 2), (24, 16)), ((1, 2), (32, 64)), ((2, 1), (48, 24)), ((3, 4), (20, 35)), ((1, 1), (9, 20)),
+    ((1, 1), (1, 1)), ((9, 7), (4, 3)), ((5, 6), (5, 6)), ((5, 6), (5, 17)), ((1, 5), (16, 7)), ((20, 3), (13, 16)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("patches", "size"), SHAPES)
+def test_upsample_argmax_is_the_twin(patches, size):
+    assert_upsampled(noise(1, 4, *patches), size)
+    assert_upsampled(smooth(2, 4, *patches), size)
+
+
+@pytest.mark.parametrize("K", [1, 2, 19, 150, 300])
+@pytest.mark.parametrize("size", [(8, 16), (11, 7)])
+def test_any_number_of_classes(K, size):
+    assert_upsampled(smooth(1, K, 1, 2), size)
+
+
+def test_noise_keeps_all_classes():
+    assert_upsampled(noise(1, 40, 1, 2), (8, 16))
+
+
+def test_random_shapes():
+    random = np.random.default_rng(0)
+    for seed in range(8):
+        B, K, h, w = (int(random.integers(1, most)) for most in (3, 8, 6, 6))
+        size = tuple(int(extent) for extent in random.integers(1, 35, 2))
+        assert_upsampled((noise, smooth)[seed % 2](B, K, h, w, seed=seed), size)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_go_to_the_first(seed):
+    # Few whole levels and dyadic weights: every score is exact, and ties abound.
+    x = np.random.default_rng(seed).integers(0, 3, (1, 5, 3, 2)).astype(np.float32)
+    size = (24, 16) if seed % 2 else (12, 8)
+    assert np.array_equal(upsample_argmax(x, size), reference.upsample(x, size).argmax(1))
+
+
+def test_a_copy_of_a_class_never_wins():
+    x = noise(1, 4, 2, 2)
+    x = np.concatenate([x, x], 1)
+    assert upsample_argmax(x, (16, 16)).max() < 4
+    view = Windows(np.repeat(x, 2, 0), [(0, 0), (0, 6)], (12, 12), (12, 12), (12, 18))
+    assert merge_windows([view], (12, 18)).max() < 4
+    assert merge_windows([view], (9, 16)).max() < 4
+
+
+def test_crossing_inside_a_cell():
+    x = np.array([[4, 0], [0, 4], [2.5, 2.5]], np.float32)[None, :, None]
+    assert upsample_argmax(x, (1, 16))[0, 0].tolist() == [0] * 7 + [2] * 2 + [1] * 7
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, -1e29, 3e38, np.inf, -np.inf, np.nan])
+def test_constant_logits(value):
+    assert not upsample_argmax(np.full((1, 5, 1, 2), value, np.float32), (8, 16)).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nan_and_infinities_are_the_twins(seed):
+    random = np.random.default_rng(seed)
+    x = (noise, smooth)[seed % 2](1, 5, 2, 3, seed=seed)
+    for value in random.choice([np.nan, np.inf, -np.inf, 3e38, -3e38], 3):
+        x[0, random.integers(5), random.integers(2), random.integers(3)] = value
+    for size in ((16, 24), (13, 10)):
+        assert np.array_equal(upsample_argmax(x, size), reference.upsample_argmax(x, size))
+    views = [Windows(np.repeat(x, 2, 0), [(0, 0), (0, 4)], (8, 12), (8, 12), (8, 16), flip) for flip in (False, True)]
+    for some, size in itertools.product((views[:1], views), ((8, 16), (7, 11))):
+        with np.errstate(all="ignore"):
+            assert np.array_equal(merge_windows(some, size), reference.merge_windows(some, size))
+
+
+def test_half_precision_counts_as_fp32():
+    x = torch.from_numpy(smooth(1, 5, 2, 2)).half()
+    assert np.array_equal(upsample_argmax(x, (16, 16)), reference.upsample_argmax(x.float().numpy(), (16, 16)))
+
+
+VIEWS = {
+    "one window": ((16, 24), (16, 24), (16, 24)),
+    "a padded window": ((13, 22), (13, 22), (13, 22)),
+    "windows side by side": ((16, 32), (16, 16), (16, 16)),
+    "windows that overlap": ((18, 29), (16, 16), (16, 9)),
+    "padded windows that overlap": ((18, 29), (13, 15), (8, 9)),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("size", [None, (11, 20)])
+def test_one_view_is_the_twin(name, size):
+    view, window, stride = VIEWS[name]
+    for crop, mirrored, make in ((True, True, smooth), (False, False, noise)):
+        answer = windows(4, view, window, stride, mirrored=mirrored, crop=crop, make=make)
+        assert_merged([answer], view if size is None else size)
+
+
+def test_scattered_windows():
+    # Not the product of rows and columns: a brick wall, one window twice.
+    anchors = [(0, 0), (0, 20), (12, 0), (12, 10), (12, 20), (12, 20)]
+    view = Windows(smooth(6, 5, 2, 3), anchors, (16, 24), (16, 24), (28, 44))
+    assert_merged([view], (28, 44))
+    assert_merged([view], (15, 31))
+
+
+def test_windows_overlap_with_their_mean():
+    logits = np.zeros((4, 2, 1, 1), np.float32)
+    logits[:, 0, 0, 0] = 1, 1, 0, 5
+    logits[2, 1] = 3
+    view = Windows(logits, [(0, 0), (0, 0), (0, 0), (0, 4)], (4, 4), (4, 4), (4, 8))
+    assert merge_windows([view], (4, 8))[0].tolist() == [1] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize(("K", "band"), [(1, 200), (3, 200), (2, 1 << 24)])
+def test_several_views_are_the_twin(K, band, monkeypatch):
+    monkeypatch.setattr(merge_cuda, "BAND", band)
+    views = [windows(K, size, (8, 10), (6, 9), seed=i, mirrored=i % 2 > 0) for i, size in enumerate([(8, 16), (9, 19)])]
+    for size in ((8, 16), (7, 11)):
+        assert_merged(views, size)
+        scores = merge_cuda.score([tensors(view) for view in views], size).numpy()
+        assert np.abs(scores - reference.merge_scores(views, size)).max() < 1e-6
+
+
+def test_many_labels_are_uint16():
+    views = [windows(260, (4, 4), (4, 4), (4, 4), make=noise, mirrored=flip) for flip in (False, True)]
+    assert assert_merged(views, (4, 4)).dtype == np.uint16
