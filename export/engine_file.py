@@ -21,7 +21,7 @@ from segfast.export.builder import Built, build_plan
 from segfast.export.targets import check_targets
 from segfast.needs import need
 from segfast.nvidia import KINDS
-from segfast.plan import Options, Plan, read_plan, write_plan
+from segfast.plan import Options, Plan, publish, read_plan
 from segfast.probe import Probe, photo
 from segfast.verdict import Verdict
 
@@ -96,7 +96,8 @@ def build_engine(
     """
     files.check_suffix(path, ".engine")
     source, target = Path(onnx), Path(path)
-    given = Options(nvidia.check_kind(engine), (), tuple(batch), workspace, level, hardware, version_compatible).check()  # type: ignore[arg-type]
+    device = nvidia.indexed(devices.check_device(device))
+    given = Options(nvidia.check_kind(engine), (), batch, workspace, level, hardware, version_compatible).check()
     artifact = _read(source)
     options = replace(given, targets=check_engine(engine, targets, artifact.precision, device))
     need("export", "onnxruntime", "filelock")
@@ -150,7 +151,7 @@ class _Job:
     Attributes:
         content: of the `.onnx` file.
         target: where the plan goes.
-        device: `cuda` or `cuda:N`, which TensorRT builds for and which runs the plan if it can.
+        device: `cuda:N`, which TensorRT builds for and which runs the plan if it can.
     """
 
     artifact: Artifact
@@ -185,15 +186,16 @@ def _read(source: Path) -> Artifact:
 
 def _build(job: _Job) -> EngineReport:
     """Compile, verify if a GPU here can, publish."""
-    probe = Probe.of(job.artifact.output, _answer(job.artifact))
-    start = time.perf_counter()
     device = job.device if job.options.engine == "tensorrt" else None
-    built = build_plan(job.content, job.artifact.size, job.options, device=device, timings=_earlier_timings(job))
-    seconds = time.perf_counter() - start
-    plan = _describe(job, built, probe)
-    verdict = _verify(plan, bytes(built.plan), job.device) if job.runs_here else None
-    plan = replace(plan, verified=verdict is not None)
-    write_plan(plan, built.plan)
+    with publish(job.target) as write:
+        probe = Probe.of(job.artifact.output, _answer(job.artifact))
+        start = time.perf_counter()
+        built = build_plan(job.content, job.artifact.size, job.options, device=device, timings=_earlier_timings(job))
+        seconds = time.perf_counter() - start
+        plan = _describe(job, built, probe)
+        verdict = _verify(plan, bytes(built.plan), job.device) if job.runs_here else None
+        plan = replace(plan, verified=verdict is not None)
+        write(plan, built.plan)
     notes = (*built.notes, *_keep_timings(job, built.timings))
     return EngineReport(plan, built.plan.nbytes, seconds, False, verdict, notes)
 
@@ -224,6 +226,8 @@ def _current(job: _Job) -> Plan | None:
         plan = read_plan(job.target)
         wanted = job.digest, job.options, job.version
         if plan is None or (plan.onnx_digest, plan.options, plan.version) != wanted:
+            return None
+        if job.runs_here and not plan.verified:
             return None
         plan.read()
     except SegfastError:

@@ -214,7 +214,7 @@ def _statistics(values: list[float]) -> dict[str, float]:
 
 def _parse() -> argparse.Namespace:
     parser = cli.parser("segfast.benchmark", __doc__)
-    parser.add_argument("engine", metavar="ENGINE", help=".onnx file, checkpoint, or published name")
+    parser.add_argument("engine", metavar="ENGINE", help=".onnx or .engine file, checkpoint, or published name")
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="pictures (default: the shipped examples)")
     parser.add_argument("--rounds", type=cli.positive, default=20, help="timed per picture (default 20)")
     parser.add_argument("--multiscale", action="store_true", help="average 12 views, as `segment --multiscale` does")

@@ -130,6 +130,14 @@ def logger(library: Library) -> Any:
     return Log()
 
 
+def indexed(device: str) -> str:
+    """`cuda:N` for `cuda`: PyTorch's current GPU where PyTorch is in use, else the first."""
+    if device != "cuda":
+        return device
+    torch = sys.modules.get("torch")
+    return f"cuda:{torch.cuda.current_device() if torch is not None and torch.cuda.is_available() else 0}"
+
+
 def capability(device: str) -> str:
     """The compute capability of a GPU as its compilers write it, such as `sm89`.
 

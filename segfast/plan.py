@@ -10,8 +10,9 @@ import hashlib
 import json
 import shlex
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Options:
         Raises:
             BadOption: a value is not.
         """
-        whole = len(self.batch) == 3 and all(_whole(n) for n in self.batch)
+        whole = isinstance(self.batch, tuple) and len(self.batch) == 3 and all(_whole(n) for n in self.batch)
         if not whole or not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2] <= 4096:
             raise BadOption(f"batch must be three rising numbers from 1 to 4096, smallest, best, largest; got {self.batch!r}")
         if self.workspace is not None and not (_whole(self.workspace) and 1 <= self.workspace <= 1 << 24):
@@ -202,17 +203,30 @@ def read_plan(path: Path, trusted: bool = False) -> Plan | None:
     return _parse(path, text)
 
 
-def write_plan(plan: Plan, content: bytes | memoryview | None = None) -> None:
-    """Publish a sidecar, and the plan with it where its content is given: both whole, or what was there.
+@contextmanager
+def publish(path: Path) -> Iterator[Callable[[Plan, bytes | memoryview], None]]:
+    """What writes an engine's two files, which become visible when the block ends without an error.
 
     Raises:
-        CannotWrite: the destination is full, read-only or missing.
+        CannotWrite: the destination is full, read-only or missing: said when the block begins, as far as it can be.
+    """
+    with files.publish(sidecar(path)) as text, files.publish(path) as temporary:
+
+        def write(plan: Plan, content: bytes | memoryview) -> None:
+            temporary.write_bytes(content)
+            text.write_text(to_text(plan), encoding="utf-8", newline="\n")
+
+        yield write
+
+
+def mark(plan: Plan) -> None:
+    """Publish the sidecar of a plan that is there, with `verified` in it.
+
+    Raises:
+        CannotWrite: the destination is full or read-only.
     """
     with files.publish(sidecar(plan.path)) as text:
-        text.write_text(to_text(plan), encoding="utf-8", newline="\n")
-        if content is not None:
-            with files.publish(plan.path) as temporary:
-                temporary.write_bytes(content)
+        text.write_text(to_text(replace(plan, verified=True)), encoding="utf-8", newline="\n")
 
 
 def to_text(plan: Plan) -> str:

@@ -16,7 +16,7 @@ from segfast import devices, nvidia, plan
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, BadOption, EngineMismatch, MissingRuntime
 from segfast.inspection import Nodes
-from segfast.plan import Options, Plan, read_plan, sidecar, write_plan
+from segfast.plan import Options, Plan, mark, publish, read_plan, sidecar
 from segfast.probe import Probe
 
 CONTENT = np.random.default_rng(0).bytes(20_000)
@@ -42,10 +42,15 @@ def made(path, output="logits", **changes):
     return Plan(**(values | changes))
 
 
+def write(plan, content):
+    with publish(plan.path) as writer:
+        writer(plan, content)
+
+
 @pytest.fixture
 def engine(tmp_path):
     path = tmp_path / "tiny-rtx.engine"
-    write_plan(made(path), CONTENT)
+    write(made(path), CONTENT)
     return path
 
 
@@ -59,6 +64,13 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(nvidia, "load", load)
 
 
+def test_marking_changes_nothing_else(engine):
+    before = read_plan(engine)
+    mark(before)
+    same(read_plan(engine), replace(before, verified=True))
+    assert engine.read_bytes() == CONTENT
+
+
 def same(a, b):
     np.testing.assert_array_equal(a.probe.values, b.probe.values)
     assert a.probe.values.dtype == b.probe.values.dtype
@@ -69,7 +81,7 @@ def same(a, b):
 def test_a_sidecar_says_all_of_it(tmp_path, output):
     options = Options("tensorrt", ("sm90",), (1, 4, 32), 2048, 5, "same", True)
     given = made(tmp_path / "x.engine", output, options=options, device="H100", driver="580.65", verified=True)
-    write_plan(given, CONTENT)
+    write(given, CONTENT)
     same(read_plan(given.path), given)
     assert given.path.read_bytes() == CONTENT  # a pure plan
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.engine", "x.engine.json"]
@@ -116,7 +128,7 @@ def test_more_bytes_than_there_should_be(engine):
 def test_another_engine_under_the_same_name(engine, tmp_path):
     other = tmp_path / "other.engine"
     content = CONTENT[::-1]
-    write_plan(made(other, digest=hashlib.sha256(content).hexdigest()), content)
+    write(made(other, digest=hashlib.sha256(content).hexdigest()), content)
     shutil.copy(other, engine)
     refused(engine, EngineMismatch, "damaged or was exchanged")
 

@@ -70,9 +70,10 @@ def test_the_family_builds(name, output, record_property, capsys):
     assert built.notes == ()
 
 
-def test_sizes_that_no_patch_divides_build(tmp_path):
-    onnx_file.export_onnx(tiny_model(), tmp_path / "x.onnx", size=(50, 70), output="labels")
-    assert build(tmp_path / "x.onnx", tmp_path).plan.artifact.size == (50, 70)
+def test_sizes_that_no_patch_divides_build():
+    network = Deployed(at_size(tiny_model(), (50, 70)), "labels", torch.float16)
+    content = onnx_file._trace(network, (50, 70), 18).model_proto.SerializeToString()
+    assert bytes(builder.build_plan(content, (50, 70), Options("rtx", ("sm89",))).plan[:4]) == MAGIC
 
 
 def test_a_target_without_fp32_products_is_named(tiny, tmp_path):
@@ -133,7 +134,9 @@ def test_an_engine_is_built_once(tiny, tmp_path):
 
 def test_another_model_under_the_same_name_is_built_anew(tiny, tmp_path):
     build(tiny, tmp_path)
-    onnx_file.export_onnx(tiny_model(seed=1), tmp_path / "tiny.onnx")
+    model = onnx.load(tiny)
+    model.producer_version = "another"
+    onnx.save(model, tmp_path / "tiny.onnx")
     assert not build(tmp_path / "tiny.onnx", tmp_path).reused
 
 
@@ -161,6 +164,7 @@ def refused(folder, error, words, call):
         ({"engine": "tensorflow"}, "one of tensorrt, rtx"),
         ({"engine": "tensorrt"}, "--engine rtx takes them"),
         ({"batch": (1, 1, 0)}, "three rising numbers"),
+        ({"batch": 8}, "three rising numbers"),
         ({"hardware": "same"}, "targets in place of"),
         ({"device": "cpu:1"}, "device must be"),
     ],
@@ -236,6 +240,14 @@ def test_a_full_disk_leaves_what_was_there(tiny, tmp_path, monkeypatch):
     with pytest.raises(CannotWrite, match="the disk is full"):
         build(tiny, tmp_path, level=1)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_destinations_are_refused_before_the_work(tiny, tmp_path, monkeypatch):
+    def build_plan(*_, **__):
+        raise AssertionError("the compiler was called")
+
+    monkeypatch.setattr(engine_file, "build_plan", build_plan)
+    refused(tmp_path, CannotWrite, "create it first", lambda: build(tiny, tmp_path / "none"))
 
 
 def test_a_plan_that_fails_its_check_is_not_published(tiny, tmp_path, monkeypatch):

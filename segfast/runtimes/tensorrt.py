@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,7 +14,7 @@ from segfast.artifact import Artifact
 from segfast.config import Config
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, MissingRuntime, NotSupported
 from segfast.nvidia import KINDS
-from segfast.plan import Plan, read_plan, sidecar, write_plan
+from segfast.plan import Plan, mark, read_plan, sidecar
 from segfast.probe import photo
 from segfast.protocol import Protocol
 from segfast.runtimes import Lane
@@ -37,7 +36,7 @@ class TensorRTRuntime:
         plan: what its sidecar says; None if it has none.
         path: of the plan, for messages.
         content: the plan itself.
-        device: `cuda` or `cuda:N`.
+        device: `cuda:N`.
 
     Raises:
         EngineMismatch: the library refuses the plan.
@@ -225,6 +224,7 @@ def open_engine(path: Path, device: str, trusted: bool) -> TensorRTRuntime:
     if device == "cpu":
         kind = BadOption if devices.nvidia_gpus() else MissingRuntime
         raise kind(f"{path} runs on an NVIDIA GPU only; on a CPU use the .onnx file that it was built from")
+    device = nvidia.indexed(device)
     capability = nvidia.capability(device)
     if plan is not None:
         plan.check_host(nvidia.load(plan.options.engine).__version__, capability)
@@ -233,7 +233,15 @@ def open_engine(path: Path, device: str, trusted: bool) -> TensorRTRuntime:
     runtime = TensorRTRuntime(plan, path, content, device)
     if plan is not None and not plan.verified:
         _verify(runtime, plan)
+    if plan is not None:
+        _note_device(runtime, plan, nvidia.device_name(device))
     return runtime
+
+
+def _note_device(runtime: TensorRTRuntime, plan: Plan, here: str) -> None:
+    """Say that a plan of TensorRT meets another model of GPU, of the same capability: it runs, but was tuned for its own."""
+    if plan.options.engine == "tensorrt" and plan.options.hardware == "none" and plan.device != here:
+        runtime.note(f"built on {plan.device}, here is {here}: slower perhaps than when built here: {plan.rebuild()}")
 
 
 def _verify(runtime: TensorRTRuntime, plan: Plan) -> None:
@@ -242,7 +250,7 @@ def _verify(runtime: TensorRTRuntime, plan: Plan) -> None:
         raise EngineMismatch(f"{plan.path} must not be used: {verdict.failure}; build it again: {plan.rebuild()}")
     runtime.note(f"verified now: {verdict.comparison}; {verdict.attention}")
     try:
-        write_plan(replace(plan, verified=True))
+        mark(plan)
     except CannotWrite as error:
         runtime.note(f"{sidecar(plan.path).name} cannot be marked as verified ({error})")
 
