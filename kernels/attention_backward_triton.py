@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN201, ANN202 – the arguments of kernels have no Python types
+# ruff: noqa: ANN001, ANN201 – the arguments of kernels have no Python types
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 """Fused attention on NVIDIA GPUs, backward: the gradients of q, k and v, written into one packed tensor.
 
@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .attention_configs import BackwardPlan, padded, plan_backward
-from .attention_triton import LOG2_E, head_of, rows_of, source, unit_stride
+from .attention_triton import LOG2_E, head_of, readable, rows_of, source
 
 
 @triton.jit(do_not_specialize=["N", "tiles"])
@@ -36,6 +36,7 @@ def attention_delta(
     ROWS: tl.constexpr,                 # queries of one program: only memory counts, so a few
     D: tl.constexpr,
 ):  # fmt: skip
+    """rowsum(grad · out) of one tile of queries, which every score's gradient needs."""
     program = tl.program_id(0)
     rows, columns = program % tiles * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     image_head = program // tiles
@@ -97,6 +98,7 @@ def attention_backward_keys(
     DESCRIPTOR: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """dk and dv of one tile of keys of one head, over all queries."""
     program = tl.program_id(0)
     start = program % tiles * ROWS
     image_head = program // tiles
@@ -169,6 +171,7 @@ def attention_backward_queries(
     DESCRIPTOR: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """dq of one tile of queries of one head, over all keys."""
     program = tl.program_id(0)
     start = program % tiles * ROWS
     image_head = program // tiles
@@ -216,7 +219,7 @@ def launch_backward(
     packed = torch.empty((B, N, 3, heads, d), dtype=q.dtype, device=q.device)
     if not packed.numel():
         return packed
-    q, k, v, grad = (unit_stride(x) for x in (q, k, v, grad))
+    q, k, v, grad = (readable(x) for x in (q, k, v, grad))
     by_keys, by_queries, descriptors = plan or plan_backward(q, k, v, grad)
     delta = torch.empty_like(logsumexp)
     D, tiles = padded(d), -(-N // 16)

@@ -49,12 +49,12 @@ class Tiles(NamedTuple):
 # fmt: off
 # (compute capability, head size up to): tiles of half precision. Untuned, all of them.
 HALF = {
-    # A100: 163 KiB of shared memory, 2 programs of 4 warps keep its tensor cores busy.
-    (80, 64):   Tiles(Tile(128, 64, 4, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 4, 3),   Tile(64, 64, 4, 3)),
-    (80, 128):  Tiles(Tile(128, 64, 8, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 8, 2),   Tile(64, 64, 8, 2)),
+    # A100: 163 KiB of shared memory. Tiles are small, as q and the accumulators share the registers of a thread.
+    (80, 64):   Tiles(Tile(128, 32, 4, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 4, 2),   Tile(64, 64, 4, 3)),
+    (80, 128):  Tiles(Tile(128, 32, 8, 3),  Tile(32, 64, 4, 2),  Tile(32, 32, 8, 1),   Tile(32, 32, 4, 2)),
     # RTX 30 and 40, A10, L4, L40: 99 KiB.
-    (86, 64):   Tiles(Tile(128, 64, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 64, 4, 2),   Tile(64, 64, 4, 2)),
-    (86, 128):  Tiles(Tile(128, 32, 8, 2),  Tile(64, 32, 4, 2),  Tile(64, 32, 8, 1),   Tile(64, 32, 8, 2)),
+    (86, 64):   Tiles(Tile(128, 32, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 32, 4, 2),   Tile(64, 64, 4, 2)),
+    (86, 128):  Tiles(Tile(128, 32, 8, 2),  Tile(32, 64, 4, 2),  Tile(16, 32, 4, 1),   Tile(32, 32, 4, 2)),
     # H100, H200: 227 KiB; a warp group of 4 warps multiplies 64 rows at once.
     (90, 64):   Tiles(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(128, 64, 8, 2),  Tile(128, 64, 8, 2)),
     (90, 128):  Tiles(Tile(128, 128, 8, 2), Tile(64, 64, 4, 3),  Tile(64, 64, 8, 2),   Tile(128, 64, 8, 2)),
@@ -62,16 +62,13 @@ HALF = {
     (100, 64):  Tiles(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(128, 64, 8, 2),  Tile(128, 64, 8, 2)),
     (100, 128): Tiles(Tile(128, 64, 8, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 8, 2),   Tile(128, 64, 8, 2)),
     # RTX 50: 99 KiB.
-    (120, 64):  Tiles(Tile(128, 64, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 64, 4, 2),   Tile(64, 64, 4, 2)),
-    (120, 128): Tiles(Tile(128, 32, 8, 2),  Tile(64, 32, 4, 2),  Tile(64, 32, 8, 1),   Tile(64, 32, 8, 2)),
+    (120, 64):  Tiles(Tile(128, 32, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 16, 4, 2),   Tile(64, 32, 4, 2)),
+    (120, 128): Tiles(Tile(128, 32, 8, 2),  Tile(32, 64, 4, 2),  Tile(32, 32, 8, 1),   Tile(32, 32, 4, 2)),
 }
-# fp32 inputs, everywhere: exact products on the ordinary units, for comparisons rather than for speed. Untuned.
-FULL = {
-    64:  Tiles(Tile(32, 32, 4, 2), Tile(16, 32, 4, 2), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1)),
-    128: Tiles(Tile(32, 32, 4, 1), Tile(16, 32, 4, 1), Tile(32, 16, 4, 1), Tile(32, 16, 4, 1)),
-}
+# fp32 inputs of heads up to 64, everywhere: exact products on the ordinary units, for comparisons rather than for
+# speed. Larger heads would spill whatever the tile. Untuned.
+FULL = Tiles(Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16, 16, 8, 1))
 # fmt: on
-MAX_HEAD = 128
 SPLIT_KEYS = 256                        # the fewest keys of a split: below, joining the splits costs more than it saves
 
 
@@ -112,8 +109,7 @@ def architecture(capability: tuple[int, int]) -> int:
 
 def tiles_for(arch: int, d: int, dtype: torch.dtype) -> Tiles:
     """The tiles of an architecture of the table for head size d."""
-    bucket = 64 if d <= 64 else 128
-    return FULL[bucket] if dtype == torch.float32 else HALF[arch, bucket]
+    return FULL if dtype == torch.float32 else HALF[arch, 64 if d <= 64 else 128]
 
 
 def plan_forward(q: Tensor, k: Tensor, v: Tensor) -> Plan:

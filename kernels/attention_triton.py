@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN201, ANN202 – the arguments of kernels have no Python types
+# ruff: noqa: ANN001, ANN201 – the arguments of kernels have no Python types
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 """Fused attention on NVIDIA GPUs, forward: softmax(q·kᵀ·scale)·v without ever writing the N × N scores.
 
@@ -104,6 +104,7 @@ def attention_forward(
     DESCRIPTOR: tl.constexpr,           # q, k, v are tensor descriptors (sm_90 and later)
     PRECISION: tl.constexpr,            # of the products of fp32 inputs
 ):  # fmt: skip
+    """One tile of queries of one head against all keys, or against those of one split."""
     program = tl.program_id(0)          # the tiles of one head run side by side and share its keys in the L2 cache
     start = program % tiles * ROWS
     image_head = program // tiles
@@ -160,6 +161,7 @@ def join_splits(
     ROWS: tl.constexpr,                 # queries of one program: only memory counts, so a few
     D: tl.constexpr,
 ):  # fmt: skip
+    """The answer of one tile of queries from what its splits have found."""
     program = tl.program_id(0)
     rows, columns = program % tiles * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     image_head = program // tiles
@@ -194,7 +196,7 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan | N
     logsumexp = torch.empty((B, heads, N), dtype=torch.float32, device=q.device)
     if not out.numel():
         return out, logsumexp.fill_(-torch.inf)
-    q, k, v = (unit_stride(x) for x in (q, k, v))
+    q, k, v = (readable(x) for x in (q, k, v))
     tile, splits, descriptors = plan or plan_forward(q, k, v)
     span = tile.columns * -(-N // (tile.columns * splits))      # keys of a split, in whole blocks
     splits = -(-N // span)                                      # none is empty
@@ -221,9 +223,16 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan | N
     return out, logsumexp
 
 
-def unit_stride(x: Tensor) -> Tensor:
-    """x [B, N, heads, d] itself if its last stride is 1, as in every view of a packed tensor; else a copy."""
-    return x if x.stride(3) == 1 else x.contiguous()
+def readable(x: Tensor) -> Tensor:
+    """x [B, N, heads, d] itself if its last stride is 1, as in every view of a packed tensor; else a copy.
+
+    Raises:
+        ValueError: the rows of one image lie 2^31 elements apart or more: offsets within it have 32 bits.
+    """
+    x = x if x.stride(3) == 1 else x.contiguous()
+    if x.shape[1] * x.stride(1) >= 2**31:
+        raise ValueError(f"the {x.shape[1]} tokens of one image span 2^31 elements or more, which attention cannot address")
+    return x
 
 
 def source(x: Tensor, rows: int, descriptors: bool) -> Any:

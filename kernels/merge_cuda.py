@@ -18,6 +18,7 @@ captured in a CUDA graph.
 """
 
 # ruff: noqa: ANN001, ANN202 - arguments of Triton's kernels have no Python types
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -32,12 +33,12 @@ from torch import Tensor
 
 from .reference import Size, Windows, _taps
 
-# Pixels of a tile's side. One warp holds 16×16: eight scores and eight winners a thread.
-TILE = 16
 # Classes read at a time: eight a thread and corner. More classes take several rounds.
 CLASSES = 256
-# Where tiles lie in no cell every pixel gathers its own corners, up to 16 in each window: two warps, or registers spill.
-LOOSE_WARPS = 2
+# Where tiles lie in no cell every pixel gathers its own corners, up to 16 in each window: one a thread, or registers spill.
+LOOSE_TILE, LOOSE_WARPS = 8, 2
+# Said outright, or ptxas spills a few bytes for an occupancy nobody asked for.
+REGISTERS = 128
 # Tiles of several views: rows of 32 pixels are written as whole lines of memory.
 SOFT_TILE, SOFT_WARPS = (8, 32), 4
 # Mean scores are made for so many numbers at a time (64 MB), in bands of rows.
@@ -305,7 +306,7 @@ def label(view: Windows, size: Size, labels: Tensor) -> None:
     n = len(x) // B
     (tile_y, shift_y), (tile_x, shift_x) = (_tiles(*pair) for pair in zip((h, w), view.padded, strict=True))
     exact = n == 1 and view.size == size and min(tile_y, tile_x) > 0
-    tile = min(tile_y, tile_x) if exact else TILE
+    tile = min(tile_y, tile_x) if exact else LOOSE_TILE
     shift_y, shift_x = (shift_y % tile, shift_x % tile) if exact else (0, 0)
     grid = (B * triton.cdiv(size[0] + shift_y, tile) * triton.cdiv(size[1] + shift_x, tile),)
     with torch.cuda.device_of(x):
@@ -313,7 +314,7 @@ def label(view: Windows, size: Size, labels: Tensor) -> None:
             x, _anchors(view), labels, n, *size, *view.size, *view.window, h, w,
             *_scales(view.size, size), *_scales((h, w), view.padded), shift_y, shift_x,
             K=K, CLASSES=min(CLASSES, max(32, triton.next_power_of_2(K))), TILE=tile, IN_CELLS=exact,
-            **_flags(view, size, n), num_warps=1 if exact else LOOSE_WARPS, enable_fp_fusion=False,
+            **_flags(view, size, n), num_warps=1 if exact else LOOSE_WARPS, maxnreg=REGISTERS, enable_fp_fusion=False,
         )      # fmt: skip
 
 
@@ -376,7 +377,7 @@ def _scales(lengths: Sequence[int], size: Size) -> list[float]:
 def _tiles(length: int, size: int) -> tuple[int, int]:
     """A tile of 16 or 8 lines and its shift with which every tile lies in one cell between patch centres; else 0, 0."""
     first = _taps(length, size)[0]
-    for tile in (16, 8):
+    for tile in (16, 8):        # one warp holds 16×16: eight scores and eight winners a thread
         shift = size // length // 2 % tile
         lines = np.arange(size)
         starts = np.maximum((lines + shift) // tile * tile - shift, 0)
@@ -387,10 +388,11 @@ def _tiles(length: int, size: int) -> tuple[int, int]:
 
 def _anchors(view: Windows) -> Any:
     """Anchors [n, 2] on the logits' device; None for a single window, which is the view."""
-    if len(view.logits) == 1 or len(view.anchors) == 1:
+    if len(view.anchors) == 1:
         return None
-    table = _upload(tuple(view.anchors), view.logits.device)
-    if view.logits.is_cuda and torch.cuda.is_current_stream_capturing():
+    device: torch.device = view.logits.device       # type: ignore[assignment]
+    table = _upload(tuple(view.anchors), device)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         _captured.append(table)
     return table
 

@@ -214,8 +214,9 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] → [B, N, D]."""
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.qkv(tokens).chunk(3, -1))  # 3 × [B, N, heads, d]
-        mixed = self.attend_dropping(q, k, v) if self.training and self.dropout.p else self.attend(q, k, v)
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))       # [B, N, 3, heads, d]
+        dropping = self.training and self.dropout.p > 0
+        mixed = kernels.attend_packed(self.attend_dropping if dropping else self.attend, qkv)  # [B, N, heads, d]
         return self.dropout(self.proj(mixed.flatten(2)))
 
     def attend_dropping(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

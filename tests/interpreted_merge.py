@@ -12,11 +12,12 @@ import torch
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1, set before Triton is imported", allow_module_level=True)
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")     # of NaN and infinities, which are meant
 
 from segfast.kernels import merge_cuda, reference
 from segfast.kernels.merge import Windows
 from segfast.protocol import Protocol
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")       # of NaN and infinities, which are meant
 
 
 def noise(*shape, seed=0):
@@ -88,12 +89,17 @@ SHAPES = [
 
 @pytest.mark.parametrize(("patches", "size"), SHAPES)
 def test_upsample_argmax_is_the_twin(patches, size):
-    assert_upsampled(noise(1, 4, *patches), size)
-    assert_upsampled(smooth(2, 4, *patches), size)
+    assert_upsampled(noise(1, 3, *patches), size)
 
 
-@pytest.mark.parametrize("K", [1, 2, 19, 150, 300])
-@pytest.mark.parametrize("size", [(8, 16), (11, 7)])
+def test_a_batch_is_the_twin():
+    assert_upsampled(smooth(3, 4, 2, 2), (16, 16))
+    assert_upsampled(smooth(2, 4, 2, 2), (9, 13))
+
+
+@pytest.mark.parametrize(("K", "size"), [
+    (1, (8, 16)), (2, (11, 7)), (19, (8, 16)), (19, (11, 7)), (150, (8, 16)), (300, (8, 16)), (300, (3, 7)),
+])  # fmt: skip
 def test_any_number_of_classes(K, size):
     assert_upsampled(smooth(1, K, 1, 2), size)
 
@@ -132,12 +138,12 @@ def test_crossing_inside_a_cell():
     assert upsample_argmax(x, (1, 16))[0, 0].tolist() == [0] * 7 + [2] * 2 + [1] * 7
 
 
-@pytest.mark.parametrize("value", [0.0, -0.0, -1e29, 3e38, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("value", [-0.0, 3e38, np.inf, -np.inf, np.nan])
 def test_constant_logits(value):
     assert not upsample_argmax(np.full((1, 5, 1, 2), value, np.float32), (8, 16)).any()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_nan_and_infinities_are_the_twins(seed):
     random = np.random.default_rng(seed)
     x = (noise, smooth)[seed % 2](1, 5, 2, 3, seed=seed)
@@ -166,12 +172,11 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize("size", [None, (11, 20)])
-def test_one_view_is_the_twin(name, size):
+@pytest.mark.parametrize(("crop", "mirrored", "size"), [(True, True, None), (False, False, None), (True, True, (9, 14))])
+def test_one_view_is_the_twin(name, crop, mirrored, size):
     view, window, stride = VIEWS[name]
-    for crop, mirrored, make in ((True, True, smooth), (False, False, noise)):
-        answer = windows(4, view, window, stride, mirrored=mirrored, crop=crop, make=make)
-        assert_merged([answer], view if size is None else size)
+    answer = windows(3, view, window, stride, mirrored=mirrored, crop=crop, make=smooth if crop else noise)
+    assert_merged([answer], view if size is None else size)
 
 
 def test_scattered_windows():
@@ -179,7 +184,7 @@ def test_scattered_windows():
     anchors = [(0, 0), (0, 20), (12, 0), (12, 10), (12, 20), (12, 20)]
     view = Windows(smooth(6, 5, 2, 3), anchors, (16, 24), (16, 24), (28, 44))
     assert_merged([view], (28, 44))
-    assert_merged([view], (15, 31))
+    assert_merged([view], (11, 16))
 
 
 def test_windows_overlap_with_their_mean():
@@ -201,5 +206,5 @@ def test_several_views_are_the_twin(K, band, monkeypatch):
 
 
 def test_many_labels_are_uint16():
-    views = [windows(260, (4, 4), (4, 4), (4, 4), make=noise, mirrored=flip) for flip in (False, True)]
-    assert assert_merged(views, (4, 4)).dtype == np.uint16
+    views = [windows(257, (2, 2), (2, 2), (2, 2), make=noise, mirrored=flip) for flip in (False, True)]
+    assert assert_merged(views, (2, 2)).dtype == np.uint16

@@ -1,12 +1,13 @@
 """Lanes on the CPU: everything but streams, pinned memory and graphs, which need a GPU (test_engine_gpu.py)."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from fake_cuda import FakeTorch
-from helpers import tiny_model
+from helpers import tiny_config, tiny_model
 
 import segfast
 from segfast.errors import BadOption, NotSupported
@@ -298,10 +299,6 @@ def test_labels_of_windows_are_those_of_single_images():
 
 
 def test_labels_of_windows_that_are_no_multiple_of_the_patch():
-    from dataclasses import replace
-
-    from helpers import tiny_config
-
     protocol = replace(tiny_config().protocol, window=(60, 52), stride=(40, 40))
     for crop in (True, False):
         engine = segfast.Engine(tiny_model(protocol=replace(protocol, crop_padding=crop)), device="cpu")

@@ -323,3 +323,15 @@ def test_errors_end_in_one_line():
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ")
+
+
+def test_doctor_tells_what_checkpoints_run_in_on_a_gpu():
+    there = {"present": True, "version": "1.2", "detail": "CUDA 13.0", "get": "pip install it"}
+    packages = {"torch": there, "triton": there}
+    found = doctor._checkpoint_default(packages, "cuda")
+    assert found == {"runs": True, "text": "PyTorch 1.2 (CUDA 13.0), Triton 1.2 on cuda in fp16"}
+    found = doctor._checkpoint_default(packages | {"triton": there | {"present": False}}, "cuda")
+    assert not found["runs"]
+    assert "triton, which compiles the GPU's kernels, is missing; pip install it" in found["text"]
+    found = doctor._checkpoint_default(packages | {"torch": there | {"detail": "no CUDA"}}, "cuda")
+    assert "this PyTorch has no CUDA" in found["text"]

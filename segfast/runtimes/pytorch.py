@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from segfast import kernels
 from segfast.errors import BadOption, MissingRuntime, NotSupported
+from segfast.kernels.attend import choose
 from segfast.model import Segmenter
 from segfast.runtimes import HostRuntime, Lane
 from segfast.runtimes.device import REMEDY, Lanes, largest_batch, out_of_memory
@@ -74,6 +75,8 @@ class PyTorchRuntime(HostRuntime):
             torch.cuda.synchronize(device)                              # the lanes' streams wait for no other
             h, w = (-(-side // model.config.patch) for side in protocol.window)
             self._lanes = Lanes(lambda: self.logits, device, protocol.window, largest_batch(h * w))
+            if attention is None:
+                self._notes.append(f"attention by {self._chosen(model.config.prefix_tokens + h * w)}")
 
     @property
     def notes(self) -> list[str]:
@@ -94,6 +97,12 @@ class PyTorchRuntime(HostRuntime):
         """Patch logits [n, K, h, w] of windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255."""
         images = (windows.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
         return self._model.patch_logits(images.to(DTYPES[self.precision]))
+
+    def _chosen(self, tokens: int) -> str:
+        """The attention that the table of measurements has for the encoder's tokens."""
+        config = self._model.config
+        shape = 1, tokens, config.heads, config.width // config.heads
+        return choose(torch.empty(shape, dtype=DTYPES[self.precision], device=self.device))
 
     def _load(self, model: Segmenter, precision: str | None, attention: str | None) -> str:
         """Load the model in the precision asked for, or chosen, and try it; that precision."""

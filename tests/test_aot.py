@@ -1,0 +1,105 @@
+"""Every configuration of the attention kernels compiles ahead of time: no spills, and its shared memory fits the chip."""
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton exists for Linux only")
+
+from segfast.kernels.aot import REGISTERS, SHARED_BYTES, compile_kernel
+from segfast.kernels.attention_backward_triton import (
+    attention_backward_keys,
+    attention_backward_queries,
+    attention_delta,
+)
+from segfast.kernels.attention_configs import FULL, HALF
+from segfast.kernels.attention_triton import attention_forward, join_splits
+
+ARCHITECTURES = sorted({arch for arch, _ in HALF})
+STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in ("batch", "row", "head")]
+INTEGERS = [*STRIDES, "N", "heads", "d", "span", "tiles", "splits"]
+FLOATS = ["scale", "k_scale", "q_scale"]
+KERNELS = {                             # field of Tiles: kernel, and the operands that descriptors load
+    "forward": (attention_forward, "qkv"),
+    "small": (attention_forward, "qkv"),
+    "keys": (attention_backward_keys, ("q", "grad")),
+    "queries": (attention_backward_queries, "kv"),
+}
+
+
+def signature(kernel, dtype, tile, D, streamed, split):
+    """The types of a kernel's arguments as the launchers give them."""
+    types = dict.fromkeys(["q", "k", "v", "grad", "out", "packed"], f"*{dtype}")
+    types |= dict.fromkeys(["stats", "logsumexp", "delta", "partial"], "*fp32")
+    types |= dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(FLOATS, "fp32")
+    for name in streamed:
+        rows = tile.rows if (kernel, name) == (attention_forward, "q") else tile.columns
+        types[name] = f"tensordesc<{dtype}[1, {rows}, 1, {D}]>"
+    if split:
+        types["out"] = "*fp32"
+    return types
+
+
+def compiled(field, arch, D, dtype, tile, descriptors, padded=False, split=False):
+    kernel, streamed = KERNELS[field]
+    types = signature(kernel, dtype, tile, D, streamed if descriptors else (), split)
+    constants = {
+        "ROWS": tile.rows, "COLUMNS": tile.columns, "D": D, "PADDED": padded, "SPLIT": split,
+        "DESCRIPTOR": descriptors, "PRECISION": "ieee",
+    }  # fmt: skip
+    names = kernel.arg_names
+    constants = {name: value for name, value in constants.items() if name in names}
+    types = {name: types[name] for name in names if name not in constants}
+    aligned = [name for name, kind in types.items() if kind.startswith("*") or name in STRIDES or name == "d"]
+    return compile_kernel(kernel, types, constants, arch, tile.warps, tile.stages, aligned)
+
+
+def check(binary, arch):
+    assert binary.spills == 0
+    assert binary.shared_bytes <= SHARED_BYTES[arch]
+    assert 0 < binary.registers <= REGISTERS
+
+
+@pytest.mark.parametrize("D", [64, 128])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_half_precision_fits(arch, D, capsys):
+    lines = []
+    for field, tile in HALF[arch, D]._asdict().items():
+        for descriptors in {False, arch >= 90}:
+            binary = compiled(field, arch, D, "fp16", tile, descriptors, split=field == "small")
+            lines.append(line(arch, D, field, tile, descriptors, binary))
+            with capsys.disabled():
+                print(lines[-1])
+            check(binary, arch)
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100, 120])
+def test_fp32_fits(arch, capsys):
+    for field, tile in FULL._asdict().items():
+        binary = compiled(field, arch, 64, "fp32", tile, False, split=field == "small")
+        with capsys.disabled():
+            print(line(arch, 64, field, tile, False, binary))
+        check(binary, arch)
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100, 120])
+def test_the_small_kernels_fit(arch):
+    types = dict.fromkeys(["out", "grad"], "*bf16") | dict.fromkeys(["partial", "stats", "logsumexp", "delta"], "*fp32")
+    types |= dict.fromkeys(INTEGERS, "i32")
+    for kernel in (attention_delta, join_splits):
+        signature = {name: types[name] for name in kernel.arg_names if name not in ("ROWS", "D")}
+        check(compile_kernel(kernel, signature, {"ROWS": 16, "D": 128}, arch, 4, 1), arch)
+
+
+@pytest.mark.parametrize("field", list(KERNELS))
+@pytest.mark.parametrize("arch", [80, 90])
+def test_bf16_and_padded_heads_fit(arch, field):
+    tile = getattr(HALF[arch, 128], field)
+    check(compiled(field, arch, 128, "bf16", tile, arch >= 90, padded=True, split=field == "small"), arch)
+
+
+def line(arch, D, field, tile, descriptors, binary):
+    size = f"{tile.rows}×{tile.columns} {tile.warps}w {tile.stages}s"
+    loads = "descriptors" if descriptors else "pointers"
+    return (
+        f"sm_{arch:<4} d {D:<4} {field:<8} {size:<15} {loads:<12} {binary.registers:>4} registers "
+        f"{binary.spills:>5} B spilled {binary.shared_bytes / 1024:>6.1f} KiB"
+    )
