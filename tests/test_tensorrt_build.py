@@ -1,6 +1,5 @@
 """Engines are really built here: TensorRT-RTX compiles without a GPU, by the code that TensorRT is called with too."""
 
-import argparse
 import functools
 import json
 import os
@@ -10,7 +9,6 @@ import sys
 import threading
 import time
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -19,9 +17,9 @@ from helpers import REPOSITORY, tiny_model
 import segfast
 from segfast import devices, files, nvidia
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, ExportFailed, MissingRuntime
-from segfast.export import build_engine, builder, engine_command, engine_file, onnx_file, targets
+from segfast.export import build_engine, builder, engine_file, onnx_file
 from segfast.export.graph import Deployed, at_size
-from segfast.plan import Options, read_plan, sidecar
+from segfast.plan import Options, read_plan
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 NO_GPU = pytest.mark.skipif(devices.nvidia_gpus() > 0, reason="there is a GPU")
@@ -358,80 +356,3 @@ def test_two_processes_build_one_engine_once(slow, tmp_path):
     waited = next(errors for out, errors in ended if "is up to date" in out)
     assert "another process builds" in waited
     read_plan(tmp_path / "seg-ti-32-512-fp16-rtx.engine").read()
-
-
-# The command ----------------------------------------------------------------------------------------------------------
-
-
-def said(folder, *arguments, code=0):
-    process = command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
-    out, errors = process.communicate(timeout=180)
-    assert process.returncode == code, errors
-    return out + errors
-
-
-@NO_GPU
-def test_by_default_a_host_without_a_gpu_writes_the_onnx_and_says_so(tmp_path):
-    words = said(tmp_path, "--model", "seg-ti-32", "--size", 64, "--fp16")
-    assert "no engine was built: there is no NVIDIA GPU here; --engine rtx --target sm89" in words
-    assert [path.name for path in tmp_path.iterdir()] == ["seg-ti-32-64-fp16.onnx"]
-
-
-def test_one_command_from_a_name_to_an_rtx_engine(tmp_path):
-    words = said(tmp_path, "--model", "seg-ti-32", "--size", 64, "--fp16", "--engine", "rtx", "--target", "sm89,sm120")
-    assert "wrote seg-ti-32-64-fp16-rtx.engine" in words
-    names = ["seg-ti-32-64-fp16-rtx.engine", "seg-ti-32-64-fp16-rtx.engine.json", "seg-ti-32-64-fp16.onnx"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert said(tmp_path, "--onnx", names[2], "--engine", "rtx", "--target", "sm120,sm89").startswith(f"{names[0]} is up to date")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--engine", "rtx", "--target", "sm90"), "no target 'sm90'"),
-        (("--engine", "rtx", "--target", "sm89", "--fp32"), "no fp32 attention"),
-        (("--target", "sm89"), "--target goes with --engine rtx"),
-        (("--engine", "none", "--target", "sm89"), "--target goes with --engine rtx"),
-        (("--engine", "rtx", "--target", "sm89", "--batch", "1,2"), "three numbers"),
-        (("--engine", "rtx", "--target", "sm89", "--batch", "3,2,1"), "three rising numbers"),
-        (("--engine", "rtx", "--target", "sm89", "--size", "8"), "between the patch"),
-        (("--onnx", "x.onnx", "--engine", "rtx"), "leave --model out"),
-    ],
-)
-def test_contradictions_are_said_before_any_work(tmp_path, arguments, words):
-    assert words in said(tmp_path, "--model", "seg-ti-32", *arguments, code=2)
-    assert not list(tmp_path.iterdir())
-
-
-@NO_GPU
-def test_a_demand_is_a_demand(tmp_path):
-    assert "error: " in said(tmp_path, "--model", "seg-ti-32", "--engine", "tensorrt", code=2)
-    assert not list(tmp_path.iterdir())
-
-
-def test_none_is_no_demand():
-    options = argparse.Namespace(engine="none", target=None)
-    assert engine_command.choose(options, "fp16") == engine_command.Choice(None, None)
-
-
-@pytest.mark.parametrize("loads", [True, False])
-def test_by_default_a_host_with_a_gpu_builds_for_it_if_tensorrt_is_there(monkeypatch, loads):
-    def load(engine):
-        assert engine == "tensorrt"
-        if not loads:
-            raise MissingRuntime("TensorRT is not installed; pip install tensorrt")
-
-    monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
-    monkeypatch.setattr(nvidia, "load", load)
-    named = {"batch": (1, 1, 8), "workspace": None, "level": 3, "hardware": "none", "version_compatible": False}
-    options = argparse.Namespace(engine=None, target=None, **named)
-    assert engine_command.choose(options, "fp16").engine == ("tensorrt" if loads else None)
-    assert (engine_command.choose(options, "fp16").why is None) == loads
-    assert "--engine tensorrt builds it" in engine_command.choose(options, "fp32").why
-
-
-def test_every_target_that_we_name_is_known_to_the_compiler():
-    assert {name.lower() for name in rtx.ComputeCapability.__members__} >= set(targets.CARDS)
-    assert sidecar(REPOSITORY / "x.engine").name == "x.engine.json"
-    assert targets.check_targets(" SM120,sm89,sm89") == ("sm89", "sm120")
-    assert np.all([name.startswith("sm") for name in targets.CARDS])
