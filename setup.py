@@ -15,6 +15,7 @@ ONNX_RUNTIME = [
     f"onnxruntime-gpu>=1.22; {X86}",
     "onnxruntime>=1.22; platform_machine not in 'x86_64 AMD64' or sys_platform == 'darwin'",
 ]
+RTX = "tensorrt-rtx-cu13>=1.7"
 CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", "filelock>=3.12"]
 TRAIN = [*CHECKPOINTS, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
 EXPORT = [*CHECKPOINTS, "onnx>=1.18", "onnxscript>=0.5", *ONNX_RUNTIME]
@@ -41,13 +42,14 @@ setup(
     extras_require={
         "export": EXPORT,
         "gpu": [TORCH, f"onnxruntime-gpu>=1.22; {X86}"],
-        "tensorrt": ["tensorrt>=10.12"],
-        "rtx": ["tensorrt-rtx-cu13>=1.7"],
+        "tensorrt": [TORCH, "tensorrt>=10.12"],
+        "rtx": [TORCH, RTX],
         "int8": ["nncf>=2.18"],
         "train": TRAIN,
         "test": [
             *EXPORT,
             *TRAIN,
+            f"{RTX}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "build>=1.2",
             "hypothesis>=6.100",
             "mypy>=1.15",

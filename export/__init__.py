@@ -5,18 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .engine_file import EngineReport as EngineReport
+    from .engine_file import build_engine as build_engine
     from .onnx_file import ExportReport as ExportReport
     from .onnx_file import export_onnx as export_onnx
 
-__all__ = ["ExportReport", "export_onnx"]
+# Where each public name lives.
+_HOMES = {
+    "EngineReport": "engine_file",
+    "ExportReport": "onnx_file",
+    "build_engine": "engine_file",
+    "export_onnx": "onnx_file",
+}
+__all__ = ["EngineReport", "ExportReport", "build_engine", "export_onnx"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     from segfast.needs import need
 
-    need("export", "torch", "onnx", "onnxscript", "onnxruntime")
-    from . import onnx_file
-
-    return getattr(onnx_file, name)
+    if _HOMES[name] == "onnx_file":
+        need("export", "torch", "onnx", "onnxscript", "onnxruntime")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

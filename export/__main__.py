@@ -1,10 +1,12 @@
-"""Write a Segmenter model as one .onnx file, checked against PyTorch before it is published.
+"""Write a Segmenter model as one .onnx file, checked against PyTorch before it is published, and as GPU engines.
 
     python -m segfast.export --model seg-b-mask-16 --fp16
     python -m segfast.export --weights seg-b-mask-16@ade20k --fp16
     python -m segfast.export --weights RUN/checkpoint.pth --size 512x1024 --fp32 --out engines
+    python -m segfast.export --onnx seg-b-mask-16-512-fp16.onnx --engine rtx --target sm89,sm120
 
-Without --weights the weights are random: good for timing, not for pictures.
+Without --weights the weights are random: good for timing, not for pictures. With an NVIDIA GPU and
+TensorRT, --fp16 also builds an engine for it.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segfast import cli, files
+from segfast.artifact import read_artifact
 from segfast.config import check_size
 from segfast.errors import BadOption
+from segfast.export import engine_command
 from segfast.needs import need
+from segfast.nvidia import KINDS
 from segfast.protocol import Size
 from segfast.variants import variant
 
@@ -30,8 +35,13 @@ SEED = 0
 
 
 def main() -> int:
-    """Export as the command line says; 0 when the file was published."""
+    """Export as the command line says; 0 when every file was published."""
     options = _parse()
+    if options.onnx is not None:
+        choice = engine_command.choose(options, read_artifact(Path(options.onnx)).precision)
+        print(engine_command.build(choice, Path(options.onnx), files.make_folder(options.out), options))
+        return 0
+    choice = engine_command.choose(options, options.precision)
     model = _model(options)
     size = check_size(model.config.protocol.window if options.size is None else options.size, model.config.patch)
     folder = files.make_folder(options.out)
@@ -44,6 +54,12 @@ def main() -> int:
         print("random weights: for timing only, the labels mean nothing (--weights takes trained ones)")
     path = folder / file_name(config.name, size, options.precision)
     print(export_onnx(model, path, size=size, precision=options.precision, output=options.output, opset=options.opset))
+    if choice.engine is not None:
+        report = engine_command.build(choice, path, folder, options)
+        print(report)
+        path = report.plan.path if report.verdict is not None else path
+    elif choice.why is not None:
+        print(f"no engine was built: {choice.why}")
     print(f"next: python -m segfast.segment {path} PHOTO -o out")
     return 0
 
@@ -60,10 +76,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--output", choices=("logits", "labels"), default="logits", help="(default: logits)")
     parser.add_argument("--opset", type=int, default=18, help="of the ONNX file, 18 to 22 (default: 18)")
     parser.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: this one)")
+    engine_command.add_options(parser)
     parser.set_defaults(precision="fp16")
     options = parser.parse_args()
-    if options.model is None and options.weights is None:
+    named = [name for name in ("model", "weights", "classes", "size") if getattr(options, name) is not None]
+    if options.onnx is None and not {"model", "weights"} & set(named):
         parser.error("name a --model, --weights, or both")
+    if options.onnx is not None and named:
+        parser.error(f"--onnx names a file that is exported already; leave --{named[0]} out")
+    if options.onnx is not None and options.engine not in KINDS:
+        parser.error(f"--onnx is for building an engine; add --engine {' or '.join(KINDS)}")
     return options
 
 

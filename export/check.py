@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from segfast.engine import Engine
 from segfast.model import Segmenter
+from segfast.probe import PHOTOS, photo
 from segfast.protocol import Protocol, Size
-
-PHOTOS = ("coffee.jpg", "cat.jpg", "rocket.jpg")
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,6 @@ class Agreement:
 
     def __str__(self) -> str:
         return f"{self.runtime}: relative error {self.relative_error:.1e}, {self.labels:.2%} of the labels equal"
-
-
-def photo(size: Size, name: str = PHOTOS[0]) -> NDArray[np.uint8]:
-    """An example photo stretched to `size`, [H, W, 3]."""
-    with resources.files("segfast.examples").joinpath(name).open("rb") as file, Image.open(file) as image:
-        return np.array(image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def images(size: Size) -> dict[str, NDArray[np.uint8]]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .errors import BadOption as BadOption
     from .errors import CannotWrite as CannotWrite
     from .errors import DownloadFailed as DownloadFailed
+    from .errors import EngineMismatch as EngineMismatch
     from .errors import ExportFailed as ExportFailed
     from .errors import MissingRuntime as MissingRuntime
     from .errors import NotSupported as NotSupported
@@ -42,6 +43,7 @@ _HOMES = {
     "BadOption": "errors",
     "CannotWrite": "errors",
     "DownloadFailed": "errors",
+    "EngineMismatch": "errors",
     "ExportFailed": "errors",
     "MissingRuntime": "errors",
     "NotSupported": "errors",

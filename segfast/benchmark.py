@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segfast import __version__, cli, doctor
+from segfast.packages import PACKAGES
 
 if TYPE_CHECKING:
     from segfast.engine import Engine
@@ -188,7 +189,7 @@ def table(results: list[dict[str, Any]], peak: int | None) -> list[str]:
 
 def surroundings(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     """What numbers need beside them: the machine, the versions and what was asked."""
-    named = {package.module: package.distributions for package in doctor.PACKAGES}
+    named = {package.module: package.distributions for package in PACKAGES}
     versions = {name: next((v for v in map(doctor.version, names) if v), None) for name, names in named.items()}
     return {
         "benchmark": "segfast.benchmark",
@@ -213,7 +214,7 @@ def _statistics(values: list[float]) -> dict[str, float]:
 
 def _parse() -> argparse.Namespace:
     parser = cli.parser("segfast.benchmark", __doc__)
-    parser.add_argument("engine", metavar="ENGINE", help=".onnx file, checkpoint, or published name")
+    parser.add_argument("engine", metavar="ENGINE", help=".onnx or .engine file, checkpoint, or published name")
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="pictures (default: the shipped examples)")
     parser.add_argument("--rounds", type=cli.positive, default=20, help="timed per picture (default 20)")
     parser.add_argument("--multiscale", action="store_true", help="average 12 views, as `segment --multiscale` does")

@@ -18,11 +18,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from segfast import __version__, cli
+from segfast.packages import ONNX_RUNTIME, PACKAGES, Package
 
 T = TypeVar("T")
 
@@ -30,46 +30,13 @@ T = TypeVar("T")
 X86 = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "avx512_fp16")
 ARM = ("asimdhp", "bf16", "i8mm")
 
-_X86_WHEELS = platform.machine() in ("x86_64", "AMD64") and sys.platform != "darwin"
-_ORT = "onnxruntime-gpu" if _X86_WHEELS else "onnxruntime"
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package that segfast can use.
-
-    Attributes:
-        distributions: names under which pip may know it; the first found says the version.
-        pip: what to give `pip install`.
-    """
-
-    module: str
-    distributions: tuple[str, ...]
-    purpose: str
-    pip: str
-
-
-PACKAGES = (
-    Package("numpy", ("numpy",), "pictures and answers are its arrays", "numpy"),
-    Package("PIL", ("pillow",), "reads and writes pictures", "pillow"),
-    Package("openvino", ("openvino",), "runs .onnx files on CPUs", "openvino"),
-    Package("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), "runs .onnx files on NVIDIA GPUs, and anywhere", _ORT),
-    Package("numba", ("numba",), "merges windows faster", "numba"),
-    Package("torch", ("torch",), "runs checkpoints, exports .onnx files", "torch"),
-    Package("triton", ("triton", "triton-windows"), "compiles PyTorch's kernels for NVIDIA GPUs", "triton"),
-    Package("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "compiles .onnx files for one GPU", "tensorrt"),
-    Package("tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "compiles .onnx files for RTX GPUs", "tensorrt-rtx-cu13"),
-    Package("onnx", ("onnx",), "exports .onnx files", "onnx"),
-    Package("onnxscript", ("onnxscript",), "exports .onnx files", "onnxscript"),
-    Package("timm", ("timm",), "brings ImageNet encoders to train from", "timm"),
-    Package("safetensors", ("safetensors",), "reads and writes .safetensors checkpoints", "safetensors"),
-)  # fmt: skip
-
 # A model of one Identity: a session with it shows whether a provider really starts.
 _IDENTITY = (
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a0208"
     "0142040a00100d"
 )
+# What builds and runs `.engine` files.
+COMPILERS = ("tensorrt", "tensorrt_rtx")
 # Run in a process of their own: a broken library may end it, and must not end the doctor.
 _PROBES = {
     "openvino": "import openvino; core = openvino.Core(); answer = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')",
@@ -83,6 +50,8 @@ if wanted[0] in answer:
     started = onnxruntime.InferenceSession(bytes.fromhex("{_IDENTITY}"), options, wanted).get_providers()
     if started[0] != wanted[0]: sys.exit(wanted[0] + " does not start")
 """,
+    "tensorrt": "import tensorrt; answer = []",
+    "tensorrt_rtx": "import tensorrt_rtx; answer = []",
     "engine": "import segfast.engine; answer = []",
 }
 
@@ -102,7 +71,7 @@ def examine() -> dict[str, Any]:
     gpus = _ask(_gpus, 0, warnings, "count the NVIDIA GPUs")
     device = "cuda" if gpus else "cpu"
     packages = {package.module: _package(package) for package in PACKAGES}
-    for name in ("openvino", "onnxruntime"):
+    for name in ("openvino", "onnxruntime", *COMPILERS):
         if packages[name]["present"]:
             packages[name] |= (answer := _probe(name, device))
             if answer["error"]:
@@ -120,8 +89,10 @@ def examine() -> dict[str, Any]:
             "memory_bytes": _ask(_memory, None, warnings, "read the memory"),
         },
         "nvidia_gpus": gpus,
+        "nvidia_driver": _ask(_driver, None, warnings, "ask for the NVIDIA driver"),
+        "capabilities": _ask(lambda: _capabilities(gpus), list[str](), warnings, "ask for the GPUs' compute capability"),
         "packages": packages,
-        "engine": {"onnx": _onnx_default(packages, device), "checkpoints": _checkpoint_default(packages, device)},
+        "engine": {"onnx": _onnx_default(packages, device), "checkpoints": _checkpoint_default(packages, device), "engines": _engine_default(packages, gpus)},
         "cache": _ask(_cache, {"path": None, "bytes": None, "writable": False}, warnings, "find the cache directory"),
         "warnings": warnings,
     }
@@ -138,7 +109,8 @@ def describe(found: dict[str, Any]) -> list[str]:
         f"CPU          {cpu['model'] or '?'}: {cpu['cores'] or '?'} cores usable, memory {memory}",
         f"  has        {_names(sets, True)}",
         f"  lacks      {_names(sets, False)}",
-        f"NVIDIA GPUs  {found['nvidia_gpus']} seen by the driver",
+        f"NVIDIA GPUs  {found['nvidia_gpus']} seen by the driver{''.join(f', {name}' for name in found['capabilities'])}",
+        f"driver       {found['nvidia_driver'] or 'no NVIDIA driver'}",
         "",
     ]
     for package in PACKAGES:
@@ -151,7 +123,7 @@ def describe(found: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"{package.module:<12} missing: {package.purpose}; {entry['get']}")
     lines.append("")
-    for what, label in (("onnx", ".onnx files"), ("checkpoints", "checkpoints")):
+    for what, label in (("onnx", ".onnx files"), ("checkpoints", "checkpoints"), ("engines", "engine files")):
         lines.append(f"{label:<12} {found['engine'][what]['text']}")
     size = "?" if cache["bytes"] is None else f"{cache['bytes'] / 1e6:.1f} MB"
     lines.append(f"{'cache':<12} {cache['path'] or '?'}: {size}, {'' if cache['writable'] else 'not '}writable")
@@ -294,6 +266,20 @@ def _checkpoint_default(packages: dict[str, Any], device: str) -> dict[str, Any]
     return {"runs": True, "text": f"{built} on {device} in fp16"}
 
 
+def _engine_default(packages: dict[str, Any], gpus: int) -> dict[str, Any]:
+    """What builds `.engine` files here, and whether they run."""
+    ready = [name for name in COMPILERS if packages[name]["present"] and not packages[name]["error"]]
+    builds = "; built here for any RTX GPU by TensorRT-RTX" if "tensorrt_rtx" in ready else ""
+    if not gpus:
+        return _cannot(f"there is no NVIDIA GPU{builds}")
+    if not ready:
+        return _cannot(f"TensorRT is missing; {packages['tensorrt']['get']}")
+    torch = packages["torch"]
+    if not torch["present"] or torch["detail"] == "no CUDA":
+        return _cannot(f"their tensors are those of a PyTorch with CUDA; {torch['get']}{builds}")
+    return {"runs": True, "text": f"those that {' or '.join(ready)} of the same version built for this GPU"}
+
+
 def _cannot(reason: str) -> dict[str, Any]:
     return {"runs": False, "text": f"cannot run: {reason}"}
 
@@ -305,7 +291,7 @@ def _pip(module: str) -> str:
 def _conflicts() -> list[str]:
     """onnxruntime and onnxruntime-gpu are one module: together each overwrites half of the other."""
     if version("onnxruntime") and version("onnxruntime-gpu"):
-        remedy = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {_ORT}"
+        remedy = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {ONNX_RUNTIME}"
         return [f"onnxruntime and onnxruntime-gpu are both installed and overwrite each other; {remedy}"]
     return []
 
@@ -314,6 +300,18 @@ def _gpus() -> int:
     from segfast.devices import nvidia_gpus  # needs ctypes, which some Pythons lack
 
     return nvidia_gpus()
+
+
+def _driver() -> str | None:
+    from segfast.nvidia import driver_version
+
+    return driver_version()
+
+
+def _capabilities(gpus: int) -> list[str]:
+    from segfast.nvidia import capability
+
+    return [capability(f"cuda:{index}") for index in range(gpus)]
 
 
 def _cache() -> dict[str, Any]:

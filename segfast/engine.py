@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import kernels, pipeline
-from segfast.artifact import Artifact, read_artifact
+from segfast import kernels, opening, pipeline
 from segfast.config import Config
-from segfast.devices import check_device
-from segfast.errors import BadImage, BadModel, BadOption, MissingRuntime, NotSupported, SegfastError
+from segfast.errors import BadImage, BadOption, NotSupported, SegfastError
 from segfast.image import Pixels, read_image
 from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
 from segfast.protocol import Protocol, Size, check_fit, views
-from segfast.runtimes import MANY, Lane, Runtime, to_bytes
+from segfast.runtimes import MANY, Lane, to_bytes
 from segfast.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
-
-RUNTIMES = ("openvino", "onnxruntime", "pytorch")
 
 
 class _Cut(NamedTuple):
@@ -60,7 +53,7 @@ class Engine:
     """A model ready to run.
 
     Args:
-        path: an `.onnx` file of `segfast.export`; or a checkpoint, published name or Segmenter,
+        path: an `.onnx` or `.engine` file of `segfast.export`; or a checkpoint, published name or Segmenter,
             which run in PyTorch. A Segmenter is left as it is, its weights shared where neither
             device nor precision changes them, so that there the Engine follows further training.
         runtime: `openvino`, `onnxruntime` or `pytorch`. By default `.onnx` files run in OpenVINO on
@@ -72,6 +65,8 @@ class Engine:
             or bf16 where the model's activations are too large for fp16. A file has its own.
         attention: of a checkpoint, `triton`, `cudnn`, `flash` or `sdpa` (PyTorch's choice); by default
             what is fastest. The first three run on NVIDIA GPUs only.
+        trusted: open an `.engine` file that has no sidecar of ours. It is a program, and nothing of it
+            can be checked: say so only of files that you vouch for.
 
     Any number of threads may call one Engine; they get what one after the other would.
     `repr(engine)` says what runs where, and every fall-back.
@@ -83,6 +78,7 @@ class Engine:
 
     Raises:
         BadModel: the file is missing, damaged, or not ours.
+        EngineMismatch: an `.engine` file is not what its sidecar says, or was built for another GPU or version.
         BadOption: the runtime, device, thread count, precision or attention is impossible here.
         NotSupported: the GPU's memory does not hold the model.
         MissingRuntime: what should run it is not installed, or the device is not there.
@@ -100,31 +96,12 @@ class Engine:
         threads: int | None = None,
         precision: str | None = None,
         attention: str | None = None,
+        trusted: bool = False,
     ):
-        device = check_device("cpu" if device is None and runtime == "openvino" else device)
-        whole = isinstance(threads, int) and not isinstance(threads, bool)
-        if threads is not None and not (whole and 1 <= threads <= 1024):
-            raise BadOption(f"threads must be a whole number from 1 to 1024; got {threads!r}")
-        if runtime not in (None, *RUNTIMES):
-            raise BadOption(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
-        self._threads = threads
-        self._notes: list[str] = []
-        if isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() == ".onnx":
-            _refuse_choices(precision, attention)
-            artifact = read_artifact(Path(path))
-            self.config, self._protocol = artifact.config, self._fixed_size(artifact)
-            self.output, self._runtime = artifact.output, self._load_artifact(artifact, runtime, device, threads)
-        else:
-            model = _load_checkpoint(path, runtime)
-            from segfast.runtimes.pytorch import PyTorchRuntime
-
-            self.config, self._protocol = model.config, model.config.protocol
-            self.output, self._runtime = "logits", PyTorchRuntime(model, device, threads, precision, attention)
+        opened = opening.open_model(path, runtime, device, threads, precision, attention, trusted)
+        self.config, self._protocol, self.output = opened.config, opened.protocol, opened.output
+        self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
-        if importlib.util.find_spec("numba") is None:
-            self._notes.append("numba is not installed: windows are merged in NumPy, slower")
-        if self.config.random_weights:
-            self._notes.append("random weights: for timing only")
 
     def segment(
         self, image: Any, *, multiscale: bool = False, stride: int | None = None, fit: Size | None = None
@@ -297,62 +274,9 @@ class Engine:
                 "python -m segfast.export --output logits, with the same --model or --weights"
             )
 
-    def _fixed_size(self, artifact: Artifact) -> Protocol:
-        """The model's protocol as far as a network of one input size can follow it."""
-        protocol = artifact.config.protocol
-        if protocol.small_windows:
-            H, W = artifact.size
-            self._notes.append(f"images smaller than {H}×{W} are enlarged to it (a checkpoint takes them as they are)")
-            protocol = replace(protocol, small_windows=False)
-        return protocol
-
-    def _load_artifact(self, artifact: Artifact, runtime: str | None, device: str, threads: int | None) -> Runtime:
-        if runtime == "pytorch":
-            raise BadOption("an .onnx file does not run in PyTorch; give the checkpoint it was exported from")
-        if runtime == "openvino" and device != "cpu":
-            raise BadOption(f"OpenVINO does not run on {device}; use device='cpu', or runtime='onnxruntime'")
-        if runtime is None and device == "cpu":
-            runtime = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
-            if runtime == "onnxruntime":
-                self._notes.append("OpenVINO is not installed: ONNX Runtime instead, slower on CPUs")
-        if runtime == "openvino":
-            from segfast.runtimes.openvino import OpenVINORuntime
-
-            return OpenVINORuntime(artifact, threads)
-        from segfast.runtimes.onnxruntime import ONNXRuntime
-
-        return ONNXRuntime(artifact, device, threads)
-
 
 def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArray[Any]:
     """Bilinear [H, W, 3] → [*size, 3], float32 in the same range; the image itself if it has that size."""
     if image.shape[:2] == size:
         return image
     return kernels.resize(image, size, threads=threads)
-
-
-def _refuse_choices(precision: str | None, attention: str | None) -> None:
-    """Refuse what an artifact has decided already."""
-    if precision is not None:
-        raise BadOption("precision is the .onnx file's own: export it with --fp16 or --fp32, or give the checkpoint")
-    if attention is not None:
-        raise BadOption("attention is inside the .onnx file: give the checkpoint it was exported from, or leave it out")
-
-
-def _load_checkpoint(path: Any, runtime: str | None) -> Segmenter:
-    """The Segmenter of a checkpoint, or the one given."""
-    if not isinstance(path, (str, os.PathLike)):
-        if hasattr(path, "patch_logits"):
-            return path  # type: ignore[no-any-return]
-        raise BadModel(f"an Engine takes a path, a published name or a Segmenter, not {type(path).__name__}")
-    name = os.fspath(path)
-    if runtime not in (None, "pytorch"):
-        raise BadOption(f"{name} is a checkpoint, which runs in PyTorch; for {runtime} export it with segfast.export")
-    if importlib.util.find_spec("torch") is None:
-        raise MissingRuntime(
-            f"{name} is a checkpoint, which needs PyTorch: pip install 'segfast[export]'; "
-            "an .onnx file exported from it does not"
-        )
-    from segfast.weights import load_model
-
-    return load_model(name)

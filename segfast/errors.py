@@ -4,6 +4,7 @@ SegfastError
 ├── BadData            a dataset that cannot be used, with the files at fault
 ├── BadImage           a picture, array or tensor that cannot be segmented
 ├── BadModel           a checkpoint or artifact that cannot be read, or does not fit
+│   ├── EngineMismatch an engine file that is not what its sidecar says, or was built for another machine
 │   └── UnknownModel   a name that is not in the family or among the published weights
 ├── BadOption          an argument outside its range, or options that contradict each other
 ├── DownloadFailed     published weights that could not be fetched whole
@@ -23,6 +24,7 @@ __all__ = [
     "BadOption",
     "CannotWrite",
     "DownloadFailed",
+    "EngineMismatch",
     "ExportFailed",
     "MissingRuntime",
     "NotSupported",
@@ -61,6 +63,10 @@ class BadImage(SegfastError):
 
 class BadModel(SegfastError):
     """A checkpoint or artifact that cannot be read, or does not fit."""
+
+
+class EngineMismatch(BadModel):
+    """An engine file that is not what its sidecar says, or was built for another machine; the message rebuilds it."""
 
 
 class UnknownModel(BadModel):

@@ -97,7 +97,7 @@ def output_names(pictures: list[tuple[Path, Path]]) -> list[Path]:
 
 def _parse() -> argparse.Namespace:
     parser = cli.parser("segfast.segment", __doc__)
-    parser.add_argument("engine", metavar="ENGINE", help=".onnx file, checkpoint, or published name")
+    parser.add_argument("engine", metavar="ENGINE", help=".onnx or .engine file, checkpoint, or published name")
     parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="pictures, or folders of them")
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="folder to write to")
     parser.add_argument("--multiscale", action="store_true", help="average 12 views: slower, more accurate")

@@ -121,8 +121,8 @@ def test_a_fixed_size_says_how_it_departs_from_mmsegmentation(tmp_path, photo):
 
 
 def test_missing_openvino_falls_back_loudly(tiny_onnx, monkeypatch, photo):
-    find = engine.importlib.util.find_spec
-    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    find = opening.importlib.util.find_spec
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
     fallen = segfast.Engine(tiny_onnx, device="cpu")
     assert fallen.runtime == "ONNX Runtime on cpu in fp32"
     assert "OpenVINO is not installed: ONNX Runtime instead" in repr(fallen)

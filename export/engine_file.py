@@ -1,0 +1,292 @@
+"""`.onnx` → `.engine`: built once, verified where there is a GPU for it, and published with its sidecar."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segfast import devices, files, nvidia, published
+from segfast.artifact import Artifact, read_artifact
+from segfast.errors import BadModel, BadOption, CannotWrite, ExportFailed, SegfastError
+from segfast.export.builder import Built, build_plan
+from segfast.export.targets import check_targets
+from segfast.needs import need
+from segfast.nvidia import KINDS
+from segfast.plan import Options, Plan, publish, read_plan
+from segfast.probe import Probe, photo
+from segfast.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What was built.
+
+    Attributes:
+        plan: what the sidecar says.
+        bytes: of the plan.
+        seconds: that the compiler took.
+        reused: the file was there already, built from the same `.onnx` file in the same way.
+        verdict: of its first run; None where no GPU here runs it.
+        notes: what was not as asked.
+    """
+
+    plan: Plan
+    bytes: int
+    seconds: float
+    reused: bool
+    verdict: Verdict | None
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        plan, options = self.plan, self.plan.options
+        how = f"{KINDS[options.engine].title} {plan.version} for {', '.join(options.targets)}"
+        batch = f"batch {options.batch[0]} to {options.batch[2]}, best at {options.batch[1]}"
+        if self.reused:
+            lines = [f"{plan.path} is up to date ({how}, {batch}); delete it to build it anew"]
+        else:
+            lines = [f"wrote {plan.path} ({self.bytes / 1e6:.1f} MB, built in {self.seconds:.1f} s by {how}; {batch})"]
+        if self.verdict is not None:
+            lines.append(str(self.verdict))
+        elif not plan.verified:
+            lines.append("not verified: no GPU here runs it; the first Engine that opens it on one does that")
+        return "\n".join([*lines, *self.notes])
+
+
+def build_engine(
+    onnx: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    engine: str = "tensorrt",
+    targets: str | Sequence[str] | None = None,
+    batch: tuple[int, int, int] = Options.batch,
+    workspace: int | None = Options.workspace,
+    level: int = Options.level,
+    hardware: str = Options.hardware,
+    version_compatible: bool = Options.version_compatible,
+    device: str = "cuda",
+) -> EngineReport:
+    """Compile one of our `.onnx` files for NVIDIA GPUs.
+
+    Where a GPU here runs the plan, its layers are inspected and its answer for a photo is compared
+    with the `.onnx` file's before it is published; otherwise the sidecar says `verified: false`. Of
+    several processes that build the same file, one does and the others wait for it.
+
+    Args:
+        path: of the plan, `*.engine`; its sidecar is `*.engine.json`.
+        engine: `tensorrt`, for the GPU that is there, or `rtx`, for `targets`, on any x86-64 machine.
+        targets: for `rtx`: compute capabilities such as `"sm89,sm120"`; by default that of the GPU here.
+        batch, workspace, level, hardware, version_compatible: see `segfast.plan.Options`.
+        device: `cuda` or `cuda:N`.
+
+    Raises:
+        BadOption: an option is out of range.
+        BadModel: the `.onnx` file is not ours.
+        MissingRuntime: the compiler or, for TensorRT, the GPU is not there.
+        ExportFailed: the compiler refuses the network, or the plan does not pass; nothing was written.
+        CannotWrite: the destination is full, read-only or missing; nothing was written.
+    """
+    files.check_suffix(path, ".engine")
+    source, target = Path(onnx), Path(path)
+    device = nvidia.indexed(devices.check_device(device))
+    given = Options(nvidia.check_kind(engine), (), batch, workspace, level, hardware, version_compatible).check()
+    artifact = _read(source)
+    options = replace(given, targets=check_engine(engine, targets, artifact.precision, device))
+    need("export", "onnxruntime", "filelock")
+    job = _Job(artifact, source.read_bytes(), target, options, device)
+    with _alone(target):
+        if (current := _current(job)) is not None:
+            return EngineReport(current, target.stat().st_size, 0.0, True, None, ())
+        return _build(job)
+
+
+def engine_name(onnx: str | os.PathLike[str], engine: str) -> str:
+    """`{model}-{size}-fp16.engine`, or `…-fp16-rtx.engine`, for an `.onnx` file's name."""
+    return f"{Path(onnx).stem}{'-rtx' if engine == 'rtx' else ''}.engine"
+
+
+def check_engine(engine: str, targets: str | Sequence[str] | None, precision: str, device: str = "cuda") -> tuple[str, ...]:
+    """See, before any work, that an engine can be built here.
+
+    Returns:
+        the compute capabilities that it is built for.
+
+    Raises:
+        BadOption, MissingRuntime: as `build_engine`.
+    """
+    nvidia.check_kind(engine)
+    devices.check_device(device)
+    if engine == "tensorrt":
+        if targets is not None:
+            raise BadOption("TensorRT builds for the GPU that is there, not for targets; --engine rtx takes them")
+        chosen: tuple[str, ...] = ()
+    else:
+        if precision != "fp16":
+            raise BadOption(f"TensorRT-RTX has no {precision} attention; export with --fp16")
+        chosen = _targets(targets, device)
+    nvidia.load(engine)
+    return chosen or (nvidia.capability(device),)
+
+
+def _targets(targets: str | Sequence[str] | None, device: str) -> tuple[str, ...]:
+    if targets is not None:
+        return check_targets(targets)
+    if not devices.nvidia_gpus():
+        raise BadOption("name the GPUs to build for: --target sm89,sm120 (RTX 40 and RTX 50)")
+    return check_targets([nvidia.capability(device)])
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A plan to be built.
+
+    Attributes:
+        content: of the `.onnx` file.
+        target: where the plan goes.
+        device: `cuda:N`, which TensorRT builds for and which runs the plan if it can.
+    """
+
+    artifact: Artifact
+    content: bytes
+    target: Path
+    options: Options
+    device: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def version(self) -> str:
+        return nvidia.load(self.options.engine).__version__
+
+    @property
+    def runs_here(self) -> bool:
+        return devices.nvidia_gpus() > 0 and nvidia.capability(self.device) in self.options.targets
+
+    @property
+    def timings(self) -> Path:
+        """Where the timing cache is kept."""
+        return self.target.with_suffix(".timing")
+
+
+def _read(source: Path) -> Artifact:
+    if source.suffix.lower() != ".onnx":
+        raise BadModel(f"{source} is no .onnx file; an engine is built from one: python -m segfast.export")
+    return read_artifact(source)
+
+
+def _build(job: _Job) -> EngineReport:
+    """Compile, verify if a GPU here can, publish."""
+    device = job.device if job.options.engine == "tensorrt" else None
+    with publish(job.target) as write:
+        probe = Probe.of(job.artifact.output, _answer(job.artifact))
+        start = time.perf_counter()
+        built = build_plan(job.content, job.artifact.size, job.options, device=device, timings=_earlier_timings(job))
+        seconds = time.perf_counter() - start
+        plan = _describe(job, built, probe)
+        verdict = _verify(plan, bytes(built.plan), job.device) if job.runs_here else None
+        plan = replace(plan, verified=verdict is not None)
+        write(plan, built.plan)
+    notes = (*built.notes, *_keep_timings(job, built.timings))
+    return EngineReport(plan, built.plan.nbytes, seconds, False, verdict, notes)
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """While no other process of this user builds the same file."""
+    from filelock import FileLock, Timeout
+
+    name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(files.make_folder(published.cache_directory() / "locks") / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process builds {target}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    except OSError as error:
+        raise files.cannot_write(Path(lock.lock_file), error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _current(job: _Job) -> Plan | None:
+    """What is there already, if it is whole and was built from the same file in the same way."""
+    try:
+        plan = read_plan(job.target)
+        wanted = job.digest, job.options, job.version
+        if plan is None or (plan.onnx_digest, plan.options, plan.version) != wanted:
+            return None
+        if job.runs_here and not plan.verified:
+            return None
+        plan.read()
+    except SegfastError:
+        return None
+    return plan
+
+
+def _answer(artifact: Artifact) -> NDArray[Any]:
+    """What the `.onnx` file says of the photo: in ONNX Runtime on the CPU, which keeps to its types."""
+    from segfast.runtimes.onnxruntime import ONNXRuntime
+
+    return ONNXRuntime(artifact, "cpu", None).run(photo(artifact.size)[None])
+
+
+def _describe(job: _Job, built: Built, probe: Probe) -> Plan:
+    there = devices.nvidia_gpus() > 0
+    return Plan(
+        artifact=replace(job.artifact, path=job.target),
+        options=job.options,
+        version=job.version,
+        device=nvidia.device_name(job.device) if there else None,
+        driver=nvidia.driver_version(),
+        digest=hashlib.sha256(built.plan).hexdigest(),
+        onnx=job.artifact.path.name,
+        onnx_digest=job.digest,
+        nodes=built.nodes,
+        probe=probe,
+        verified=False,
+    )
+
+
+def _verify(plan: Plan, content: bytes, device: str) -> Verdict:
+    """Run a plan that is not published yet.
+
+    Raises:
+        ExportFailed: it does not pass.
+    """
+    from segfast.runtimes.tensorrt import TensorRTRuntime
+
+    verdict = TensorRTRuntime(plan, plan.path, content, device).verdict(plan)
+    if verdict.failure is not None:
+        raise ExportFailed(f"{plan.path} was built but not written: {verdict.failure}")
+    return verdict
+
+
+def _earlier_timings(job: _Job) -> bytes | None:
+    try:
+        return job.timings.read_bytes() if job.options.engine == "tensorrt" else None
+    except OSError:
+        return None                                                     # there is none, or none that can be read
+
+
+def _keep_timings(job: _Job, timings: bytes | None) -> tuple[str, ...]:
+    """Keep the timing cache beside the plan; the plan is good without it."""
+    if timings is None:
+        return ()
+    try:
+        with files.publish(job.timings) as temporary:
+            temporary.write_bytes(timings)
+    except CannotWrite as error:
+        return (f"the timing cache is not kept: {error}",)
+    return ()
