@@ -31,9 +31,9 @@ def check_threads(threads: int | None) -> int:
 
 
 def check_count(count: int, name: str) -> None:
-    """Raises ValueError for 2^31 elements or more: kernels and compiled loops count in 32 bits."""
-    if count >= 1 << 31:
-        raise ValueError(f"{count} {name} are more than 2^31 - 1")
+    """Raises ValueError for more than 2^31 - 1024: kernels and loops count in 32 bits, a last tile beyond the end."""
+    if count > (1 << 31) - 1024:
+        raise ValueError(f"{count} {name} are more than 2^31 - 1024")
 
 
 def cpus() -> int:

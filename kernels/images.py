@@ -26,7 +26,7 @@ def resize(image: NDArray[Any], size: Size, *, threads: int | None = None) -> ND
 
     Raises:
         TypeError: an image of another dtype; a size that is no pair of whole numbers.
-        ValueError: no three dimensions, an empty one, a size below 1, or 2^31 elements or more.
+        ValueError: no three dimensions, an empty one, a size below 1, or more than 2^31 - 1024 elements.
     """
     size, threads = check_size(size, "size"), check_threads(threads)
     if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.float32):

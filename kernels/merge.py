@@ -2,7 +2,8 @@
 
 Checks what is asked, then runs the compiled loops of `merge_cpu`; the NumPy twins where numba is
 missing, and for logits with NaN, infinities or values beyond 1e30, whose meaning the twins define.
-CUDA tensors stay where they are: `merge_cuda` takes all of them, and the answer is a tensor beside them.
+CUDA tensors stay where they are: the kernels of `merge_cuda` take all of them, and the answer is a tensor
+beside them. Where Triton is missing they are computed on the host and copied back, which waits for the GPU.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .reference import Floats, Labels, Size, Windows, label_dtype
 __all__ = ["Windows", "merge_scores", "merge_windows", "upsample_argmax"]
 
 FLOATS = ("float32", "float16", "bfloat16")
+DEVICES = ("cpu", "cuda")
 # Sums over windows of anything smaller stay finite.
 LARGEST = np.float32(1e30)
 
@@ -37,14 +39,17 @@ def upsample_argmax(logits: Floats, size: Size, *, threads: int | None = None) -
 
     Returns:
         uint8 up to 256 classes, else uint16; for a CUDA tensor a tensor on its device, queued on
-        PyTorch's current stream there (a CUDA graph may capture it).
+        PyTorch's current stream there (a CUDA graph may capture it, given Triton).
 
     Raises:
-        TypeError: logits of another dtype; a size that is no pair of whole numbers.
-        ValueError: no four dimensions, an empty one, a size below 1, or 2^31 elements or more.
+        TypeError: logits of another dtype, or sparse; a size that is no pair of whole numbers.
+        ValueError: no four dimensions, an empty one, a size below 1, more than 2^31 - 1024 elements, or a
+            tensor that is neither on a CPU nor on a CUDA device.
     """
     x, size, threads = _logits(logits), check_size(size, "size"), check_threads(threads)
     check_count(len(x) * size[0] * size[1], "labels")
+    if not isinstance(x, np.ndarray) and _cuda() is None:
+        return _beside(upsample_argmax(_array(x.cpu()), size, threads=threads), x)
     labels = _empty((len(x), *size), x)
     if not isinstance(x, np.ndarray):
         _cuda().label(Windows(x, [(0, 0)], size, size, size), size, labels)
@@ -69,7 +74,8 @@ def merge_windows(
     Raises:
         TypeError: logits of a dtype other than fp32, fp16 and bf16; sizes that are no pairs of whole numbers.
         ValueError: no views, views of different classes or devices, anchors outside their view, windows that do
-            not cover it, an `out` of another shape or dtype, or whatever `upsample_argmax` refuses.
+            not cover it, an `out` of another shape, dtype or device, or whatever `upsample_argmax` refuses; on
+            CUDA, overlapping windows captured in a graph before any call with the same anchors outside of one.
     """
     views, size, threads = _views(views), check_size(size, "size"), check_threads(threads)
     check_count(size[0] * size[1], "labels")
@@ -80,6 +86,8 @@ def merge_windows(
         labels = out if _is_contiguous(out) else labels
     if isinstance(logits, np.ndarray):
         _merge_images([views], size, labels[None], threads)
+    elif _cuda() is None:
+        labels[:] = _beside(merge_windows(_on_host(views), size, threads=threads), labels)
     elif len(views) == 1:
         _cuda().label(views[0], size, labels[None])
     else:
@@ -96,6 +104,8 @@ def merge_scores(views: Sequence[Windows], size: Size, *, threads: int | None = 
     K = views[0].logits.shape[1]
     check_count(K * size[0] * size[1], "scores")
     if not isinstance(views[0].logits, np.ndarray):
+        if _cuda() is None:
+            return _beside(merge_scores(_on_host(views), size, threads=threads), views[0].logits)
         return _cuda().score(views, size)
     cpu = _compiled()
     if cpu is None or not _tame(views):
@@ -120,10 +130,23 @@ def _compiled() -> ModuleType | None:
 
 @cache
 def _cuda() -> Any:
-    """The kernels for CUDA tensors; Triton comes with every PyTorch that knows CUDA."""
-    from . import merge_cuda
-
+    """The kernels for CUDA tensors; None without Triton, which not every platform has."""
+    try:
+        from . import merge_cuda
+    except ImportError:
+        return None
     return merge_cuda
+
+
+def _on_host(views: Sequence[Windows]) -> list[Windows]:
+    return [view._replace(logits=_array(view.logits.cpu())) for view in views]      # type: ignore[attr-defined]
+
+
+def _beside(array: Any, tensor: Any) -> Any:
+    """An array computed on the host, as a tensor on the device of another one."""
+    import torch
+
+    return torch.from_numpy(array).to(tensor.device)
 
 
 def _merge_images(images: Sequence[Sequence[Windows]], size: Size, labels: Labels, threads: int) -> None:
@@ -154,6 +177,7 @@ def _views(views: Sequence[Windows]) -> list[Windows]:
         x = _logits(view.logits)
         window, padded = check_size(view.window, "window"), check_size(view.padded, "padded")
         size = check_size(view.size, "view size")
+        check_count(max(math.prod(size), math.prod(padded)), "pixels of a view")
         if padded[0] < window[0] or padded[1] < window[1]:
             raise ValueError(f"padded {padded} must cover the window {window}")
         if len(x) != len(view.anchors):
@@ -185,11 +209,13 @@ def _check_cover(anchors: NDArray[np.intp], window: Size, size: Size) -> None:
 
 def _logits(x: Any) -> Any:
     """Logits [B, K, h, w] checked: an fp32 array that compiled code may take, or a CUDA tensor; in C order."""
-    if hasattr(x, "detach"):        # a torch tensor; NumPy has no bf16
-        x = x.detach()
-        if x.device.type != "cuda":
-            x = x.cpu()
-            x = (x.float() if _dtype(x) == "bfloat16" else x).numpy()
+    if hasattr(x, "detach"):        # a torch tensor
+        if x.device.type not in DEVICES:
+            raise ValueError(f"logits must be on a CPU or a CUDA device; got {x.device}: copy them with .cpu()")
+        if str(x.layout) != "torch.strided":
+            raise TypeError(f"logits must be dense; got {x.layout}")
+        x = x.detach().resolve_neg()
+        x = x if _stays(x) else _array(x)
     if not (isinstance(x, np.ndarray) or hasattr(x, "detach")) or _dtype(x) not in FLOATS:
         raise TypeError(f"logits must be {', '.join(FLOATS)}; got {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim != 4 or 0 in x.shape:
@@ -200,12 +226,24 @@ def _logits(x: Any) -> Any:
     return np.require(x, np.float32, ["C", "W"]) if isinstance(x, np.ndarray) else x.contiguous()
 
 
+def _stays(tensor: Any) -> bool:
+    """Whether a tensor is computed where it lies, and the answer is a tensor too."""
+    return bool(tensor.device.type == "cuda")
+
+
+def _array(tensor: Any) -> Any:
+    """A tensor on the CPU as an array. NumPy has no bf16."""
+    return (tensor.float() if _dtype(tensor) == "bfloat16" else tensor).numpy()
+
+
 def _empty(shape: tuple[int, ...], logits: Any) -> Any:
     """Labels to be written, beside the logits."""
     dtype = label_dtype(logits.shape[1])
     if isinstance(logits, np.ndarray):
         return np.empty(shape, dtype)
-    return logits.new_empty(shape, dtype=_cuda().label_dtype(logits.shape[1]))
+    import torch
+
+    return logits.new_empty(shape, dtype=getattr(torch, np.dtype(dtype).name))
 
 
 def _check_out(out: Any, labels: Any) -> None:

@@ -13,11 +13,17 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1, set before Triton is imported", allow_module_level=True)
 
-from segfast.kernels import merge_cuda, reference
+from segfast.kernels import merge, merge_cuda, reference
 from segfast.kernels.merge import Windows
 from segfast.protocol import Protocol
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")       # of NaN and infinities, which are meant
+
+
+@pytest.fixture(autouse=True)
+def _launch(monkeypatch):
+    """The public calls launch kernels for tensors on the CPU, as they do for those on a GPU."""
+    monkeypatch.setattr(merge, "_stays", lambda tensor: True)
 
 
 def noise(*shape, seed=0):
@@ -42,19 +48,11 @@ def tensors(view):
 
 
 def upsample_argmax(x, size):
-    x = torch.as_tensor(x)
-    labels = torch.empty(len(x), *size, dtype=merge_cuda.label_dtype(x.shape[1]))
-    merge_cuda.label(Windows(x, [(0, 0)], size, size, size), size, labels)
-    return labels.numpy()
+    return merge.upsample_argmax(torch.as_tensor(x), size).numpy()
 
 
 def merge_windows(views, size):
-    labels = torch.empty(*size, dtype=merge_cuda.label_dtype(views[0].logits.shape[1]))
-    if len(views) == 1:
-        merge_cuda.label(tensors(views[0]), size, labels[None])
-    else:
-        merge_cuda.merge([tensors(view) for view in views], size, labels)
-    return labels.numpy()
+    return merge.merge_windows([tensors(view) for view in views], size).numpy()
 
 
 def shortfall(labels, scores):
@@ -98,7 +96,7 @@ def test_a_batch_is_the_twin():
 
 
 @pytest.mark.parametrize(("K", "size"), [
-    (1, (8, 16)), (2, (11, 7)), (19, (8, 16)), (19, (11, 7)), (150, (8, 16)), (300, (8, 16)), (300, (3, 7)),
+    (1, (8, 16)), (19, (8, 16)), (19, (11, 7)), (256, (3, 7)), (300, (8, 16)), (300, (3, 7)),
 ])  # fmt: skip
 def test_any_number_of_classes(K, size):
     assert_upsampled(smooth(1, K, 1, 2), size)
@@ -116,12 +114,26 @@ def test_random_shapes():
         assert_upsampled((noise, smooth)[seed % 2](B, K, h, w, seed=seed), size)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_ties_go_to_the_first(seed):
     # Few whole levels and dyadic weights: every score is exact, and ties abound.
     x = np.random.default_rng(seed).integers(0, 3, (1, 5, 3, 2)).astype(np.float32)
     size = (24, 16) if seed % 2 else (12, 8)
     assert np.array_equal(upsample_argmax(x, size), reference.upsample(x, size).argmax(1))
+
+
+@pytest.mark.parametrize("level", [1.9, -1.7])
+def test_ties_by_rounding_go_to_the_first(level):
+    # A class that is everywhere less by the last bit, but whose scores at some pixels are rounded to those of the next.
+    level = np.float32(level)
+    low = np.nextafter(level, np.float32(-9))
+    x = np.broadcast_to(np.array([low, level, low])[None, :, None, None], (1, 3, 2, 2)).copy()
+    for size in ((48, 48), (11, 13)):
+        expected = reference.upsample_argmax(x, size)
+        assert set(expected.flat) == {0, 1}
+        assert np.array_equal(upsample_argmax(x, size), expected)
+    wide = Windows(np.repeat(x, 3, 0), [(0, 0), (0, 4), (0, 9)], (12, 12), (12, 12), (12, 21))
+    assert np.array_equal(merge_windows([wide], (11, 16)), reference.merge_windows([wide], (11, 16)))
 
 
 def test_a_copy_of_a_class_never_wins():
@@ -143,7 +155,7 @@ def test_constant_logits(value):
     assert not upsample_argmax(np.full((1, 5, 1, 2), value, np.float32), (8, 16)).any()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_nan_and_infinities_are_the_twins(seed):
     random = np.random.default_rng(seed)
     x = (noise, smooth)[seed % 2](1, 5, 2, 3, seed=seed)
@@ -157,9 +169,21 @@ def test_nan_and_infinities_are_the_twins(seed):
             assert np.array_equal(merge_windows(some, size), reference.merge_windows(some, size))
 
 
-def test_half_precision_counts_as_fp32():
-    x = torch.from_numpy(smooth(1, 5, 2, 2)).half()
-    assert np.array_equal(upsample_argmax(x, (16, 16)), reference.upsample_argmax(x.float().numpy(), (16, 16)))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_counts_as_fp32(dtype):
+    x = torch.from_numpy(smooth(1, 5, 2, 2)).to(dtype)
+    for size in ((16, 16), (9, 7)):
+        assert np.array_equal(upsample_argmax(x, size), reference.upsample_argmax(x.float().numpy(), size))
+
+
+def test_layouts():
+    x = torch.from_numpy(smooth(2, 5, 2, 3))
+    expected = reference.upsample_argmax(x.numpy(), (16, 24))
+    for other in (x.contiguous(memory_format=torch.channels_last), x.repeat_interleave(2, 3)[..., ::2], x.requires_grad_()):
+        assert np.array_equal(upsample_argmax(other, (16, 24)), expected)
+    mirrored_sign = torch.complex(torch.zeros(2, 5, 2, 3), -x.detach()).conj().imag          # its memory holds -x
+    assert mirrored_sign.is_neg()
+    assert np.array_equal(upsample_argmax(mirrored_sign, (16, 24)), expected)
 
 
 VIEWS = {
@@ -172,7 +196,7 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize(("crop", "mirrored", "size"), [(True, True, None), (False, False, None), (True, True, (9, 14))])
+@pytest.mark.parametrize(("crop", "mirrored", "size"), [(False, False, None), (True, True, (9, 14))])
 def test_one_view_is_the_twin(name, crop, mirrored, size):
     view, window, stride = VIEWS[name]
     answer = windows(3, view, window, stride, mirrored=mirrored, crop=crop, make=smooth if crop else noise)
@@ -201,10 +225,28 @@ def test_several_views_are_the_twin(K, band, monkeypatch):
     views = [windows(K, size, (8, 10), (6, 9), seed=i, mirrored=i % 2 > 0) for i, size in enumerate([(8, 16), (9, 19)])]
     for size in ((8, 16), (7, 11)):
         assert_merged(views, size)
-        scores = merge_cuda.score([tensors(view) for view in views], size).numpy()
+        scores = merge.merge_scores([tensors(view) for view in views], size).numpy()
         assert np.abs(scores - reference.merge_scores(views, size)).max() < 1e-6
 
 
 def test_many_labels_are_uint16():
-    views = [windows(257, (2, 2), (2, 2), (2, 2), make=noise, mirrored=flip) for flip in (False, True)]
-    assert assert_merged(views, (2, 2)).dtype == np.uint16
+    # The winner of most pixels is class 299: its label does not fit a byte.
+    logits = noise(1, 300, 1, 2)
+    logits[:, 299, :, 0] = 9
+    labels = upsample_argmax(logits, (8, 16))
+    assert labels.dtype == np.uint16
+    assert labels.max() == 299
+    assert np.array_equal(labels, reference.upsample_argmax(logits, (8, 16)))
+    views = [Windows(logits, [(0, 0)], (1, 2), (1, 2), (1, 2), flip) for flip in (False, True)]
+    labels = assert_merged(views, (1, 2))
+    assert labels.dtype == np.uint16
+    assert labels.max() == 299
+
+
+def test_out():
+    x = smooth(1, 3, 2, 2)
+    view = Windows(x, [(0, 0)], (6, 8), (6, 8), (6, 8))
+    expected = merge_windows([view], (6, 8))
+    for out in (torch.zeros(6, 8, dtype=torch.uint8), torch.zeros(6, 16, dtype=torch.uint8)[:, ::2]):
+        assert merge.merge_windows([tensors(view)], (6, 8), out) is out
+        assert np.array_equal(out.numpy(), expected)
