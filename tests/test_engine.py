@@ -9,7 +9,7 @@ import torch
 from helpers import REPOSITORY, reference, tiny_config, tiny_model
 
 import segfast
-from segfast import devices, engine
+from segfast import devices, opening
 from segfast.errors import BadImage, BadOption, MissingRuntime, NotSupported
 from segfast.export import export_onnx
 from segfast.kernels import reference as twins
