@@ -19,8 +19,9 @@ PINNED = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTI
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     """softmax(q·kᵀ·scale)·v for q, k, v [B, N, heads, d], views of one packed qkv tensor included.
 
-    On a CPU PyTorch's scaled_dot_product_attention; on a GPU what `attention_table` measured as the
-    fastest there. Twin: `reference.attention`.
+    On a GPU in half precision it runs what `attention_table` measured as the fastest there; fp32, a
+    CPU, and whatever the table has no row for run PyTorch's scaled_dot_product_attention. Twin:
+    `reference.attention`.
 
     Args:
         scale: d^-0.5 by default (paper, equation 3).

@@ -81,11 +81,12 @@ def check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
         raise ValueError(f"the attention kernels take a positive, finite scale, not {scale}")
 
 
-def unpack(qkv: Tensor) -> tuple[Tensor, ...]:
+def unpack(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The views q, k, v [B, N, heads, d] of qkv [B, N, 3, heads, d]."""
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"packed attention takes qkv of shape [B, N, 3, heads, d], not {list(qkv.shape)}")
-    return qkv.unbind(2)
+    q, k, v = qkv.unbind(2)
+    return q, k, v
 
 
 def _scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
@@ -143,7 +144,8 @@ def decompositions() -> dict[Any, Any]:
         return reference.attention(q, k, v, scale), _scores(q.float(), k.float(), scale).logsumexp(-1)
 
     def plain_packed(qkv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return plain(*unpack(qkv), scale)
+        q, k, v = unpack(qkv)
+        return plain(q, k, v, scale)
 
     return torch.export.default_decompositions() | {
         torch.ops.segfast.attention.default: plain,
