@@ -22,6 +22,7 @@ from segfast.train import loop as loops
 from segfast.train import step as steps
 from segfast.train.curve import draw
 from segfast.train.record import read_log
+from segfast.train.running import ECHO, StopRequest
 from segfast.train.state import LAST, OLDER
 
 # A model of 60 thousand parameters, with everything random in it.
@@ -137,7 +138,8 @@ def test_the_shapes_recipe_learns(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs Gloo")
 def test_two_processes_train_together(tmp_path, whole):
     launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(20000 + os.getpid() % 20000), "-m"]
-    finish(start(tmp_path / "two", *LINE, "--no-tensorboard", "--log-every", 2, launcher=launcher))
+    words = finish(start(tmp_path / "two", *LINE, "--no-tensorboard", "--log-every", 2, launcher=launcher))
+    assert words.count("recipe shapes:") == words.count("next: ") == 1    # the first process alone speaks
     log = read_log(tmp_path / "two" / "log.jsonl")
     assert log[-1]["iteration"] == 24
     assert [row["iteration"] for row in log if row["kind"] == "evaluation"] == [12, 24]
@@ -146,6 +148,25 @@ def test_two_processes_train_together(tmp_path, whole):
     assert report.miou == pytest.approx(max(row["miou"] for row in log if row["kind"] == "evaluation"), abs=1e-6)
     more = train(recipe("shapes", **TINY), None, tmp_path / "two", QUIET)
     assert more.iteration == 24                                         # alone it finds the run finished
+
+
+def test_an_echo_of_ctrl_c_still_saves():
+    """As `torchrun` passes on what the terminal has sent already; a later one ends the run at once."""
+    request = StopRequest()
+    request(signal.SIGINT, None)
+    request(signal.SIGINT, None)
+    assert request.wanted
+    request._since -= ECHO + 1
+    request(signal.SIGTERM, None)                                       # asks for no more than was asked
+    with pytest.raises(KeyboardInterrupt):
+        request(signal.SIGINT, None)
+
+
+def test_processes_that_find_different_states_do_not_train(tmp_path, monkeypatch):
+    """As on machines that share no folder: one would begin anew while another goes on."""
+    monkeypatch.setattr(loops.World, "share", lambda self, value: value if isinstance(value, bool) else 12)
+    with pytest.raises(BadOption, match="must be a folder that all share"):
+        train(recipe("shapes", **TINY), None, tmp_path, QUIET)
 
 
 def test_other_settings_are_named(whole):

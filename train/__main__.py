@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import Any
 
 from segfast import cli
@@ -36,10 +37,14 @@ def main() -> int:
 
     names = {item.name for item in dataclasses.fields(Running)}
     running = Running(**{name: value for name, value in vars(options).items() if name in names})
-    print(_heading(chosen, options.recipe))
+    first = os.environ.get("RANK", "0") == "0"                          # of those that torchrun started
+    if first:
+        print(_heading(chosen, options.recipe))
     progress = train(chosen, options.data, options.out, running)
     if progress.iteration < chosen.iterations:
         return 130
+    if not first:
+        return 0
     print(f"best mIoU {100 * progress.best:.2f} at iteration {progress.best_iteration}: {options.out}/best.safetensors")
     print(f"next: python -m segfast.export --weights {options.out}/best.safetensors")
     return 0

@@ -79,7 +79,8 @@ class _Run:
         if self.train.classes != self.val.classes:
             raise BadOption("the classes of train and val differ; use one list for both")
         settings = _settings(recipe, self.train, self.val)
-        found = _agree(folder, settings)
+        # The first process alone looks: others may be so late that they would see what it has written since.
+        found = world.share(_agree(folder, settings) if world.first else None)
         model, notes = build_model(recipe, self.train)
         set_attention(model, running.attention, world.device)
         if running.save_activations:
@@ -198,6 +199,8 @@ class _Run:
         world = self.world
         torch.manual_seed(self.recipe.seed + world.rank)
         found = state.load(self.folder)
+        if world.share(found and found[0].iteration) != (found and found[0].iteration):
+            raise BadOption(f"the processes find different states in {self.folder}; --out must be a folder that all share")
         if found is None:
             return Progress(), notes
         progress, tensors, trouble = found

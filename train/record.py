@@ -43,6 +43,7 @@ class Recorder:
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
+                # A log that is only ever appended to: the one output that TensorBoard writes, not `segfast.files`.
                 self._writer = SummaryWriter(str(folder), purge_step=first + 1)
         self._waited, self._start = 0.0, time.perf_counter()
 

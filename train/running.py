@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,16 +61,23 @@ class Running:
         return self
 
 
+# Under `torchrun` one Ctrl-C comes twice, from the terminal and from the launcher; seconds until it is another one.
+ECHO = 2.0
+
+
 class StopRequest:
-    """Whether Ctrl-C or SIGTERM asked the run to save and end; a second Ctrl-C ends it at once."""
+    """Whether Ctrl-C or SIGTERM asked the run to save and end; a second Ctrl-C, ECHO later, ends it at once."""
 
     wanted = False
+    _since = 0.0
 
     def __call__(self, number: int, frame: Any) -> None:
         """Handle a signal."""
-        if self.wanted and number == signal.SIGINT:
+        now = time.monotonic()
+        if self.wanted and number == signal.SIGINT and now - self._since > ECHO:
             raise KeyboardInterrupt
-        self.wanted = True
+        if not self.wanted:
+            self.wanted, self._since = True, now
 
 
 @contextmanager
