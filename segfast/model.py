@@ -269,7 +269,8 @@ def unit(vectors: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A block in which autocast, if it is on, leaves the dtypes of x's device as they are."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    known = torch.amp.is_autocast_available(kind)                       # of "meta", say, it is not
+    return torch.autocast(kind, enabled=False) if known and torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def norm_in_fp32(norm: nn.LayerNorm, x: Tensor) -> Tensor:
