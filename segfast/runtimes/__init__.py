@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ class Runtime(Protocol):
         ...
 
 
-class HostRuntime:
+class HostRuntime(ABC):
     """What runtimes share that take and give arrays of the host, `batch` windows a call; any thread may call `run`."""
 
     batch: int
@@ -72,12 +73,12 @@ class HostRuntime:
         """See `Runtime`."""
         return self.batch
 
-    def widen(self) -> None:
-        """See `Runtime`; nothing to do for most."""
+    def widen(self) -> None:  # noqa: B027 (most have nothing to do)
+        """See `Runtime`."""
 
+    @abstractmethod
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
         """Logits or labels of at most `batch` windows [n, H, W, 3]."""
-        raise NotImplementedError
 
     def lane(self) -> AbstractContextManager[Lane]:
         """See `Runtime`."""
