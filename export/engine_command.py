@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from segfast import cli, devices, nvidia
+from segfast import cli, devices
 from segfast.errors import BadOption, MissingRuntime
 from segfast.export.engine_file import EngineReport, build_engine, check_engine, engine_name
 from segfast.nvidia import KINDS
@@ -51,8 +51,8 @@ def choose(options: argparse.Namespace, precision: str) -> Choice:
         BadOption: the options contradict each other.
         MissingRuntime: what `--engine` demands is not here.
     """
+    _options(options)
     if options.engine in KINDS:
-        _options(options)
         check_engine(options.engine, options.target, precision)
         return Choice(options.engine)
     if options.target is not None:
@@ -64,10 +64,9 @@ def choose(options: argparse.Namespace, precision: str) -> Choice:
     if not devices.nvidia_gpus():
         return Choice(None, "there is no NVIDIA GPU here; --engine rtx --target sm89 builds one for RTX GPUs anywhere")
     try:
-        nvidia.load("tensorrt")
+        check_engine("tensorrt", None, precision)
     except MissingRuntime as error:
         return Choice(None, str(error))
-    _options(options)
     return Choice("tensorrt")
 
 

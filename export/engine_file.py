@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from segfast import devices, files, nvidia, published
 from segfast.artifact import Artifact, read_artifact
-from segfast.errors import BadModel, BadOption, CannotWrite, ExportFailed, SegfastError
+from segfast.errors import BadModel, BadOption, CannotWrite, ExportFailed, MissingRuntime, SegfastError
 from segfast.export.builder import Built, build_plan
 from segfast.export.targets import check_targets
 from segfast.needs import need
@@ -57,7 +58,7 @@ class EngineReport:
         if self.verdict is not None:
             lines.append(str(self.verdict))
         elif not plan.verified:
-            lines.append("not verified: no GPU here runs it; the first Engine that opens it on one does that")
+            lines.append("not verified: no GPU and PyTorch here run it; the first Engine that opens it on a GPU does that")
         return "\n".join([*lines, *self.notes])
 
 
@@ -90,7 +91,7 @@ def build_engine(
     Raises:
         BadOption: an option is out of range.
         BadModel: the `.onnx` file is not ours.
-        MissingRuntime: the compiler or, for TensorRT, the GPU is not there.
+        MissingRuntime: the compiler or, for TensorRT, the GPU or a PyTorch with CUDA is not there.
         ExportFailed: the compiler refuses the network, or the plan does not pass; nothing was written.
         CannotWrite: the destination is full, read-only or missing; nothing was written.
     """
@@ -127,13 +128,27 @@ def check_engine(engine: str, targets: str | Sequence[str] | None, precision: st
     if engine == "tensorrt":
         if targets is not None:
             raise BadOption("TensorRT builds for the GPU that is there, not for targets; --engine rtx takes them")
+        if not devices.nvidia_gpus():
+            raise MissingRuntime("TensorRT needs the NVIDIA GPU it builds for; --engine rtx --target sm89 builds without one")
         chosen: tuple[str, ...] = ()
     else:
         if precision != "fp16":
             raise BadOption(f"TensorRT-RTX has no {precision} attention; export with --fp16")
         chosen = _targets(targets, device)
     nvidia.load(engine)
-    return chosen or (nvidia.capability(device),)
+    chosen = chosen or (nvidia.capability(device),)
+    if engine == "tensorrt" and not _has_cuda():
+        raise MissingRuntime("TensorRT's plans are tried in a PyTorch with CUDA before they are written; pip install 'segfast[gpu]'")
+    return chosen
+
+
+def _has_cuda() -> bool:
+    """Whether a PyTorch is here that can run a plan, whose tensors are PyTorch's."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _targets(targets: str | Sequence[str] | None, device: str) -> tuple[str, ...]:
@@ -170,7 +185,8 @@ class _Job:
 
     @property
     def runs_here(self) -> bool:
-        return devices.nvidia_gpus() > 0 and nvidia.capability(self.device) in self.options.targets
+        there = devices.nvidia_gpus() > 0 and nvidia.capability(self.device) in self.options.targets
+        return there and _has_cuda()
 
     @property
     def timings(self) -> Path:

@@ -9,8 +9,10 @@ from test_tensorrt_build import NO_GPU, command, rtx
 
 from segfast import devices, nvidia
 from segfast.errors import MissingRuntime
-from segfast.export import engine_command, targets
-from segfast.plan import sidecar
+from segfast.export import engine_command, engine_file, targets
+from segfast.plan import Options, sidecar
+
+DEFAULTS = {"batch": (1, 1, 8), "workspace": None, "level": 3, "hardware": "none", "version_compatible": False}
 
 
 def said(folder, *arguments, code=0):
@@ -44,6 +46,7 @@ def test_one_command_from_a_name_to_an_rtx_engine(tmp_path):
         (("--engine", "none", "--target", "sm89"), "--target goes with --engine rtx"),
         (("--engine", "rtx", "--target", "sm89", "--batch", "1,2"), "three numbers"),
         (("--engine", "rtx", "--target", "sm89", "--batch", "3,2,1"), "three rising numbers"),
+        (("--batch", "3,2,1"), "three rising numbers"),
         (("--engine", "rtx", "--target", "sm89", "--size", "8"), "between the patch"),
         (("--onnx", "x.onnx", "--engine", "rtx"), "leave --model out"),
     ],
@@ -55,29 +58,43 @@ def test_contradictions_are_said_before_any_work(tmp_path, arguments, words):
 
 @NO_GPU
 def test_a_demand_is_a_demand(tmp_path):
-    assert "error: " in said(tmp_path, "--model", "seg-ti-32", "--engine", "tensorrt", code=2)
+    words = said(tmp_path, "--model", "seg-ti-32", "--engine", "tensorrt", code=2)
+    assert words.startswith("error: TensorRT needs the NVIDIA GPU")
+    assert words.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_none_is_no_demand():
-    options = argparse.Namespace(engine="none", target=None)
+    options = argparse.Namespace(engine="none", target=None, **DEFAULTS)
     assert engine_command.choose(options, "fp16") == engine_command.Choice(None, None)
 
 
-@pytest.mark.parametrize("loads", [True, False])
-def test_by_default_a_host_with_a_gpu_builds_for_it_if_tensorrt_is_there(monkeypatch, loads):
+@pytest.mark.parametrize("missing", [None, "TensorRT", "CUDA"])
+def test_by_default_a_host_with_a_gpu_builds_for_it_if_all_it_takes_is_there(monkeypatch, missing):
     def load(engine):
         assert engine == "tensorrt"
-        if not loads:
+        if missing == "TensorRT":
             raise MissingRuntime("TensorRT is not installed; pip install tensorrt")
 
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
     monkeypatch.setattr(nvidia, "load", load)
-    named = {"batch": (1, 1, 8), "workspace": None, "level": 3, "hardware": "none", "version_compatible": False}
-    options = argparse.Namespace(engine=None, target=None, **named)
-    assert engine_command.choose(options, "fp16").engine == ("tensorrt" if loads else None)
-    assert (engine_command.choose(options, "fp16").why is None) == loads
+    monkeypatch.setattr(nvidia, "capability", lambda device: "sm89")
+    monkeypatch.setattr(engine_file, "_has_cuda", lambda: missing != "CUDA")
+    options = argparse.Namespace(engine=None, target=None, **DEFAULTS)
+    choice = engine_command.choose(options, "fp16")
+    assert choice.engine == ("tensorrt" if missing is None else None)
+    assert choice.why is None if missing is None else f"{missing}" in choice.why and "pip install" in choice.why
     assert "--engine tensorrt builds it" in engine_command.choose(options, "fp32").why
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_a_plan_is_tried_only_where_pytorch_can(monkeypatch, tmp_path, cuda):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
+    monkeypatch.setattr(nvidia, "capability", lambda device: "sm89")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    job = engine_file._Job(None, b"", tmp_path / "x.engine", Options("rtx", ("sm89",)), "cuda:0")
+    assert job.runs_here == cuda
 
 
 def test_every_target_that_we_name_is_known_to_the_compiler():

@@ -104,7 +104,7 @@ def test_an_engine_and_its_sidecar(tiny, tmp_path):
 
 @NO_GPU
 def test_without_a_gpu_nothing_is_verified(tiny, tmp_path):
-    assert "not verified: no GPU here runs it" in str(build(tiny, tmp_path))
+    assert "not verified: no GPU and PyTorch here run it" in str(build(tiny, tmp_path))
     assert json.loads((tmp_path / "x-rtx.engine.json").read_text())["verified"] is False
     with pytest.raises(MissingRuntime, match="no NVIDIA driver"):
         segfast.Engine(tmp_path / "x-rtx.engine", device="cuda")
@@ -177,7 +177,8 @@ def test_no_target_without_a_gpu(tiny, tmp_path):
 
 
 @pytest.mark.skipif(nvidia.installed("tensorrt"), reason="TensorRT is installed")
-def test_tensorrt_that_is_not_there(tiny, tmp_path):
+def test_tensorrt_that_is_not_there(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
     refused(tmp_path, MissingRuntime, "pip install tensorrt", lambda: build(tiny, tmp_path, engine="tensorrt", targets=None))
 
 
