@@ -220,11 +220,15 @@ def publish(path: Path) -> Iterator[Callable[[Plan, bytes | memoryview], None]]:
 
 
 def mark(plan: Plan) -> None:
-    """Publish the sidecar of a plan that is there, with `verified` in it.
+    """Publish the sidecar of a plan with `verified` in it, unless another plan has taken its place meanwhile.
 
     Raises:
+        BadModel: the plan or its sidecar is gone or damaged.
         CannotWrite: the destination is full or read-only.
     """
+    current = read_plan(plan.path)
+    if current is None or current.digest != plan.digest:
+        return
     with files.publish(sidecar(plan.path)) as text:
         text.write_text(to_text(replace(plan, verified=True)), encoding="utf-8", newline="\n")
 

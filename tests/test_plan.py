@@ -71,6 +71,15 @@ def test_marking_changes_nothing_else(engine):
     assert engine.read_bytes() == CONTENT
 
 
+def test_a_plan_that_took_anothers_place_is_not_marked(engine):
+    before, newer = read_plan(engine), CONTENT + b"newer"
+    write(made(engine, digest=hashlib.sha256(newer).hexdigest()), newer)
+    mark(before)
+    after = read_plan(engine)
+    assert after.read() == newer
+    assert not after.verified
+
+
 def same(a, b):
     np.testing.assert_array_equal(a.probe.values, b.probe.values)
     assert a.probe.values.dtype == b.probe.values.dtype

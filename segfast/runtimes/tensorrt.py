@@ -259,7 +259,7 @@ def _verify(runtime: TensorRTRuntime, plan: Plan) -> None:
     runtime.note(f"verified now: {verdict.comparison}; {verdict.attention}")
     try:
         mark(plan)
-    except CannotWrite as error:
+    except (BadModel, CannotWrite) as error:
         runtime.note(f"{sidecar(plan.path).name} cannot be marked as verified ({error})")
 
 
