@@ -134,11 +134,10 @@ def _configure(library: Library, config: tensorrt.IBuilderConfig, options: Optio
         targets.configure(config, options.targets)
         return
     levels = library.HardwareCompatibilityLevel
-    config.hardware_compatibility_level = {
-        "none": levels.NONE,
-        "same": levels.SAME_COMPUTE_CAPABILITY,
-        "ampere+": levels.AMPERE_PLUS,
-    }[options.hardware]
+    if options.hardware == "same":                                      # not in every version: looked up only if asked for
+        config.hardware_compatibility_level = levels.SAME_COMPUTE_CAPABILITY
+    elif options.hardware == "ampere+":
+        config.hardware_compatibility_level = levels.AMPERE_PLUS
     if options.version_compatible:
         config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
 

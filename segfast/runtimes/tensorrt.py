@@ -130,9 +130,9 @@ class TensorRTRuntime:
             RuntimeError: the library refuses it.
         """
         context.set_device_memory(scratch.data_ptr(), scratch.numel())
-        context.set_tensor_address(self._given, windows.data_ptr())
-        context.set_tensor_address(self._returned, answer.data_ptr())
-        if not context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
+        bound = context.set_tensor_address(self._given, windows.data_ptr())
+        bound = context.set_tensor_address(self._returned, answer.data_ptr()) and bound
+        if not bound or not context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
             raise RuntimeError(self._failure("a call failed"))
 
     def answer(self, batch: int) -> Tensor:
