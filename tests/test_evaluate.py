@@ -349,7 +349,7 @@ def test_what_a_user_gets_wrong_is_said_and_nothing_is_written(tmp_path, models,
 def test_ctrl_c_ends_it_cleanly(tmp_path, models):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     line = [sys.executable, "-m", "segfast.evaluate", models / "m.safetensors", "--data", "shapes", "--multiscale",
-            "--stride", "2", "--device", "cpu", "--json", "scores.json"]  # fmt: skip
+            "--stride", "16", "--device", "cpu", "--json", "scores.json"]  # fmt: skip
     process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     seen = b""
     while b"evaluate:" not in seen:
