@@ -55,7 +55,6 @@ setup(
             "mypy>=1.15",
             "pytest>=8.3",
             "pytest-benchmark>=5.1",
-            "pytest-xdist>=3.6",
             "ruff>=0.12",
             "torchmetrics>=1.6",
             "types-PyYAML",

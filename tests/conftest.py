@@ -1,6 +1,7 @@
 """Shared fixtures: exported files of a small model, and a picture."""
 
 import re
+import signal
 from importlib.util import find_spec
 
 import numpy as np
@@ -37,6 +38,13 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """A background job of a shell ignores Ctrl-C, and so would the processes that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

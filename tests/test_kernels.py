@@ -173,7 +173,7 @@ def test_any_layout():
 
 @quick
 @given(st.integers(1, 5), st.data())
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_nan_and_infinities_are_the_twins(spots, data):
     x = field(19, 5, 6)[None]
     for _ in range(spots):

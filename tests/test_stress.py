@@ -1,6 +1,7 @@
 """Many callers, many calls, forks and spawns: an Engine stays what it is."""
 
 import multiprocessing
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -84,6 +85,24 @@ def test_children_segment_after_the_parent_did(tiny_onnx, method, monkeypatch):
     answer = queue.get(timeout=60)
     child.join(60)
     np.testing.assert_array_equal(answer, expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_after_engines_came_and_went(tiny_onnx):
+    """Several OpenVINO Cores of one thread, let go, would leave it a signal stack that is no longer mapped."""
+    program = (
+        "import os, signal, sys, segfast\n"
+        "answers = []\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: answers.append(True))\n"
+        "first, second = (segfast.Engine(sys.argv[1], runtime='openvino', device='cpu') for _ in range(2))\n"
+        "del first\n"
+        "del second\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "assert answers\n"
+    )
+    line = [sys.executable, "-X", "faulthandler", "-c", program, str(tiny_onnx)]
+    ended = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_folder_of_200_with_9_bad_pictures(tiny_onnx, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ class OpenVINORuntime(HostRuntime):
             self._core.set_property({"CACHE_DIR": str(cache)})
         self.notes: list[str] = []
         self.precision = "f32"
+        capable = _load_plugin(self._core)
         if artifact.precision == "fp16":
-            capable = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "f32")
             if self.precision == "f32":
                 self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in f32")
@@ -89,6 +90,17 @@ class OpenVINORuntime(HostRuntime):
         except (RuntimeError, IndexError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise BadModel(f"OpenVINO cannot run {self._artifact.path} ({reason}); export it again") from error
+
+
+def _load_plugin(core: Any) -> Any:
+    """What the CPU can do, asked by a thread that ends.
+
+    The plugin, which a Core loads when it is first asked, gives the thread that asks a signal stack, and
+    unmaps it when the Core goes. Of two Cores of one thread the second to go would bring back the unmapped
+    stack of the first, and the next signal with a handler on it would kill the process.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(core.get_property, "CPU", "OPTIMIZATION_CAPABILITIES").result()
 
 
 def _plain(shape: Any) -> list[int | str]:
