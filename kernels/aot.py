@@ -6,6 +6,7 @@ on the GPU it was written for. Compiled on any Linux host, both are numbers that
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -25,7 +26,7 @@ class Compiled(NamedTuple):
         cubin: the binary.
         ptx: its assembly.
         registers: of one thread.
-        spills: bytes of registers that one thread keeps in memory instead.
+        spills: bytes of registers that one thread stores to and loads from memory instead.
         shared_bytes: shared memory of one program.
     """
 
@@ -78,18 +79,23 @@ def compile_kernel(
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True} | options
     compiled = compile_source(source, target=GPUTarget("cuda", arch, 32), options=options)
     cubin = compiled.asm["cubin"]
-    registers, spills = resource_usage(cubin)
+    registers, spills = resource_usage(compiled.asm["ptx"], arch)
     return Compiled(cubin, compiled.asm["ptx"], registers, spills, compiled.metadata.shared)
 
 
-def resource_usage(cubin: bytes) -> tuple[int, int]:
-    """Registers of one thread and the bytes it spills, read from a binary by Triton's own `cuobjdump`."""
-    import triton
+def resource_usage(ptx: str, arch: int) -> tuple[int, int]:
+    """Registers of one thread and the bytes it spills, as Triton's own `ptxas` reports them of the assembly.
 
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+    A stack frame alone is no spill: some releases leave an empty one of 8 bytes.
+    """
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    target = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)[0]
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
         file.flush()
-        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout  # noqa: S603
-    usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", report)}
-    return usage["REG"], usage["STACK"] + usage["LOCAL"]
+        command = [get_ptxas(arch).path, "-v", f"--gpu-name={target}", file.name, "-o", os.devnull]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr  # noqa: S603
+    (registers,) = re.findall(r"Used (\d+) registers", report)
+    stored, loaded = re.findall(r"(\d+) bytes spill", report)
+    return int(registers), int(stored) + int(loaded)

@@ -63,7 +63,7 @@ HALF = {
     (100, 128): Tiles(Tile(128, 64, 8, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 8, 2),   Tile(128, 64, 8, 2)),
     # RTX 50: 99 KiB.
     (120, 64):  Tiles(Tile(128, 32, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 16, 4, 2),   Tile(64, 32, 4, 2)),
-    (120, 128): Tiles(Tile(128, 32, 8, 2),  Tile(32, 64, 4, 2),  Tile(32, 32, 8, 1),   Tile(32, 32, 4, 2)),
+    (120, 128): Tiles(Tile(128, 32, 8, 2),  Tile(32, 64, 4, 2),  Tile(32, 32, 8, 1),   Tile(32, 32, 8, 2)),
 }
 # fp32 inputs of heads up to 64, everywhere: exact products on the ordinary units, for comparisons rather than for
 # speed. Larger heads would spill whatever the tile. Untuned.
