@@ -57,8 +57,7 @@ def write(runs: Sequence[Results], out: Path) -> list[Path]:
     drawn = {(run.path.stem, kind): png for run in runs for kind, png in plots.draw(run).items()}
     addresses = {(stem, kind): f"{folder.name}/{stem}-{kind}.png" for stem, kind in drawn}
     text = page(runs, addresses, {run.path.stem: note for run in runs if (note := _note(run))})
-    if drawn:
-        files.make_folder(folder)
+    files.make_folder(folder if drawn else out.parent)
     for key, png in drawn.items():
         with files.publish(out.parent / addresses[key]) as temporary:
             temporary.write_bytes(png)

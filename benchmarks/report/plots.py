@@ -93,7 +93,9 @@ def scaling(results: Results, rows: Sequence[Timed]) -> Figure:
     for axes, patch in zip(panels, patches, strict=True):
         for name, column in sorted(columns.items(), key=lambda item: item[1].place):
             known = [(row, row.columns[name]) for row in rows if row.patch == patch and name in row.columns]
-            points = sorted((row.tokens, 1e3 * of.seconds / row.batch) for row, of in known if row.tokens and of.seconds)
+            points = sorted(
+                (row.tokens, 1e3 * of.seconds / row.batch) for row, of in known if row.tokens and of.seconds
+            )
             axes.plot(*_columns(points), label=_exponents(results, column, patches), **_style(column))
         axes.set(yscale="log", title=f"patch {patch}", xlabel="tokens")
         axes.set_xscale("log", base=4)
@@ -101,7 +103,7 @@ def scaling(results: Results, rows: Sequence[Timed]) -> Figure:
         _plain_ticks(axes.xaxis)
         _plain_ticks(axes.yaxis)
     low, high = panels[0].get_ylim()
-    if high < 300 * low:                                         # a tick a decade would be too few
+    if high < 300 * low:  # a tick a decade would be too few
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[0].set_ylabel("milliseconds of an image")
     title = f"exponent at patch {', '.join(map(str, patches))}" if results.exponents else None
