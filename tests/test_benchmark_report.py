@@ -118,7 +118,7 @@ def test_ratios_are_those_of_the_columns(results):
     (first, *_) = cells(tables.gains(results))
     assert first == {
         "segfast": "seg-b-deit-16", "fastest": "OpenVINO bf16", "images/s": "5.00", "to eager": "5.00×",
-        "to stock, fp32": "1.25×", "to stock, bf16": "1.50×", "GFLOP": "214", "least MB": "174", "of the peak": "68 %",
+        "to stock, fp32": "1.25×", "to stock, bf16": "1.50×", "of the peak": "68 %",
     }  # fmt: skip
     assert cells(tables.ours(results))[0] == {"images/s": "seg-b-deit-16", "OpenVINO fp32": "2.50", "OpenVINO bf16": "5.00"}
 
@@ -157,6 +157,9 @@ def test_scaling_stages_kernels_and_limits(results):
     assert (stage["decode"], stage["total"], stage["outside the network"]) == ("18.9", "636", "5.7 %")
     (kernel,) = cells(tables.kernels(results))
     assert (kernel["peers"], kernel["segfast"], kernel["ratio"]) == ("torch interpolate + argmax 31.0 ms", "1.20 ms", "25.8×")
+    assert cells(tables.shares(results))[0] == {
+        "a call": "seg-b-deit-16", "fastest": "OpenVINO bf16", "GFLOP": "214", "of the matrix peak": "68 %", "least MB": "174", "of the copy": "8 %"
+    }  # fmt: skip
     assert [row["measured"] for row in cells(tables.limits(results))] == ["0.310 TFLOP/s", "1.60 TFLOP/s", "11.0 GB/s"]
 
 
@@ -359,6 +362,8 @@ def broken(change):
         (broken(lambda c: c["rows"][1]["columns"]["eager-fp32"].pop("seconds")), "has no number 'seconds'"),
         (broken(lambda c: c["rows"][1]["columns"]["eager-fp32"].update(seconds=0)), "'seconds' of .* is 0"),
         (broken(lambda c: c["rows"][1]["columns"]["eager-fp32"].update(seconds=float("nan"))), "is no number from 0"),
+        (broken(lambda c: c["device"].update(clock_mhz="2 GHz")), "'clock_mhz' of 'device' of the file is no number"),
+        (broken(lambda c: c["rows"][1].update(flops=10**400)), "'flops' of models seg-b-deit-16 is no number"),
         (broken(lambda c: c["rows"][1].update(paper_images_per_second=["fast"])), "is no number from 0"),
         (broken(lambda c: c["rows"][1].update(size=True)), "'size' of models seg-b-deit-16 is no number"),
         (broken(lambda c: c["rows"][1]["targets"][0].pop("met")), "does not say whether it is met"),

@@ -37,7 +37,9 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, Callable[[Results], list[str]]]
         ("Attention's share:", tables.attention))),
     ("Stages", "stages", (("", tables.stages),)),
     ("Kernels", "", (("", tables.kernels),)),
-    ("Limits", "", (("As measured in the same run:", tables.limits),)),
+    ("Limits", "", (
+        ("As measured in the same run:", tables.limits),
+        ("What a call computes and moves at least, and what shares of those the fastest of segfast reaches:", tables.shares))),
 )  # fmt: skip
 CAPTIONS = {
     "speed": "Images per second against the paper's single-scale mIoU on ADE20K (its Figure 4)",
@@ -67,8 +69,8 @@ def _device(run: Results) -> list[str]:
     device = run.device
     facts = [
         f"{device['cpus']} CPU cores" if device.get("cpus") else "",
-        f"{number(device['memory_bytes'] / 2**30)} GiB" if _is_number(device.get("memory_bytes")) else "",
-        f"{device['clock_mhz'] / 1e3:.2g} GHz" if _is_number(device.get("clock_mhz")) else "",
+        f"{number(device['memory_bytes'] / 2**30)} GiB" if device.get("memory_bytes") else "",
+        f"{device['clock_mhz'] / 1e3:.2g} GHz" if device.get("clock_mhz") else "",
         str(device.get("instructions") or ""),
     ]
     made = [
@@ -128,7 +130,3 @@ def _lacking(run: Results, absent: Sequence[str]) -> list[str]:
 
 def _sentence(parts: Sequence[str]) -> str:
     return escape(", ".join(part for part in parts if part))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

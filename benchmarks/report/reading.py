@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class _Fields:
         value = self.values.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise _Unfit(f"{key!r} of {self.name} is no number from 0")
         return float(value)
 
@@ -114,6 +114,8 @@ def _results(path: Path, content: dict[str, Any]) -> Results:
     top = _Fields("the file", content)
     device = top.inside("device")
     device.text("name")
+    for key in ("memory_bytes", "clock_mhz"):
+        device.maybe(key)
     if not isinstance(content.get("rows"), list):
         raise _Unfit("it has no list of rows")
     rows: dict[str, list[_Fields]] = {}

@@ -56,7 +56,7 @@ def gains(results: Results) -> list[str]:
         {column.precision for row in results.models for column in row.columns.values() if column.ours}, reverse=True
     )
     to_stock = [f"to stock, {precision}" for precision in precisions]
-    table = Table("segfast", "fastest", "images/s", "to eager", *to_stock, "GFLOP", "least MB", "of the peak", texts=2)
+    table = Table("segfast", "fastest", "images/s", "to eager", *to_stock, "of the peak", texts=2)
     for row in results.models:
         best = row.best
         table.add(
@@ -65,8 +65,6 @@ def gains(results: Results) -> list[str]:
             number(best.images_per_second if best else None),
             ratio(over(row.eager, best)),
             *(ratio(over(row.best_of(p, stock=True), row.best_of(p, stock=False))) for p in precisions),
-            number(row.flops and row.flops / 1e9),
-            number(row.least_bytes and row.least_bytes / 1e6),
             percent(row.share_of_peak),
         )
     return table.lines()
@@ -191,4 +189,23 @@ def limits(results: Results) -> list[str]:
             "copy of memory" if what == "copy" else f"matrix product, {what}",
             f"{number(value / 1e9)} GB/s" if unit == "bytes" else f"{number(value / 1e12)} TFLOP/s",
         )
+    return table.lines()
+
+
+def shares(results: Results) -> list[str]:
+    """What a call must compute and move at least, and how close the fastest of segfast is to both limits."""
+    copy = results.limits.get("copy_bytes")
+    table = Table("a call", "fastest", "GFLOP", "of the matrix peak", "least MB", "of the copy", texts=2)
+    for row in results.models:
+        best = row.best
+        if results.limits and best and best.seconds and row.flops:
+            moved = row.least_bytes and copy and row.least_bytes / best.seconds / copy
+            table.add(
+                name(row, results.models),
+                f"{best.runtime} {best.precision}",
+                number(row.batch * row.flops / 1e9),
+                percent(row.share_of_peak),
+                number(row.least_bytes and row.least_bytes / 1e6),
+                percent(moved),
+            )
     return table.lines()
