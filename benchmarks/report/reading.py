@@ -114,22 +114,9 @@ def _results(path: Path, content: dict[str, Any]) -> Results:
     top = _Fields("the file", content)
     device = top.inside("device")
     device.text("name")
-    for key in ("memory_bytes", "clock_mhz"):
-        device.maybe(key)
-    if not isinstance(content.get("rows"), list):
-        raise _Unfit("it has no list of rows")
-    rows: dict[str, list[_Fields]] = {}
-    skipped, seen = {}, set()
-    for values in content["rows"]:
-        about = _Fields("a row", values)
-        key = about.text("section"), about.text("id")
-        if key in seen:
-            raise _Unfit(f"two rows are {key[0]} {key[1]}")
-        seen.add(key)
-        if "skipped" in values:
-            skipped[key] = about.text("skipped")
-        else:
-            rows.setdefault(key[0], []).append(_Fields(" ".join(key), values))
+    for number in ("memory_bytes", "clock_mhz"):
+        device.maybe(number)
+    rows, skipped = _rows(content.get("rows"))
     scaling = rows.get("scaling", [])
     exponents = next((row for row in scaling if row.text("id") == "exponents"), None)
     limits = next(iter(rows.get("limits", [])), None)
@@ -149,6 +136,26 @@ def _results(path: Path, content: dict[str, Any]) -> Results:
         skipped,
         {section: len(of) for section, of in rows.items() if section not in SECTIONS},
     )
+
+
+def _rows(listed: Any) -> tuple[dict[str, list[_Fields]], dict[tuple[str, str], str]]:
+    """The rows that were measured by section, and the reasons of the others by (section, id)."""
+    if not isinstance(listed, list):
+        raise _Unfit("it has no list of rows")
+    rows: dict[str, list[_Fields]] = {}
+    skipped: dict[tuple[str, str], str] = {}
+    seen = set()
+    for values in listed:
+        row = _Fields("a row", values)
+        key = row.text("section"), row.text("id")
+        if key in seen:
+            raise _Unfit(f"two rows are {' '.join(key)}")
+        seen.add(key)
+        if "skipped" in values:
+            skipped[key] = row.text("skipped")
+        else:
+            rows.setdefault(key[0], []).append(_Fields(" ".join(key), values))
+    return rows, skipped
 
 
 def _timed(row: _Fields) -> Timed:
