@@ -1,0 +1,1 @@
+"""The results of `pytest benchmarks/ --benchmark-only` as a page of tables and pictures, and two of them compared."""
