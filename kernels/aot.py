@@ -11,7 +11,6 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 # The most shared memory one program may use, in bytes, by compute capability (CUDA C++ guide, technical specifications).
