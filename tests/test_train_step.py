@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers import tiny_model
+from helpers import REPOSITORY, tiny_model
 from torch import nn
 
 from segfast.create import create_model
@@ -120,9 +120,10 @@ def _ranked(rank, size, folder):
     dist.destroy_process_group()
 
 
-def test_two_processes_give_the_steps_of_one(tmp_path):
+def test_two_processes_give_the_steps_of_one(tmp_path, monkeypatch):
     """2 × 4 images, in two micro-batches each, as 1 × 8."""
-    mp.start_processes(_ranked, (2, str(tmp_path)), nprocs=2, start_method="fork")
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{REPOSITORY / 'tests'}")
+    mp.spawn(_ranked, (2, str(tmp_path)), nprocs=2)     # a fork would inherit the threads of autograd, but not their work
     row = small(optimizer="sgd", lr=0.05, min_lr=0.0, warmup=0.0, clip=None)
     run = stepper(row)
     expected = [run.step(batch_of(row, step), step).loss for step in range(2)]
