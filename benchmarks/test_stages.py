@@ -1,0 +1,44 @@
+"""Where the time of a photo goes: decode, resize, network, merge, for photos of three sizes.
+
+    pytest benchmarks/test_stages.py --benchmark-only -s --results FILE
+
+From JPEG files, with seg-s-32 in fp16 on this machine's CPU; the clocks are those of `python -m segfast.benchmark`.
+"""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import segfast
+from segfast.benchmark import STAGES, Picture, measure
+from segfast.export import check, export_onnx
+
+MODEL = "seg-s-32"
+PHOTOS = [(512, 512), (1024, 2048), (3000, 4000)]
+ROUNDS = {(512, 512): 30, (1024, 2048): 10, (3000, 4000): 3}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("stages") / f"{MODEL}.onnx"
+    export_onnx(segfast.create_model(MODEL, image_size=512), path)
+    return segfast.Engine(path, device="cpu")
+
+
+@pytest.mark.parametrize("size", [pytest.param(s, marks=[pytest.mark.quick] if s == PHOTOS[0] else []) for s in PHOTOS])
+def test_photo(benchmark, record, engine, size, tmp_path):
+    file = tmp_path / "photo.jpg"
+    Image.fromarray(check.photo(size)).save(file, quality=90)
+    measured = []
+    benchmark.pedantic(lambda: measured.append(measure(engine, Picture(file.name, file), ROUNDS[size])), rounds=1)
+    (found,) = measured
+    assert found["size"] == list(size)
+    seconds = {stage: found["stages"][stage]["p50"] / 1e3 for stage in STAGES} | {"total": found["total"]["p50"] / 1e3}
+    assert sum(seconds[stage] for stage in STAGES) == pytest.approx(seconds["total"], rel=0.2)
+    row = {"section": "stages", "id": f"{MODEL} {size[0]}×{size[1]}", "model": MODEL, "height": size[0], "width": size[1],
+           "seconds": seconds, "runtime": engine.runtime}  # fmt: skip
+    record(row)
+    print("\n" + json.dumps(row))
