@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,22 @@ def test_an_echo_of_ctrl_c_still_saves():
     request(signal.SIGTERM, None)                                       # asks for no more than was asked
     with pytest.raises(KeyboardInterrupt):
         request(signal.SIGINT, None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_before_the_first_step_ends_at_once(tmp_path, monkeypatch):
+    """As while a large dataset is checked, or weights are downloaded."""
+    monkeypatch.setattr(loops, "build_model", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe("shapes", **TINY), None, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("option", "value", "words"), [("threads", 0, "--threads"), ("accumulate", 3, "micro-batches")])
+def test_impossible_ways_of_running_leave_nothing(tmp_path, option, value, words):
+    with pytest.raises(BadOption, match=words):
+        train(recipe("shapes", **TINY), None, tmp_path / "run", replace(QUIET, **{option: value}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_that_find_different_states_do_not_train(tmp_path, monkeypatch):

@@ -61,12 +61,14 @@ def train(recipe: Recipe, data: str | os.PathLike[str] | None, out: str | os.Pat
     """
     need("train", "torch", "timm", "safetensors", *(["tensorboard"] if running.tensorboard else []))
     recipe.check()
-    if running.threads is not None:
-        torch.set_num_threads(running.threads)
     world = join(check_device(running.device))
     try:
+        running.check(recipe, world.size)
+        if running.threads is not None:
+            torch.set_num_threads(running.threads)
+        run = _Run(recipe, data, Path(out), running, world)             # Ctrl-C ends it: there is nothing to save yet
         with stop_request() as stop:
-            return _Run(recipe, data, Path(out), running.check(recipe, world.size), world).go(stop)
+            return run.go(stop)
     finally:
         world.close()
 
