@@ -17,7 +17,7 @@ from segfast import __version__, files
 from segfast.datasets import Dataset, open_dataset
 from segfast.devices import check_device
 from segfast.engine import Engine
-from segfast.errors import BadOption, TrainingFailed
+from segfast.errors import BadOption, SegfastError, TrainingFailed
 from segfast.evaluate import evaluate
 from segfast.metrics import scores
 from segfast.model import Segmenter
@@ -54,6 +54,7 @@ def train(recipe: Recipe, data: str | os.PathLike[str] | None, out: str | os.Pat
     Raises:
         BadOption: settings are impossible, contradict each other, or are not those of the run in `out`.
         BadData: the dataset cannot be used; the files at fault are listed.
+        BadImage: a picture was damaged since it was checked.
         BadModel, UnknownModel, DownloadFailed: the weights to start from cannot be had.
         MissingRuntime: a library or device is not there.
         TrainingFailed: the loss stopped being a number.
@@ -121,6 +122,8 @@ class _Run:
         while progress.iteration < recipe.iterations:
             start = time.perf_counter()
             batch = next(batches)
+            if isinstance(batch, SegfastError):
+                raise batch
             waited = time.perf_counter() - start
             rate = learning_rate(recipe, progress.iteration)
             outcome = self.stepper.step(batch, progress.iteration, stop.wanted)
