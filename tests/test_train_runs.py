@@ -222,8 +222,12 @@ def test_a_corrupt_state_falls_back_and_says_so(tmp_path, whole, capsys, monkeyp
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
     real, count = steps.pixel_loss, iter(range(1000))
     monkeypatch.setattr(steps, "pixel_loss", lambda *a: real(*a) * (float("nan") if next(count) >= 8 else 1.0))
-    with pytest.raises(TrainingFailed, match=r"5 times in a row, up to iteration 13; the state of iteration 6 is kept"):
+    with pytest.raises(TrainingFailed, match=r"5 times in a row, up to iteration 13; the state of iteration 6 is kept") as caught:
         train(recipe("shapes", **TINY), None, tmp_path, QUIET)
+    assert f"a lower --lr and another --out, from the start or from --checkpoint {tmp_path / 'best.safetensors'}" in str(caught.value)
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)                    # NaN, which is no JSON
+    draw([tmp_path], tmp_path / "curve.png")
     assert all(np.isfinite(value).all() for value in tensors(tmp_path / LAST).values())
     monkeypatch.undo()
     assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration == 24
@@ -233,6 +237,20 @@ def test_a_single_bad_loss_is_left_out(tmp_path, monkeypatch):
     real, count = steps.pixel_loss, iter(range(1000))
     monkeypatch.setattr(steps, "pixel_loss", lambda *a: real(*a) * (float("nan") if next(count) == 8 else 1.0))
     assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration == 24
+
+
+def test_a_run_stopped_behind_a_bad_loss_keeps_the_good_state(tmp_path, monkeypatch):
+    real, count = steps.pixel_loss, iter(range(1000))
+
+    def poisoned(*arguments):
+        bad = next(count) >= 8
+        if bad:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments) * (float("nan") if bad else 1.0)
+
+    monkeypatch.setattr(steps, "pixel_loss", poisoned)
+    assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration < 24
+    assert loops.state._read(tmp_path / LAST)[0].iteration == 6
 
 
 def test_a_full_disk_keeps_the_states_before(tmp_path, monkeypatch):

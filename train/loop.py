@@ -133,10 +133,16 @@ class _Run:
                 raise TrainingFailed(self._failure())
             self.record.step(progress.iteration, outcome.loss, outcome.norm, rate, waited)
             if outcome.stop and progress.iteration < recipe.iterations:
-                self._save()
-                self.record.say(f"stopped and saved after iteration {progress.iteration}; the same command goes on")
+                self._leave(bad)
                 return
             self._report(bad)
+
+    def _leave(self, bad: int) -> None:
+        """Save, unless behind a bad step."""
+        if not bad:
+            self._save()
+        saved = f"saved after iteration {self.progress.iteration}" if not bad else "left the last good state as it was"
+        self.record.say(f"stopped and {saved}; the same command goes on")
 
     def _report(self, bad: int) -> None:
         """Evaluate and save where the recipe says so; a state behind a bad step is not saved."""
@@ -230,7 +236,10 @@ class _Run:
     def _failure(self) -> str:
         saved = state.load(self.folder) if self.world.first else None
         kept = f"the state of iteration {saved[0].iteration} is kept in {self.folder}" if saved else "nothing was saved yet"
-        remedy = "lower --lr, or train with --precision bf16 or fp32" if self.recipe.precision == "fp16" else "lower --lr"
+        remedy = "train with a lower --lr" + (", or --precision bf16 or fp32," if self.recipe.precision == "fp16" else "")
+        remedy += " and another --out"
+        if (self.folder / BEST).exists():
+            remedy += f", from the start or from --checkpoint {self.folder / BEST}"
         return f"the loss was no number {PATIENCE} times in a row, up to iteration {self.progress.iteration}; {kept}: {remedy}"
 
 
@@ -253,7 +262,7 @@ def _agree(folder: Path, settings: dict[str, Any]) -> bool:
         return False
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(part, theirs[part], settings[part]) for part in ("recipe", "data")]
+        pairs = [(part, dict(theirs[part]), settings[part]) for part in ("recipe", "data")]
     except (OSError, ValueError, KeyError, TypeError):
         raise BadOption(f"{path} is damaged; choose another --out") from None
     ours = json.loads(json.dumps(settings))
