@@ -107,7 +107,8 @@ class Report:
 
     def to_json(self, **more: Any) -> str:
         """One JSON object: `to_dict`, and `more`."""
-        return json.dumps({**self.to_dict(), **more}, ensure_ascii=False)
+        text = json.dumps({**self.to_dict(), **more}, ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace").decode()        # file names need not be text
 
 
 def table(reports: Sequence[Report]) -> list[str]:

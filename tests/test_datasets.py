@@ -225,6 +225,10 @@ def test_links_out_of_the_tree_are_not_followed(tmp_path):
     assert len(dataset) == 3
     found = sorted(line.split(" is a link")[0] for line in offenders(dataset))
     assert found == ["images/train/linked.jpg", "images/train/more"]
+    (root / "images" / "train").rename(outside / "train")
+    (root / "images" / "train").symlink_to(outside / "train")
+    with pytest.raises(BadData, match=r"images/train leads to .*outside/train, out of .*not followed"):
+        open_dataset("folder", root, "train")
     (tmp_path / "link").symlink_to(root)  # the folder that is named may be one
     assert len(open_dataset("folder", tmp_path / "link", "val")) == 2
 

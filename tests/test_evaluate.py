@@ -17,6 +17,7 @@ from PIL import Image
 
 import segfast
 from segfast import evaluate as command
+from segfast import files
 from segfast.datasets import IGNORE, open_dataset
 from segfast.errors import BadData, BadModel, BadOption, NotSupported
 from segfast.evaluate import RESIZED, check_classes, evaluate, fit_of
@@ -184,6 +185,22 @@ def test_json_holds_fractions():
     assert (found["dataset"], found["split"], found["images"]) == ("shapes", "val", 2)
     assert found["pixels"] == np.sum(found["confusion"])
     assert list(found["per_image"]) == ["val-0000", "val-0001"]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+def test_pictures_may_have_any_name(tmp_path):
+    """Such as one in Latin-1, out of an old archive."""
+    name = os.fsdecode(b"caf\xe9")
+    trees.picture(tmp_path / "data" / "images" / "val" / f"{name}.png")
+    trees.mask(tmp_path / "data" / "masks" / "val" / f"{name}.png", np.zeros(trees.SIZE))
+    (tmp_path / "data" / "classes.txt").write_text("straße\nsky\n", encoding="utf-8")
+    dataset = open_dataset("folder", tmp_path / "data")
+    report = evaluate(Oracle(dataset), dataset, keep=1)
+    files.write_text(report.to_json(), tmp_path / "scores.json")
+    files.write_png(draw(report, dataset), tmp_path / "sheet.png")
+    text = (tmp_path / "scores.json").read_text(encoding="utf-8")
+    assert json.loads(text)["per_image"] == {name: 1.0}
+    assert "straße" in text
 
 
 def test_a_table_says_what_a_second_engine_loses():

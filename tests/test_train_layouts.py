@@ -1,14 +1,17 @@
 """Every dataset in its owner's layout goes through loading, training and evaluation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import trees
 
 import segfast
 from segfast.datasets import open_dataset
-from segfast.errors import BadData
+from segfast.errors import BadData, BadImage
 from segfast.evaluate import evaluate
 from segfast.train import Running, recipe, train
+from segfast.train import loop as loops
 
 QUIET = Running(device="cpu", workers=0, tensorboard=False)
 SMALL = {"encoder": "none", "width": 64, "depth": 1, "image_size": 40, "crop": 32, "window": 32, "stride": 32,
@@ -35,6 +38,17 @@ def test_the_dataset_is_checked_before_the_first_step(tmp_path):
     with pytest.raises(BadData, match=broken.stem):
         train(recipe("folder", "seg-ti-mask-8", **SMALL), root, tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_damaged_later_is_named(tmp_path, monkeypatch, workers):
+    """In one line, as by any command, and not as a worker's traceback."""
+    root = trees.folder(tmp_path / "data")
+    monkeypatch.setattr(loops._Run, "_check_data", lambda run: (root / "images" / "train" / "a.jpg").write_bytes(b"no picture"))
+    row = recipe("folder", "seg-ti-mask-8", **(SMALL | {"iterations": 3}))
+    with pytest.raises(BadImage, match=r"a\.jpg is no picture") as caught:
+        train(row, root, tmp_path / "run", replace(QUIET, workers=workers))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_share_of_the_dataset(tmp_path):

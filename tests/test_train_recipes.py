@@ -9,6 +9,8 @@ from helpers import REPOSITORY
 
 from segfast.errors import BadOption
 from segfast.evaluate import RESIZED
+from segfast.train.__main__ import _heading
+from segfast.train.build import encoder_source
 from segfast.train.recipes import EXCEPTIONS, EXPECTED, RECIPES, Recipe, recipe
 from segfast.train.schedule import learning_rate, make_optimizer
 from segfast.variants import VARIANTS
@@ -50,6 +52,20 @@ def test_expected_miou_names_the_family():
     assert EXPECTED["ade20k"]["seg-b-mask-16"] == 48.48
     assert EXPECTED["cityscapes"]["seg-l-mask-16"] == 81.3
     assert set(EXPECTED) == set(PAPER)
+
+
+@pytest.mark.parametrize(("name", "model"), [(name, model) for name, models in EXPECTED.items() for model in models])
+def test_every_model_of_the_paper_starts_from_its_own_encoder(name, model):
+    """DeiT's too, without another option; and the command says what to expect."""
+    row = recipe(name, model)
+    assert encoder_source(row) == VARIANTS[model].encoder
+    scale = "single-scale" if name == "ade20k" else "multi-scale"
+    assert _heading(row, name).endswith(f"the paper has {EXPECTED[name][model]} mIoU for {model}, {scale}")
+
+
+def test_what_is_said_of_the_encoder_wins():
+    assert recipe("ade20k", "seg-b-deit-16", encoder="none").encoder == "none"
+    assert recipe("shapes", "seg-b-deit-16").encoder == "none"
 
 
 @pytest.mark.parametrize("name", RECIPES)

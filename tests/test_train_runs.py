@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +163,22 @@ def test_an_echo_of_ctrl_c_still_saves():
         request(signal.SIGINT, None)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_before_the_first_step_ends_at_once(tmp_path, monkeypatch):
+    """As while a large dataset is checked, or weights are downloaded."""
+    monkeypatch.setattr(loops, "build_model", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe("shapes", **TINY), None, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("option", "value", "words"), [("threads", 0, "--threads"), ("accumulate", 3, "micro-batches")])
+def test_impossible_ways_of_running_leave_nothing(tmp_path, option, value, words):
+    with pytest.raises(BadOption, match=words):
+        train(recipe("shapes", **TINY), None, tmp_path / "run", replace(QUIET, **{option: value}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_processes_that_find_different_states_do_not_train(tmp_path, monkeypatch):
     """As on machines that share no folder: one would begin anew while another goes on."""
     monkeypatch.setattr(loops.World, "share", lambda self, value: value if isinstance(value, bool) else 12)
@@ -205,8 +222,12 @@ def test_a_corrupt_state_falls_back_and_says_so(tmp_path, whole, capsys, monkeyp
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
     real, count = steps.pixel_loss, iter(range(1000))
     monkeypatch.setattr(steps, "pixel_loss", lambda *a: real(*a) * (float("nan") if next(count) >= 8 else 1.0))
-    with pytest.raises(TrainingFailed, match=r"5 times in a row, up to iteration 13; the state of iteration 6 is kept"):
+    with pytest.raises(TrainingFailed, match=r"5 times in a row, up to iteration 13; the state of iteration 6 is kept") as caught:
         train(recipe("shapes", **TINY), None, tmp_path, QUIET)
+    assert f"a lower --lr and another --out, from the start or from --checkpoint {tmp_path / 'best.safetensors'}" in str(caught.value)
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)                    # NaN, which is no JSON
+    draw([tmp_path], tmp_path / "curve.png")
     assert all(np.isfinite(value).all() for value in tensors(tmp_path / LAST).values())
     monkeypatch.undo()
     assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration == 24
@@ -216,6 +237,20 @@ def test_a_single_bad_loss_is_left_out(tmp_path, monkeypatch):
     real, count = steps.pixel_loss, iter(range(1000))
     monkeypatch.setattr(steps, "pixel_loss", lambda *a: real(*a) * (float("nan") if next(count) == 8 else 1.0))
     assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration == 24
+
+
+def test_a_run_stopped_behind_a_bad_loss_keeps_the_good_state(tmp_path, monkeypatch):
+    real, count = steps.pixel_loss, iter(range(1000))
+
+    def poisoned(*arguments):
+        bad = next(count) >= 8
+        if bad:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments) * (float("nan") if bad else 1.0)
+
+    monkeypatch.setattr(steps, "pixel_loss", poisoned)
+    assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration < 24
+    assert loops.state._read(tmp_path / LAST)[0].iteration == 6
 
 
 def test_a_full_disk_keeps_the_states_before(tmp_path, monkeypatch):

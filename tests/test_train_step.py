@@ -142,6 +142,19 @@ def test_recomputing_activations_changes_nothing():
     assert_same(weights(runs[1].model), weights(runs[0].model), rtol=0, atol=0)
 
 
+def test_activations_are_recomputed_for_a_gradient_alone(monkeypatch):
+    """An evaluation's Engine may capture its copy as a CUDA graph, which random states that are kept would end."""
+    model, _ = build_model(small(), open_dataset("shapes"))
+    save_activations(model)
+    calls = []
+    monkeypatch.setattr("segfast.train.build.checkpoint", lambda forward, tokens, **_: (calls.append(1), forward(tokens))[1])
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 96, 96))
+    assert not calls
+    model(torch.zeros(1, 3, 96, 96))
+    assert len(calls) == 2                                              # blocks
+
+
 def test_clipping_bounds_the_step():
     row = small(optimizer="sgd", lr=1.0, min_lr=0.0, momentum=0.0, nesterov=False, warmup=0.0, clip=0.01, weight_decay=0.0)
     run = stepper(row)

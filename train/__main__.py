@@ -19,7 +19,7 @@ from typing import Any
 from segfast import cli
 from segfast.errors import BadOption
 from segfast.needs import need
-from segfast.train.recipes import EXPECTED, RECIPES, Recipe, flag, recipe
+from segfast.train.recipes import EXPECTED, MULTISCALE, RECIPES, Recipe, flag, recipe
 
 
 def main() -> int:
@@ -59,7 +59,8 @@ def _heading(chosen: Recipe, name: str) -> str:
     what = f"recipe {name}: {chosen.source}"
     expected = EXPECTED.get(name, {}).get(chosen.model or "")
     if expected is not None and chosen == recipe(name, chosen.model):
-        what += f"; the paper has {expected} mIoU for {chosen.model}"
+        scale = "multi-scale" if name in MULTISCALE else "single-scale"
+        what += f"; the paper has {expected} mIoU for {chosen.model}, {scale}"
     return what
 
 

@@ -1,7 +1,7 @@
 """The original's augmentation, in its order, as a function of (seed, epoch, index).
 
-Resize, crop, flip, photometric distortion; normalising and padding follow on the training device (`data.collate`,
-`loop.normalise`). Only the pixels that the crop keeps are resized, which gives the same bytes.
+Resize, crop, flip, photometric distortion; padding (`data.Collate`) and normalising on the training device
+(`data.normalise`) follow. Only the pixels that the crop keeps are resized, which gives the same bytes.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from segfast.config import Config
@@ -105,7 +107,12 @@ def set_attention(model: Segmenter, name: str, device: torch.device) -> None:
 def save_activations(model: Segmenter) -> None:
     """Keep only the input of every block of the encoder, and compute the rest again for the gradient (Seg-L/8)."""
     for block in model.encoder.blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """A block's output, recomputed for the gradient if one is wanted; the Engine of an evaluation wants none."""
+    return checkpoint(forward, tokens, use_reentrant=False) if torch.is_grad_enabled() else forward(tokens)
 
 
 def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str]]:

@@ -72,7 +72,7 @@ def draw(runs: list[Path], out: Path) -> None:
 
 
 def _series(rows: list[dict[str, Any]], kind: str, value: str) -> tuple[list[int], list[float]]:
-    found = [(row["iteration"], row[value]) for row in rows if row.get("kind") == kind and value in row]
+    found = [(row["iteration"], row[value]) for row in rows if row.get("kind") == kind and row.get(value) is not None]
     return [step for step, _ in found], [number for _, number in found]
 
 

@@ -8,16 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from segfast.datasets.base import IGNORE, Dataset
+from segfast.errors import SegfastError
 from segfast.train.augment import augment, generator
 from segfast.train.recipes import Recipe
 from segfast.train.world import World
 
 Sample = tuple[int, int]
+Crop = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 class Batch(NamedTuple):
@@ -79,26 +82,36 @@ class Steps(Sampler[list[Sample]]):
             yield samples(step, self.size, self.recipe.batch, self.recipe.seed)[begin : begin + share]
 
 
-class Augmented(TorchDataset[tuple[np.ndarray, np.ndarray]]):
-    """Training crops of a dataset by (epoch, index)."""
+class Augmented(TorchDataset[Crop | SegfastError]):
+    """Training crops of a dataset by (epoch, index); where a file was damaged since it was checked, the error.
+
+    Raised in a worker, it would arrive as a traceback.
+    """
 
     def __init__(self, dataset: Dataset, recipe: Recipe):
         self.dataset, self.recipe = dataset, recipe
 
-    def __getitem__(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, sample: Sample) -> Crop | SegfastError:
         epoch, index = sample
         random = generator(self.recipe.seed, epoch, index)
-        return augment(self.dataset.image(index), self.dataset.labels(index), self.recipe, random)
+        try:
+            image, labels = self.dataset.image(index), self.dataset.labels(index)
+        except SegfastError as error:
+            return error
+        return augment(image, labels, self.recipe, random)
 
 
 class Collate:
-    """Crops → a Batch, padded to crop × crop at the right and the bottom."""
+    """Crops → a Batch, padded to crop × crop at the right and the bottom; or the first error among them."""
 
     def __init__(self, crop: int):
         self.crop = crop
 
-    def __call__(self, crops: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
+    def __call__(self, given: list[Crop | SegfastError]) -> Batch | SegfastError:
         """A Batch of images [H, W, 3] and their labels [H, W]."""
+        crops = [crop for crop in given if not isinstance(crop, SegfastError)]
+        if len(crops) < len(given):
+            return next(error for error in given if isinstance(error, SegfastError))
         B, side = len(crops), self.crop
         images = np.zeros((B, side, side, 3), np.uint8)
         labels = np.full((B, side, side), IGNORE, np.uint8)
@@ -111,7 +124,7 @@ class Collate:
 
 def loader(
     dataset: Dataset, recipe: Recipe, world: World, *, first: int, workers: int, pin: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[Batch | SegfastError]:
     """Batches of this rank from step `first` to the last, prepared ahead by worker processes."""
     return DataLoader(
         Augmented(dataset, recipe),  # type: ignore[arg-type]

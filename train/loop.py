@@ -17,7 +17,7 @@ from segfast import __version__, files
 from segfast.datasets import Dataset, open_dataset
 from segfast.devices import check_device
 from segfast.engine import Engine
-from segfast.errors import BadOption, TrainingFailed
+from segfast.errors import BadOption, SegfastError, TrainingFailed
 from segfast.evaluate import evaluate
 from segfast.metrics import scores
 from segfast.model import Segmenter
@@ -54,6 +54,7 @@ def train(recipe: Recipe, data: str | os.PathLike[str] | None, out: str | os.Pat
     Raises:
         BadOption: settings are impossible, contradict each other, or are not those of the run in `out`.
         BadData: the dataset cannot be used; the files at fault are listed.
+        BadImage: a picture was damaged since it was checked.
         BadModel, UnknownModel, DownloadFailed: the weights to start from cannot be had.
         MissingRuntime: a library or device is not there.
         TrainingFailed: the loss stopped being a number.
@@ -61,12 +62,14 @@ def train(recipe: Recipe, data: str | os.PathLike[str] | None, out: str | os.Pat
     """
     need("train", "torch", "timm", "safetensors", *(["tensorboard"] if running.tensorboard else []))
     recipe.check()
-    if running.threads is not None:
-        torch.set_num_threads(running.threads)
     world = join(check_device(running.device))
     try:
+        running.check(recipe, world.size)
+        if running.threads is not None:
+            torch.set_num_threads(running.threads)
+        run = _Run(recipe, data, Path(out), running, world)             # Ctrl-C ends it: there is nothing to save yet
         with stop_request() as stop:
-            return _Run(recipe, data, Path(out), running.check(recipe, world.size), world).go(stop)
+            return run.go(stop)
     finally:
         world.close()
 
@@ -119,6 +122,8 @@ class _Run:
         while progress.iteration < recipe.iterations:
             start = time.perf_counter()
             batch = next(batches)
+            if isinstance(batch, SegfastError):
+                raise batch
             waited = time.perf_counter() - start
             rate = learning_rate(recipe, progress.iteration)
             outcome = self.stepper.step(batch, progress.iteration, stop.wanted)
@@ -128,10 +133,16 @@ class _Run:
                 raise TrainingFailed(self._failure())
             self.record.step(progress.iteration, outcome.loss, outcome.norm, rate, waited)
             if outcome.stop and progress.iteration < recipe.iterations:
-                self._save()
-                self.record.say(f"stopped and saved after iteration {progress.iteration}; the same command goes on")
+                self._leave(bad)
                 return
             self._report(bad)
+
+    def _leave(self, bad: int) -> None:
+        """Save, unless behind a bad step."""
+        if not bad:
+            self._save()
+        saved = f"saved after iteration {self.progress.iteration}" if not bad else "left the last good state as it was"
+        self.record.say(f"stopped and {saved}; the same command goes on")
 
     def _report(self, bad: int) -> None:
         """Evaluate and save where the recipe says so; a state behind a bad step is not saved."""
@@ -225,7 +236,10 @@ class _Run:
     def _failure(self) -> str:
         saved = state.load(self.folder) if self.world.first else None
         kept = f"the state of iteration {saved[0].iteration} is kept in {self.folder}" if saved else "nothing was saved yet"
-        remedy = "lower --lr, or train with --precision bf16 or fp32" if self.recipe.precision == "fp16" else "lower --lr"
+        remedy = "train with a lower --lr" + (", or --precision bf16 or fp32," if self.recipe.precision == "fp16" else "")
+        remedy += " and another --out"
+        if (self.folder / BEST).exists():
+            remedy += f", from the start or from --checkpoint {self.folder / BEST}"
         return f"the loss was no number {PATIENCE} times in a row, up to iteration {self.progress.iteration}; {kept}: {remedy}"
 
 
@@ -248,7 +262,7 @@ def _agree(folder: Path, settings: dict[str, Any]) -> bool:
         return False
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(part, theirs[part], settings[part]) for part in ("recipe", "data")]
+        pairs = [(part, dict(theirs[part]), settings[part]) for part in ("recipe", "data")]
     except (OSError, ValueError, KeyError, TypeError):
         raise BadOption(f"{path} is damaged; choose another --out") from None
     ours = json.loads(json.dumps(settings))

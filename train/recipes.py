@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from segfast.errors import BadOption
-from segfast.variants import near
+from segfast.variants import VARIANTS, near
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("poly", "cosine")
@@ -37,7 +37,7 @@ class Recipe:
     dataset: str = _option("name of the dataset's layout", choices=("ade20k", "pascal_context", "cityscapes", "folder", "shapes"))
     source: str = _option("where these values come from", "", fixed=True)
     model: str | None = _option("family member, such as seg-b-mask-16; none: the checkpoint's", "seg-b-mask-16")
-    encoder: str = _option("weights to start from: augreg, orig or deit (section 4.2), a timm name, a file, or none", "augreg")
+    encoder: str = _option("weights to start from: augreg, orig, deit (a DeiT's own; section 4.2), a timm name, a file, or none", "augreg")
     checkpoint: str | None = _option("a trained Segmenter to continue from instead: file or published name", None)
     width: int | None = _option("of the encoder, a multiple of 64, instead of the model's", None)
     depth: int | None = _option("blocks of the encoder, instead of the model's", None)
@@ -58,7 +58,7 @@ class Recipe:
     weight_decay: float = _option("of all parameters", 0.0)
     clip: float | None = _option("largest norm of the gradient", None)
 
-    image_size: int | None = _option("short side that images are resized to before augmentation; none: their own", 512, flag="im")
+    image_size: int | None = _option("short side that images are resized to before augmentation; none: their own", 512)
     max_ratio: float = _option("long side over short side, at most, of that resizing", 4)
     crop: int = _option("side of the training crops", 512)
     window: int | None = _option("side of the sliding window of the trained model; none: the crop", None)
@@ -126,7 +126,8 @@ def recipe(name: str, model: str | None = None, **overrides: Any) -> Recipe:
     Args:
         name: a key of RECIPES.
         model: a member of the family; None is the recipe's own.
-        overrides: fields of Recipe; AdamW brings cosine and warm-up unless they say otherwise.
+        overrides: fields of Recipe; AdamW brings cosine and warm-up unless they say otherwise, and a DeiT's
+            encoder is DeiT's.
 
     Raises:
         BadOption: no such recipe or field, or a value out of range.
@@ -140,7 +141,9 @@ def recipe(name: str, model: str | None = None, **overrides: Any) -> Recipe:
     model = model or (None if overrides.get("checkpoint") else row.model)
     optimizer = ADAMW if overrides.get("optimizer") == "adamw" and row.optimizer != "adamw" else {}
     exceptions = EXCEPTIONS.get((name, model), {}) if model else {}
-    return dataclasses.replace(row, **{**exceptions, **optimizer, "model": model, **overrides}).check()
+    deit = row.encoder == "augreg" and model in VARIANTS and VARIANTS[model].distilled
+    encoder = {"encoder": "deit"} if deit else {}
+    return dataclasses.replace(row, **{**exceptions, **optimizer, **encoder, "model": model, **overrides}).check()
 
 
 def flag(item: dataclasses.Field[Any]) -> str:
@@ -203,8 +206,9 @@ EXCEPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType({
     ("cityscapes", "seg-l-mask-16"): MappingProxyType({"decoder_depth": 1}),
 })  # fmt: skip
 
-# mIoU of the paper in percent, on the validation sets, single-scale for ADE20K (Tables 3, 4 and 6), multi-scale for
-# Pascal Context (Table 7) and Cityscapes (Table 8).
+# Datasets whose mIoU in the paper is multi-scale (Tables 7 and 8); ADE20K's is single-scale (Tables 3, 4 and 6).
+MULTISCALE = ("pascal_context", "cityscapes")
+# mIoU of the paper in percent, on the validation sets.
 EXPECTED: Mapping[str, Mapping[str, float]] = MappingProxyType({
     "ade20k": MappingProxyType({
         "seg-ti-16": 39.03, "seg-s-32": 40.64, "seg-s-16": 45.37, "seg-b-deit-16": 47.08, "seg-b-32": 43.07,

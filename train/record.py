@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,7 +107,9 @@ class Recorder:
     def _write(self, kind: str, iteration: int, values: dict[str, Any]) -> None:
         if not self.world.first:
             return
-        files.append_line(self.path, json.dumps({"kind": kind, "iteration": iteration, **values}))
+        # JSON knows no NaN, which a loss may be.
+        known = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
+        files.append_line(self.path, json.dumps({"kind": kind, "iteration": iteration, **known}))
         for name, value in values.items() if self._writer else ():
             if isinstance(value, (int, float)):
                 self._writer.add_scalar(f"{kind}/{name}", value, iteration)

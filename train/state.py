@@ -85,7 +85,7 @@ def load(folder: Path) -> tuple[Progress, dict[str, Tensor], list[str]] | None:
             return progress, tensors, notes
         except BadModel as error:
             notes.append(str(error))
-    if (folder / OLDER).exists() or notes:
+    if notes:
         raise BadModel(f"{'; '.join(notes)}; no state of this run is whole: start another --out, or delete them")
     return None
 

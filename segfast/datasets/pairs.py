@@ -71,7 +71,7 @@ class PairsDataset(Dataset):
         return replace(self, pairs=tuple(self.pairs[index] for index in indices), stray=())
 
     def check(self, *, progress: bool = False) -> None:
-        """See that every pair is whole and fits: headers and sizes first, then the masks' values."""
+        """See that every pair is whole and fits: masks are read; of a JPEG, for its time, header and end alone."""
         from tqdm import tqdm
 
         with ThreadPoolExecutor(_THREADS, "segfast-check") as pool:

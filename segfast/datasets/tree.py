@@ -24,10 +24,12 @@ class Tree:
         names start with a dot, or that lack the ending, are none of ours.
 
         Raises:
-            BadData: there is no such folder.
+            BadData: there is no such folder, or it is a link that leads out of the root.
         """
         top = self.root / folder
-        if not top.is_dir() or not self._inside(top):
+        if top.is_dir() and not self._inside(top):
+            raise BadData(f"{top} leads to {top.resolve()}, out of {self.root}, and is not followed; move the folder there")
+        if not top.is_dir():
             raise BadData(f"there is no folder {top}; copy the whole dataset there, or name another folder")
         found: dict[str, str] = {}
         for path in self._walk(top):
