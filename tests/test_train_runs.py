@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from segfast.train import loop as loops
 from segfast.train import step as steps
 from segfast.train.curve import draw
 from segfast.train.record import read_log
-from segfast.train.running import ECHO, StopRequest
+from segfast.train.running import ECHO, StopRequest, stop_request
 from segfast.train.state import LAST, OLDER
 
 # A model of 60 thousand parameters, with everything random in it.
@@ -177,6 +178,16 @@ def test_impossible_ways_of_running_leave_nothing(tmp_path, option, value, words
     with pytest.raises(BadOption, match=words):
         train(recipe("shapes", **TINY), None, tmp_path / "run", replace(QUIET, **{option: value}))
     assert not (tmp_path / "run").exists()
+
+
+def test_another_thread_leaves_signals_alone():
+    def inside():
+        with stop_request() as stop:
+            return stop.wanted, signal.getsignal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(inside).result() == (False, before)
 
 
 def test_processes_that_find_different_states_do_not_train(tmp_path, monkeypatch):

@@ -141,8 +141,8 @@ def recipe(name: str, model: str | None = None, **overrides: Any) -> Recipe:
     model = model or (None if overrides.get("checkpoint") else row.model)
     optimizer = ADAMW if overrides.get("optimizer") == "adamw" and row.optimizer != "adamw" else {}
     exceptions = EXCEPTIONS.get((name, model), {}) if model else {}
-    deit = row.encoder == "augreg" and model in VARIANTS and VARIANTS[model].distilled
-    encoder = {"encoder": "deit"} if deit else {}
+    known = VARIANTS.get(model or "")
+    encoder = {"encoder": "deit"} if known and known.distilled and row.encoder == "augreg" else {}
     return dataclasses.replace(row, **{**exceptions, **optimizer, **encoder, "model": model, **overrides}).check()
 
 
