@@ -14,7 +14,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "quick: a small choice of every section, for CI")
     config.benchmark_rows, config.benchmark_start = [], time.monotonic()
 
 
