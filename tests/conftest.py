@@ -1,5 +1,6 @@
 """Shared fixtures: exported files of a small model, and a picture."""
 
+import multiprocessing
 import re
 import signal
 from importlib.util import find_spec
@@ -45,6 +46,16 @@ def _interruptible():
     """A background job of a shell ignores Ctrl-C, and so would the processes that tests start and interrupt."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_is_left():
+    """A child that is left would be waited for when this process ends, forever perhaps."""
+    yield
+    left = multiprocessing.active_children()
+    for child in left:
+        child.kill()
+    assert not left
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Every dataset in its owner's layout goes through loading, training and evaluation."""
 
+import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,7 @@ def test_a_file_that_is_damaged_later_is_named(tmp_path, monkeypatch, workers):
     with pytest.raises(BadImage, match=r"a\.jpg is no picture") as caught:
         train(row, root, tmp_path / "run", replace(QUIET, workers=workers))
     assert len(str(caught.value).splitlines()) == 1
+    assert not multiprocessing.active_children()      # which would keep whoever keeps the error from ending
 
 
 def test_a_share_of_the_dataset(tmp_path):

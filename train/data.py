@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -136,6 +137,21 @@ def loader(
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),                                    # a draw of the global one would be no resume
     )
+
+
+@contextmanager
+def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Batch | SegfastError]]:
+    """Its batches, and no worker of it behind the block.
+
+    Workers do not heed SIGTERM, and an iterator in the traceback of a kept error lives on: they would keep the
+    process from ending.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def normalise(batch: Batch, mean: Tensor, std: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from segfast.model import Segmenter
 from segfast.needs import need
 from segfast.train import state
 from segfast.train.build import build_model, save_activations, set_attention
-from segfast.train.data import loader
+from segfast.train.data import Batch, iterating, loader
 from segfast.train.recipes import Recipe
 from segfast.train.record import Recorder, side_by_side
 from segfast.train.running import Running, StopRequest, stop_request
@@ -115,10 +116,12 @@ class _Run:
         return self.progress
 
     def _steps(self, stop: StopRequest) -> None:
-        recipe, progress = self.recipe, self.progress
-        pin = self.world.device.type == "cuda"
-        batches = iter(loader(self.train, recipe, self.world, first=progress.iteration, workers=self.running.workers, pin=pin))
-        bad = 0
+        pin, first = self.world.device.type == "cuda", self.progress.iteration
+        with iterating(loader(self.train, self.recipe, self.world, first=first, workers=self.running.workers, pin=pin)) as batches:
+            self._on(batches, stop)
+
+    def _on(self, batches: Iterator[Batch | SegfastError], stop: StopRequest) -> None:
+        recipe, progress, bad = self.recipe, self.progress, 0
         while progress.iteration < recipe.iterations:
             start = time.perf_counter()
             batch = next(batches)
