@@ -1,20 +1,43 @@
-"""What a run of the benchmarks found is gathered, and written with `--results FILE`."""
+"""What a run of the benchmarks found is gathered, and written.
+
+A run of the whole folder writes benchmarks/results/DEVICE.json; a part of it writes what `--results FILE` names.
+"""
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from benchmarks import limits as machine
-from benchmarks.recording import surroundings, write
+from benchmarks.recording import file_name, surroundings, write
+
+HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser):
-    parser.addoption("--results", metavar="FILE", type=Path, help="JSON for python -m benchmarks.report")
+    parser.addoption("--results", metavar="FILE", type=Path, help="JSON for python -m benchmarks.report (default: of a whole run, "
+                     "benchmarks/results/DEVICE.json)")  # fmt: skip
+    parser.addoption("--artifacts", metavar="FOLDER", type=Path, help="where exported files are kept between runs, some 13 GB "
+                     "(default: nowhere)")  # fmt: skip
 
 
 def pytest_configure(config):
     config.benchmark_rows, config.benchmark_start = [], time.monotonic()
+    config.benchmark_device = "cuda" if _has_gpu() else "cpu"
+
+
+def _has_gpu():
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """`cuda` where there is a GPU, `cpu` elsewhere."""
+    return request.config.benchmark_device
 
 
 @pytest.fixture
@@ -23,16 +46,39 @@ def record(request):
     return request.config.benchmark_rows.append
 
 
+@pytest.fixture
+def artifacts(request, tmp_path):
+    """A function (name, function that writes a path) → path of a file, made once; see `benchmarks.artifacts`."""
+    from benchmarks.artifacts import Artifacts
+
+    kept = request.config.getoption("--artifacts")
+    made = Artifacts(kept or tmp_path)
+    yield made
+    if kept is None:
+        made.clear()
+
+
 @pytest.fixture(scope="session")
-def limits(request):
+def limits(request, device):
     """The machine's, measured in this run."""
-    found = machine.measure()
+    from benchmarks import limits as machine
+
+    found = machine.measure(device)
     request.config.benchmark_rows.append({"section": "limits", "id": "limits", **found})
     return found
 
 
 def pytest_sessionfinish(session):
-    path = session.config.getoption("--results")
-    if path is not None and session.config.benchmark_rows:
-        seconds = time.monotonic() - session.config.benchmark_start
-        write(path, {**surroundings(), "seconds": round(seconds), "rows": session.config.benchmark_rows})
+    config = session.config
+    path = config.getoption("--results")
+    if path is None and _whole(config):
+        path = HERE / "results" / file_name(config.benchmark_device)
+    if path is not None and config.benchmark_rows:
+        seconds = time.monotonic() - config.benchmark_start
+        write(path, {**surroundings(config.benchmark_device), "seconds": round(seconds), "rows": config.benchmark_rows})
+
+
+def _whole(config):
+    """Whether all benchmarks were asked for, and nothing but them."""
+    chosen = config.option.keyword or config.option.markexpr or config.option.collectonly
+    return not chosen and {Path(argument).resolve() for argument in config.args} == {HERE.resolve()}

@@ -2,30 +2,40 @@
 
 import time
 
-import numpy as np
 import torch
 
-SIDE, BYTES, ROUNDS = 4096, 1 << 29, 5
+#        side of the matrices, bytes copied, what half precision is
+SIZES = {"cpu": (4096, 1 << 29, torch.bfloat16), "cuda": (16384, 1 << 31, torch.float16)}
+ROUNDS = 5
 
 
-def measure():
-    """FLOP/s of the largest matrix products, by precision, and bytes/s of a copy: the best of a few."""
+def measure(device):
+    """FLOP/s of the largest matrix products, by precision, and bytes/s of a copy, read and written: the best of a few."""
+    side, count, half = SIZES[device]
     found = {}
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
-        found[f"{precision}_flops"] = 2 * SIDE**3 / best(lambda a=a, b=b: a @ b)
-    source = np.ones(BYTES, np.uint8)
-    into = np.empty_like(source)
-    found["copy_bytes"] = 2 * BYTES / best(lambda: np.copyto(into, source))      # read and written
+    for dtype in (torch.float32, half):
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        seconds = best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)
+        found[f"{precision(dtype)}_flops"] = 2 * side**3 / seconds
+    source = torch.ones(count, dtype=torch.uint8, device=device)
+    into = torch.empty_like(source)
+    found["copy_bytes"] = 2 * count / best(lambda: into.copy_(source), device)
     return found
 
 
-def best(call):
+def precision(dtype):
+    """`fp32`, `fp16` or `bf16`."""
+    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+
+
+def best(call, device):
     """The fewest seconds of a call, the first left out."""
-    call()
     seconds = []
-    for _ in range(ROUNDS):
+    for _ in range(1 + ROUNDS):
         start = time.perf_counter()
         call()
+        if device == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return min(seconds[1:])

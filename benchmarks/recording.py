@@ -3,6 +3,7 @@
 import datetime
 import json
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,27 +11,40 @@ from segfast import doctor, files
 from segfast.packages import PACKAGES
 
 REPOSITORY = Path(__file__).parent.parent
+GPU_FIELDS = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
 
 
-def surroundings():
-    """Device, versions, date and commit."""
-    told = doctor.instructions() or {}
+def surroundings(device):
+    """Device, versions, date and commit of a run on `cpu` or `cuda`."""
+    return {"benchmark": "segfast", "device": _gpu() if device == "cuda" else _cpu(), **software()}
+
+
+def software():
+    """Versions, date and commit."""
     return {
-        "benchmark": "segfast",
-        "device": {
-            "name": doctor.cpu_model() or platform.machine(),
-            "kind": "cpu",
-            "cpus": doctor.cores(),
-            "memory_bytes": _memory(),
-            "clock_mhz": _clock(),
-            "instructions": ", ".join(name for name, present in told.items() if present),
-        },
         "versions": {
             "python": platform.python_version(),
             **{one.module: next(filter(None, map(doctor.version, one.distributions)), None) for one in PACKAGES},
         },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
+    }
+
+
+def gpu():
+    """What PyTorch and the driver say of the GPU."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    answer = _said("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader", "--id=0")
+    return {
+        "name": properties.name,
+        "capability": [properties.major, properties.minor],
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        **dict(zip(GPU_FIELDS, (value.strip() for value in answer.split(",")), strict=False)),
     }
 
 
@@ -41,12 +55,48 @@ def write(path, results):
         temporary.write_text(text, encoding="utf-8")
 
 
-def _commit():
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout.strip()
+def file_name(device):
+    """`intel-xeon-2-cores.json`, `nvidia-h200.json`."""
+    about = surroundings(device)["device"]
+    cores = f" {about['cpus']} cores" if device == "cpu" else ""
+    bare = re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b|@", " ", about["name"])
+    return re.sub(r"[^a-z0-9]+", "-", f"{bare}{cores}".lower()).strip("-") + ".json"
 
-    dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return git("rev-parse", "--short", "HEAD") + dirty
+
+def _gpu():
+    found = gpu()
+    clock = re.match(r"[\d.]+", found.get("clocks.sm", ""))
+    return {
+        "name": found["name"], "kind": "cuda", "cpus": doctor.cores(), "memory_bytes": found["memory_bytes"],
+        "clock_mhz": float(clock[0]) if clock else None, "instructions": "sm_{}{}".format(*found["capability"]), "gpu": found,
+    }  # fmt: skip
+
+
+def _cpu():
+    told = doctor.instructions() or {}
+    megahertz, kilobytes = _proc("/proc/cpuinfo", "cpu MHz"), _proc("/proc/meminfo", "MemTotal")
+    return {
+        "name": doctor.cpu_model() or platform.machine(),
+        "kind": "cpu",
+        "cpus": doctor.cores(),
+        "memory_bytes": int(kilobytes) * 1024 if kilobytes else None,
+        "clock_mhz": float(megahertz) if megahertz else None,
+        "instructions": ", ".join(name for name, present in told.items() if present),
+    }
+
+
+def _commit():
+    dirty = "-dirty" if _said("git", "status", "--porcelain", "--untracked-files=no") else ""
+    return _said("git", "rev-parse", "--short", "HEAD") + dirty
+
+
+def _said(*command):
+    """What a command prints, empty where it cannot run."""
+    try:
+        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return ended.stdout.strip() if ended.returncode == 0 else ""
 
 
 def _proc(path, key):
@@ -55,13 +105,3 @@ def _proc(path, key):
     except OSError:
         return None
     return next((line.split(":")[1].split()[0] for line in lines if line.startswith(key)), None)
-
-
-def _memory():
-    kilobytes = _proc("/proc/meminfo", "MemTotal")
-    return int(kilobytes) * 1024 if kilobytes else None
-
-
-def _clock():
-    megahertz = _proc("/proc/cpuinfo", "cpu MHz")
-    return float(megahertz) if megahertz else None

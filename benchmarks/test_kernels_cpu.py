@@ -1,6 +1,6 @@
 """How much faster labels come out of the kernels than out of PyTorch, on this CPU.
 
-    python -m pytest benchmarks/test_kernels_cpu.py -s
+    pytest benchmarks/test_kernels_cpu.py --benchmark-only -s
 
 The end of the pipeline turns patch logits into labels. PyTorch writes all K·H·W scores on the way,
 the kernels none of them. Before each timed call of ours the peer is timed in the same process, with
@@ -10,7 +10,6 @@ compared before anything counts. Each test prints one line of JSON.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import numba
 import numpy as np
 import pytest
 
+from benchmarks.memory import peak
 from segfast.kernels import merge_windows, upsample_argmax
 from segfast.kernels.merge import Windows
 from segfast.kernels.reference import upsample
@@ -39,7 +39,7 @@ def noise(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def compare(benchmark, ours, peer, check, rounds, least, **facts):
+def compare(benchmark, record, name, ours, peer, check, rounds, least, **facts):
     """Times both in turn; fails below `least` times the peer's speed."""
     check(ours(), peer())
     seconds = []
@@ -60,6 +60,8 @@ def compare(benchmark, ours, peer, check, rounds, least, **facts):
     }  # fmt: skip
     benchmark.extra_info.update(facts)
     print(json.dumps({"benchmark": benchmark.name, **facts}))
+    record({"section": "kernels", "id": name, "seconds": fastest, "peers": {"PyTorch": min(seconds)},
+            "ratio": min(seconds) / fastest, "wanted": least})  # fmt: skip
     assert facts["ratio"] >= least
 
 
@@ -91,7 +93,7 @@ def threads():
     (smooth, (1, 150, 64, 64), (512, 512), 20),
     (noise, (2, 19, 23, 31), (371, 497), 5),
 ])  # fmt: skip
-def test_upsample_argmax(benchmark, make, shape, size, least):
+def test_upsample_argmax(benchmark, record, make, shape, size, least):
     x = make(*shape)
     tensor = torch.from_numpy(x)
 
@@ -99,7 +101,8 @@ def test_upsample_argmax(benchmark, make, shape, size, least):
         return torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", align_corners=False)
 
     compare(
-        benchmark, lambda: upsample_argmax(x, size, threads=THREADS), lambda: scores().argmax(1),
+        benchmark, record, f"upsample_argmax {shape[0]}×{shape[1]}×{shape[2]}×{shape[3]} → {size[0]}×{size[1]}, {make.__name__}",
+        lambda: upsample_argmax(x, size, threads=THREADS), lambda: scores().argmax(1),
         lambda found, _: same(found, scores()), rounds=25, least=least, logits=make.__name__, shape=shape, size=size,
     )  # fmt: skip
 
@@ -107,7 +110,7 @@ def test_upsample_argmax(benchmark, make, shape, size, least):
 @pytest.mark.benchmark(group="merge_windows")
 @pytest.mark.parametrize("stride", [512, 480])
 @pytest.mark.parametrize("K", [150, 19])
-def test_merge_windows(benchmark, K, stride):
+def test_merge_windows(benchmark, record, K, stride):
     anchors, window = Protocol((0, 0, 0), (1, 1, 1), (512, 512), (stride, stride)).windows(PHOTO)
     x = smooth(len(anchors), K, 32, 32)
     view = Windows(x, anchors, window, window, PHOTO)
@@ -126,17 +129,18 @@ def test_merge_windows(benchmark, K, stride):
 
     merged()
     extra = peak(merged)
-    allowed = 2 * (x.nbytes + PHOTO[0] * PHOTO[1]) / 1e6
+    allowed = 2 * (x.nbytes + PHOTO[0] * PHOTO[1])
     assert extra is None or extra <= allowed
     compare(
-        benchmark, merged, lambda: scores().argmax(0), lambda found, _: same(found, scores()), rounds=4, least=50,
+        benchmark, record, f"merge_windows {len(anchors)}×{K}×32×32 → {PHOTO[0]}×{PHOTO[1]}, stride {stride}",
+        merged, lambda: scores().argmax(0), lambda found, _: same(found, scores()), rounds=4, least=50,
         logits="smooth", windows=len(anchors), K=K, stride=stride, size=PHOTO,
-        peak_extra_mb=extra, labels_and_logits_mb=round(allowed / 2, 1),
+        peak_extra_bytes=extra, labels_and_logits_bytes=allowed // 2,
     )  # fmt: skip
 
 
 @pytest.mark.benchmark(group="merge_views")
-def test_several_views(benchmark):
+def test_several_views(benchmark, record):
     """A photo and its mirror image: no class may be dropped from a softmax, so this is arithmetic, not pruning."""
     size = (512, 683)
     anchors, window = Protocol((0, 0, 0), (1, 1, 1), (512, 512), (512, 512)).windows(size)
@@ -153,23 +157,7 @@ def test_several_views(benchmark):
         return (total.div_(count).softmax(0) + total.flip(2).softmax(0)).div_(2)
 
     compare(
-        benchmark, lambda: merge_windows(views, size, threads=THREADS), lambda: scores().argmax(0),
+        benchmark, record, f"merge_windows 2 views of {len(anchors)}×150×32×32 → {size[0]}×{size[1]}",
+        lambda: merge_windows(views, size, threads=THREADS), lambda: scores().argmax(0),
         lambda found, _: same(found, scores()), rounds=4, least=2, logits="smooth", views=2, K=150, size=size,
     )  # fmt: skip
-
-
-def peak(function):
-    """Peak of the process's memory over what it held before the call, in MB; None off glibc."""
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not reset.exists() or not hasattr(ctypes.CDLL(None), "malloc_trim"):
-        return None
-
-    def kilobytes(name):
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name))
-
-    # What earlier calls freed but the allocator kept would hide this call's use.
-    ctypes.CDLL(None).malloc_trim(0)
-    reset.write_text("5")
-    before = kilobytes("VmRSS")
-    function()
-    return round((kilobytes("VmHWM") - before) * 1024 / 1e6, 1)

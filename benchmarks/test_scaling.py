@@ -2,10 +2,12 @@
 
     pytest benchmarks/test_scaling.py --benchmark-only -s --results FILE
 
-Seg-Ti with a linear decoder at sizes and patches from 65 to 4097 tokens. The exponent of a runtime is the slope
-of log seconds over log tokens. Attention's share is what the eager model saves when attention returns its values.
+Seg-Ti with a linear decoder at sizes and patches from 65 to 4097 tokens, on a GPU where there is one. The exponent
+of a runtime is the slope of log seconds over log tokens. Attention's share is what the eager model saves when
+attention returns its values. Memory is what a column, its weights among it, and one call hold at the call's peak.
 """
 
+import gc
 import json
 
 import numpy as np
@@ -14,11 +16,16 @@ import torch
 
 import segfast
 from benchmarks import columns
+from benchmarks.memory import peak, resident
 from benchmarks.rounds import in_turns
-from segfast.export import check, export_onnx
+from segfast.probe import photo
 
 CASES = [(8, 256), (8, 512), (16, 256), (16, 512), (16, 768), (16, 1024), (32, 256), (32, 512), (32, 1024)]
 QUICK = (32, 256)
+RUNTIMES = {
+    "cpu": ("segfast-onnxruntime-fp32", "segfast-openvino-bf16", "segfast-pytorch-bf16"),
+    "cuda": ("segfast-onnxruntime-fp16", "segfast-pytorch-fp16", "segfast-tensorrt-fp16"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,29 +37,35 @@ def costs():
 @pytest.mark.parametrize(
     ("patch", "size"), [pytest.param(*case, marks=[pytest.mark.quick] if case == QUICK else []) for case in CASES]
 )
-def test_size(benchmark, record, costs, patch, size, tmp_path):
+def test_size(benchmark, record, costs, device, artifacts, patch, size):
     torch.manual_seed(0)
     model = segfast.create_model(f"seg-ti-{patch}", image_size=size)
-    photo, path = check.photo((size, size)), tmp_path / "model.onnx"
-    export_onnx(model, path, size=size)
-    engines = {
-        f"segfast-openvino-{columns.HALF}": segfast.Engine(path, runtime="openvino", device="cpu"),
-        f"segfast-pytorch-{columns.HALF}": segfast.Engine(model, device="cpu", precision=columns.HALF),
-    }
-    _, eager = columns.eager(model, size)
-    idle, without = columns.eager(model, size)
-    idle.set_attention(lambda q, k, v: v)
-    calls = {"eager-fp32": eager, "without attention": without} | {
-        name: (lambda image, engine=engine: engine.segment(image).labels) for name, engine in engines.items()
-    }
-    times = in_turns(benchmark, {name: (lambda call=call: call(photo)) for name, call in calls.items()})
+    image = photo((size, size))[None]
+    case = columns.Case.of(model, size, device, 1, artifacts)
+    makers = {"eager-fp32": lambda: columns.eager(columns.Case.of(model, size, device, 1, artifacts))}
+    makers |= {name: maker for name, maker in columns.ours(case).items() if name in RUNTIMES[device]}
+    found, calls = {}, {}
+    for name, maker in makers.items():
+        gc.collect()
+        before = resident(device)
+        (column,) = columns.make({name: maker}).values()
+        found[name] = {"precision": name.rpartition("-")[2]}
+        if isinstance(column, str):
+            found[name]["skipped"] = column
+            continue
+        column(image)                                                   # what the first call alone takes is left out
+        found[name]["peak_bytes"] = peak(lambda column=column: column(image), device, before)
+        calls[name] = column
+    case.fixed.set_attention(lambda q, k, v: v)
+    calls["without attention"] = columns.eager(case)
+    times = in_turns(benchmark, {name: (lambda call=call: call(image)) for name, call in calls.items()})
     bare, tokens = times.pop("without attention")["seconds"], model.config.prefix_tokens + (size // patch) ** 2
     for name, one in times.items():
-        one |= {"images_per_second": 1 / one["seconds"], "precision": name.rpartition("-")[2]}
+        found[name] |= one | {"images_per_second": 1 / one["seconds"]}
         costs.setdefault((name, patch), []).append((tokens, one["seconds"]))
-    times["eager-fp32"]["attention_share"] = max(0.0, 1 - bare / times["eager-fp32"]["seconds"])
+    found["eager-fp32"]["attention_share"] = max(0.0, 1 - bare / times["eager-fp32"]["seconds"])
     row = {"section": "scaling", "id": f"seg-ti-{patch}-{size}", "model": f"seg-ti-{patch}", "patch": patch, "size": size,
-           "tokens": tokens, "columns": times}  # fmt: skip
+           "tokens": tokens, "columns": found}  # fmt: skip
     record(row)
     print("\n" + json.dumps(row))
 
@@ -62,6 +75,10 @@ def test_exponents(benchmark, record, costs):
     for (name, patch), points in costs.items():
         if len(points) > 2:
             found.setdefault(name, {})[f"patch {patch}"] = exponent(points)
+    for name in {name for name, _ in costs}:
+        everything = [point for (column, _), points in costs.items() if column == name for point in points]
+        if len(everything) > 2:
+            found.setdefault(name, {})["all patches"] = exponent(everything)
     if not found:
         pytest.skip("an exponent wants three sizes of one patch: run the whole file")
     benchmark.pedantic(lambda: None, rounds=1)

@@ -2,7 +2,8 @@
 
     pytest benchmarks/test_stages.py --benchmark-only -s --results FILE
 
-From JPEG files, with seg-s-32 in fp16 on this machine's CPU; the clocks are those of `python -m segfast.benchmark`.
+From JPEG files, with seg-s-32: its fp16 file on this machine's CPU, the model in fp16 on a GPU where there is one.
+The clocks are those of `python -m segfast.benchmark`.
 """
 
 import json
@@ -13,25 +14,28 @@ from PIL import Image
 
 import segfast
 from segfast.benchmark import STAGES, Picture, measure
-from segfast.export import check, export_onnx
+from segfast.probe import photo
 
 MODEL = "seg-s-32"
 PHOTOS = [(512, 512), (1024, 2048), (3000, 4000)]
 ROUNDS = {(512, 512): 30, (1024, 2048): 10, (3000, 4000): 3}
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+@pytest.fixture
+def engine(device, artifacts):
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("stages") / f"{MODEL}.onnx"
-    export_onnx(segfast.create_model(MODEL, image_size=512), path)
-    return segfast.Engine(path, device="cpu")
+    model = segfast.create_model(MODEL, image_size=512)
+    if device == "cuda":
+        return segfast.Engine(model, device=device)
+    from segfast.export import export_onnx
+
+    return segfast.Engine(artifacts(f"{MODEL}-512-fp16.onnx", lambda path: export_onnx(model, path)), device=device)
 
 
 @pytest.mark.parametrize("size", [pytest.param(s, marks=[pytest.mark.quick] if s == PHOTOS[0] else []) for s in PHOTOS])
 def test_photo(benchmark, record, engine, size, tmp_path):
     file = tmp_path / "photo.jpg"
-    Image.fromarray(check.photo(size)).save(file, quality=90)
+    Image.fromarray(photo(size)).save(file, quality=90)
     measured = []
     benchmark.pedantic(lambda: measured.append(measure(engine, Picture(file.name, file), ROUNDS[size])), rounds=1)
     (found,) = measured

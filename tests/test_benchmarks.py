@@ -1,16 +1,22 @@
 """What the benchmarks count with: rounds in turns, the check of labels, exponents, the file of results."""
 
 import json
+import time
 
 import numpy as np
 import pytest
+import torch
+from helpers import tiny_model
 
 pytest.importorskip("onnxruntime", reason="the benchmarks' peers need ONNX Runtime")
 pytest.importorskip("onnxscript", reason="the benchmarks export")
 
-from benchmarks import test_paper, test_scaling
+from benchmarks import columns, memory, test_kernels_gpu, test_paper, test_scaling
+from benchmarks.artifacts import Artifacts
+from benchmarks.gpu import attention, ends
+from benchmarks.gpu.clock import Clock
 from benchmarks.paper import IMAGES_PER_SECOND
-from benchmarks.recording import surroundings, write
+from benchmarks.recording import file_name, surroundings, write
 from benchmarks.report.reading import read
 from benchmarks.rounds import in_turns, lack
 from segfast.config import family_config
@@ -54,12 +60,14 @@ def test_rows_say_what_was_found_and_missed(tmp_path):
     seconds = {"eager-fp32": 0.8, "stock-openvino-fp32": 0.3, "stock-openvino-bf16": 0.15, "segfast-openvino-fp32": 0.2,
                "segfast-openvino-bf16": 0.1}  # fmt: skip
     found = {name: {"seconds": s, "precision": name[-4:], "agreement": 1.0} for name, s in seconds.items()}
-    row = test_paper.row_of("seg-s-32", config, found, {"fp32_flops": 1e12, "bf16_flops": 2e12})
+    found["segfast-tensorrt-fp16"] = {"precision": "fp16", "skipped": "not there"}
+    about = {"section": "models", "id": "seg-s-32", "model": "seg-s-32", "size": 512, "batch": 1}
+    row = about | test_paper.row_of(config, 1, found, {"fp32_flops": 1e12, "bf16_flops": 2e12})
     assert row["ratio"] == pytest.approx(8)
     assert row["stock_ratio"] == pytest.approx({"fp32": 1.5, "bf16": 1.5})
     assert row["share_of_peak"] == pytest.approx(row["flops"] / 0.1 / 2e12)
     assert [(one["wanted"], one["met"]) for one in row["targets"]] == [(2.0, False), (2.0, False), (4.0, True)]
-    write(tmp_path / "r.json", {**surroundings(), "rows": [row]})
+    write(tmp_path / "r.json", {**surroundings("cpu"), "rows": [row]})
     results = read(tmp_path / "r.json")
     assert results.models[0].paper_speeds == (1032.0,)
     assert results.device["memory_bytes"] == json.loads((tmp_path / "r.json").read_text())["device"]["memory_bytes"]
@@ -69,3 +77,103 @@ def test_the_papers_models_exist():
     assert set(IMAGES_PER_SECOND) <= set(VARIANTS)
     assert set(test_paper.MODELS) <= set(VARIANTS)
     assert set(test_paper.EAGER) | set(test_paper.STOCK) | set(test_paper.PEAK) <= set(test_paper.MODELS)
+    assert {name for name, _ in test_paper.cases("cuda")} >= {"seg-s-8", "seg-b-mask-8", "seg-l-8"}
+
+
+def tiny_case(tmp_path, batch, network=None):
+    model = tiny_model()
+    size = model.config.protocol.window[0]
+    case = columns.Case.of(model, size, "cpu", batch, Artifacts(tmp_path))
+    return case if network is None else columns.Case(model, size, "cpu", batch, None, network)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_column_gives_the_labels_of_the_reference(tmp_path, batch):
+    case = tiny_case(tmp_path, batch)
+    made = columns.make(columns.peers(case, compiled=False) | columns.ours(case))
+    assert {name for name, column in made.items() if isinstance(column, str)} <= {name for name in made if name.endswith("bf16")}
+    images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)[np.arange(batch) % 2]
+    checked = test_paper.agreements({name: c for name, c in made.items() if not isinstance(c, str)}, case, images)
+    assert min(one["agreement"] for one in checked.values() if one["precision"] == "fp32") > 0.999
+
+
+def test_a_wrong_column_is_not_timed(tmp_path):
+    case = tiny_case(tmp_path, 1)
+    images = np.zeros((1, case.size, case.size, 3), np.uint8)
+    with pytest.raises(AssertionError, match="wrong-fp32"):
+        test_paper.agreements({"wrong-fp32": lambda images: columns.eager(case)(images) + 1}, case, images)
+
+
+def test_the_eager_batch_is_halved_until_it_fits(tmp_path):
+    sizes = []
+
+    def network(images):
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images
+
+    call = columns.eager(tiny_case(tmp_path, 11, network))
+    images = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 3), np.uint8)
+    first, second = call(images), call(images)
+    assert sizes == [11, 5, *[2] * 5, 1, *[2] * 5, 1]
+    assert first.shape == (11, 4, 4)
+    assert np.array_equal(first, second)
+
+
+def test_columns_that_cannot_be_had_say_why():
+    def missing():
+        raise columns.Unavailable("no such thing here")
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    made = columns.make({"a": missing, "b": full, "c": lambda: abs})
+    assert made == {"a": "no such thing here", "b": "the device's memory does not hold it", "c": abs}
+
+
+def test_artifacts_are_made_once_with_what_lies_beside_them(tmp_path):
+    made = []
+
+    def write(path):
+        made.append(path)
+        path.write_text("plan")
+        path.with_name(path.name + ".json").write_text("sidecar")
+
+    for _ in range(2):
+        path = Artifacts(tmp_path)("x.engine", write)
+        assert path.read_text() == "plan"
+        assert path.with_name("x.engine.json").read_text() == "sidecar"
+    assert len(made) == 1
+    assert sorted(one.name for one in path.parent.iterdir()) == ["x.engine", "x.engine.json"]
+    with pytest.raises(ZeroDivisionError):
+        Artifacts(tmp_path)("y.onnx", lambda path: (path.write_text("half"), 1 / 0))
+    assert len(list(path.parent.iterdir())) == 2
+    Artifacts(tmp_path).clear()
+    assert not path.exists()
+
+
+@pytest.mark.skipif(memory.resident() is None, reason="memory is read from Linux' /proc")
+def test_peak_memory_is_that_of_the_call():
+    def call():
+        return np.ones(50_000_000, np.uint8).sum()
+
+    assert 45e6 < memory.peak(call) < 70e6
+    assert memory.peak(lambda: None) < 20e6
+
+
+@pytest.mark.parametrize("section", [attention.plan, ends.plan])
+def test_rows_of_the_gpu_become_kernels(section):
+    clock = Clock("cpu", time.monotonic() + 600)
+    row = next(iter(section(clock, 1e12) if section is attention.plan else section(clock)))
+    found = test_kernels_gpu.row_of(clock.attempt(row))
+    assert found["peers"]
+    assert found["ratio"] == pytest.approx(min(found["peers"].values()) / found["seconds"])
+    late = test_kernels_gpu.row_of(Clock("cpu", time.monotonic()).attempt(row))
+    assert late["id"] == found["id"]
+    assert "left" in late["skipped"]
+
+
+def test_files_of_results_are_named_after_the_machine():
+    assert file_name("cpu").endswith("-cores.json")
+    assert file_name("cpu") == file_name("cpu").lower()

@@ -16,7 +16,6 @@ goes through every step on the CPU with tiny sizes, and measures nothing of wort
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import json
 import platform
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from benchmarks import recording
 from segfast import cli, doctor, files
 from segfast.errors import MissingRuntime
 
@@ -86,34 +86,14 @@ def _need_gpu(rehearse: bool) -> None:
 
 def _surroundings(device: str) -> dict[str, Any]:
     """The machine, the versions, the commit and the date."""
-    import torch
-
-    named = {package.module: package.distributions for package in doctor.PACKAGES}
-    versions = {name: next((v for v in map(doctor.version, names) if v), None) for name, names in named.items()}
-    gpu: dict[str, Any] = {}
-    if device != "cpu":
-        properties = torch.cuda.get_device_properties(0)
-        fields = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
-        answer = _said("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0")
-        values = [value.strip() for value in answer.split(",")]
-        gpu = {
-            "name": properties.name,
-            "capability": [properties.major, properties.minor],
-            "multiprocessors": properties.multi_processor_count,
-            "memory_bytes": properties.total_memory,
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            **dict(zip(fields, values, strict=False)),
-        }
+    gpu = recording.gpu() if device != "cpu" else {}
     return {
         "device": gpu.get("name", doctor.cpu_model()),
         "gpu": gpu,
         "cpu": doctor.cpu_model(),
         "cores": doctor.cores(),
         "system": platform.platform(),
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": _said("git", "describe", "--always", "--dirty") or None,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **recording.software(),
     }
 
 
@@ -178,15 +158,6 @@ def _line(row: dict[str, Any]) -> str:
         for one in row.get("targets", [])
     )
     return f"{' '.join(f'{key} {value}' if key != 'section' else value for key, value in about.items())}: {numbers}{marks}"
-
-
-def _said(*command: str) -> str:
-    """What a command prints, empty where it cannot run."""
-    try:
-        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return ended.stdout.strip() if ended.returncode == 0 else ""
 
 
 def _parse() -> argparse.Namespace:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from benchmarks.columns import normalised
 from benchmarks.gpu.clock import Clock, Row, missed, target
 from benchmarks.paper import IMAGES_PER_SECOND
 from segfast.config import family_config
@@ -50,7 +50,7 @@ def _measure(clock: Clock, name: str) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
     engine = Engine(model, device=clock.device)
     eager = private(model, clock.device, torch.float32).set_attention(reference.attention)
-    error = _check(engine, eager, images)
+    error = _check(clock, engine, eager, images)
     batch = 2 if clock.rehearsal else engine._runtime._lanes.largest  # type: ignore[attr-defined]
     large = images[np.arange(batch) % len(images)]
     ours = _rate(clock, lambda: engine.run(large, labels=True), THREADS) * batch
@@ -77,23 +77,15 @@ def _measure(clock: Clock, name: str) -> dict[str, Any]:
     return row
 
 
-def _check(engine: Engine, eager: Segmenter, images: Any) -> float:
+def _check(clock: Clock, engine: Engine, eager: Segmenter, images: Any) -> float:
     """The relative error of the Engine's logits; what is wrong is not timed."""
     with torch.inference_mode():
-        exact = torch.cat([eager.patch_logits(_normalised(eager, one[None])) for one in images]).cpu().numpy()
+        exact = torch.cat([eager.patch_logits(normalised(one[None], eager.config.protocol, clock.device)) for one in images]).cpu().numpy()
     given = engine.run(images).astype(np.float32)
     error = float(np.linalg.norm(given - exact) / np.linalg.norm(exact))
     if not error < GATE:
         raise AssertionError(f"the Engine's logits err by {error:.1e}, over {GATE:g}")
     return error
-
-
-def _normalised(model: Segmenter, images: Any) -> Tensor:
-    """[n, H, W, 3] uint8 of the host → [n, 3, H, W] fp32 on the model's device."""
-    protocol, device = model.config.protocol, next(model.parameters()).device
-    x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (protocol.mean, protocol.std))
-    return (x - mean) / std
 
 
 def _original(clock: Clock, eager: Segmenter, images: Any, batch: int) -> tuple[int, float]:
@@ -103,7 +95,7 @@ def _original(clock: Clock, eager: Segmenter, images: Any, batch: int) -> tuple[
 
         def call(large: Any = large) -> Any:
             with torch.inference_mode():
-                return eager(_normalised(eager, large)).argmax(1).cpu().numpy()
+                return eager(normalised(large, eager.config.protocol, clock.device)).argmax(1).cpu().numpy()
 
         try:
             return batch, _rate(clock, call, 1) * batch
