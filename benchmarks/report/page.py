@@ -16,7 +16,7 @@ How much faster is segfast than what one would use otherwise, and how close is i
 `python -m benchmarks.report` from the results of `{MAKE}`.
 
 - A timed call goes from a uint8 image to labels on the host; what it computes is checked before its time counts. Columns
-  take turns within one test, and a time is the median of the rounds. Ratios hold within one run; seconds of different
+  take turns within one test, and a time is the least of the rounds. Ratios hold within one run; seconds of different
   machines are not to be compared.
 - *eager* is the original's algorithm in plain PyTorch, *compile* the same under `torch.compile`; *stock* is its
   full-resolution ONNX export in that runtime, without segfast; *segfast* are our engines. Beside each stands its precision.

@@ -21,7 +21,7 @@ class Column:
     """One way of computing a row's labels: `eager-fp32`, `stock-openvino-bf16`, `segfast-tensorrt-fp16`, …
 
     Attributes:
-        seconds: median of a call, None where it was skipped for the reason `skipped`.
+        seconds: of a call, the least of its rounds; None where it was skipped for the reason `skipped`.
         agreement: share of the labels equal to those of the fp32 reference.
         attention: share of the time spent in attention.
     """

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from segfast import files, published
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, CannotWrite, MissingRuntime
-from segfast.runtimes import HostRuntime, to_bytes
+from segfast.kernels.checks import cpus
+from segfast.runtimes import HostRuntime, rows, to_bytes
 
 
 class OpenVINORuntime(HostRuntime):
@@ -51,6 +52,7 @@ class OpenVINORuntime(HostRuntime):
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
+        self._threads = threads or cpus()
         self._artifact = artifact
         with self._errors():
             self._model = self._core.read_model(artifact.path)
@@ -80,8 +82,11 @@ class OpenVINORuntime(HostRuntime):
     def _compile(self, batch: int) -> Any:
         """The network for `batch` windows at a time."""
         with self._errors():
-            self._model.reshape({0: [batch, *self._artifact.size, 3]})
-            return self._core.compile_model(self._model, "CPU", self._options)
+            model = self._model.clone()
+            model.reshape({0: [batch, *self._artifact.size, 3]})
+            if self.precision == "bf16" and self._threads <= rows.THREADS:
+                rows.split_rows(model)
+            return self._core.compile_model(model, "CPU", self._options)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

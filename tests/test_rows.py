@@ -1,0 +1,72 @@
+"""Matrix products split by rows compute what they computed whole."""
+
+import numpy as np
+import pytest
+from helpers import tiny_model
+
+import segfast
+from segfast.export import export_onnx
+from segfast.protocol import Protocol
+from segfast.runtimes import rows
+from segfast.runtimes.rows import split_rows
+
+openvino = pytest.importorskip("openvino")
+
+
+def network(path, size, batch=1, **split):
+    """What an exported file gives for images [B, H, W, 3], and how many of its products are split."""
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape({0: [batch, *size, 3]})
+    count = split_rows(model, **split) if split else 0
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: compiled({0: images})[0].copy(), count, model
+
+
+def products(model):
+    """Tokens and weights of the products with constants."""
+    found = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
+    shapes = [[list(place.get_shape()) for place in node.inputs()] for node in found]
+    return [(tokens[1], weights) for tokens, weights in shapes if len(tokens) == 3 and len(weights) == 2]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("decoder", ["linear", "mask"])
+@pytest.mark.parametrize("output", ["logits", "labels"])
+def test_parts_give_what_the_whole_gives(tmp_path, decoder, output, batch):
+    model = tiny_model(decoder=decoder)
+    size, path = model.config.protocol.window, tmp_path / "tiny.onnx"
+    export_onnx(model, path, precision="fp32", output=output)
+    images = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), np.uint8)
+    whole, _, unsplit = network(path, size, batch)
+    parts, count, split = network(path, size, batch, rows=8, width=8)
+    wide = [(N, weights) for N, weights in products(unsplit) if min(weights) >= 8 and N > 8 and N % 8]
+    assert count == len(wide) > 0
+    assert all(N % 8 == 0 or N < 8 for N, weights in products(split) if min(weights) >= 8)
+    expected, given = whole(images), parts(images)
+    assert given.dtype == expected.dtype
+    np.testing.assert_allclose(given, expected, atol=0 if output == "labels" else 1e-5 * np.abs(expected).max())
+
+
+def test_narrow_models_stay_as_they_are(tmp_path, tiny_onnx):
+    size = tiny_model().config.protocol.window
+    _, count, model = network(tiny_onnx, size, rows=256, width=768)
+    assert count == 0
+    assert not [node for node in model.get_ordered_ops() if node.get_type_name() == "VariadicSplit"]
+
+
+def test_an_engine_in_bf16_splits_and_gives_the_same(tmp_path, monkeypatch):
+    wide = {"width": 768, "depth": 1, "heads": 12, "image_size": (272, 272), "protocol": Protocol((0.5,) * 3, (0.5,) * 3, (272, 272), (272, 272))}
+    path, called = tmp_path / "wide.onnx", []
+    export_onnx(tiny_model(**wide, scale=1.0), path)
+    monkeypatch.setattr(rows, "split_rows", lambda model: called.append(split_rows(model)))
+    monkeypatch.setattr(rows, "THREADS", 1 << 20)
+    engine = segfast.Engine(path, runtime="openvino", device="cpu")
+    if not engine.runtime.endswith("bf16"):
+        pytest.skip("this CPU has no bf16")
+    assert called == [4 + 2 * 4 + 2]    # a block of the encoder, two of the decoder, its projections
+    monkeypatch.setattr(rows, "THREADS", 0)
+    whole = segfast.Engine(path, runtime="openvino", device="cpu")
+    assert len(called) == 1
+    image = np.random.default_rng(0).integers(0, 256, (272, 272, 3), np.uint8)
+    np.testing.assert_array_equal(engine.run(image[None]), whole.run(image[None]))
