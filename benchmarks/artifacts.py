@@ -21,7 +21,7 @@ class Artifacts:
     """Files by name below a folder; those of other versions of the code are passed over."""
 
     def __init__(self, folder: Path):
-        self.folder = folder / digest()
+        self.root, self.folder = folder, folder / digest()
 
     def __call__(self, name: str, write: Callable[[Path], object]) -> Path:
         """The file, which `write` makes at the path it is given, with whatever belongs beside it."""

@@ -120,7 +120,7 @@ def ours(case: Case) -> dict[str, Callable[[], Column]]:
 
 def eager(case: Case, autocast: torch.dtype | None = None, network: Callable[..., Any] | None = None) -> Column:
     """The original's algorithm in plain PyTorch, its images in as many parts as the device's memory asks for."""
-    network = network or case.fixed
+    network = case.fixed if network is None else network
     largest = math.inf
 
     @torch.inference_mode()

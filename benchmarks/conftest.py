@@ -3,6 +3,7 @@
 A run of the whole folder writes benchmarks/results/DEVICE.json; a part of it writes what `--results FILE` names.
 """
 
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.benchmark_rows, config.benchmark_start = [], time.monotonic()
     config.benchmark_device = "cuda" if _has_gpu() else "cpu"
+    config.benchmark_surroundings = surroundings(config.benchmark_device)   # before anyone edits the sources
 
 
 def _has_gpu():
@@ -32,6 +34,14 @@ def _has_gpu():
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache():
+    """Compiled models, gigabytes of them, stay out of the user's cache directory."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGFAST_CACHE", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +85,7 @@ def pytest_sessionfinish(session):
         path = HERE / "results" / file_name(config.benchmark_device)
     if path is not None and config.benchmark_rows:
         seconds = time.monotonic() - config.benchmark_start
-        write(path, {**surroundings(config.benchmark_device), "seconds": round(seconds), "rows": config.benchmark_rows})
+        write(path, {**config.benchmark_surroundings, "seconds": round(seconds), "rows": config.benchmark_rows})
 
 
 def _whole(config):

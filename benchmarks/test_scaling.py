@@ -7,7 +7,6 @@ of a runtime is the slope of log seconds over log tokens. Attention's share is w
 attention returns its values. Memory is what a column, its weights among it, and one call hold at the call's peak.
 """
 
-import gc
 import json
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 
 import segfast
 from benchmarks import columns
-from benchmarks.memory import peak, resident
+from benchmarks.footprint import footprint
 from benchmarks.rounds import in_turns
 from segfast.probe import photo
 
@@ -42,22 +41,19 @@ def test_size(benchmark, record, costs, device, artifacts, patch, size):
     model = segfast.create_model(f"seg-ti-{patch}", image_size=size)
     image = photo((size, size))[None]
     case = columns.Case.of(model, size, device, 1, artifacts)
-    makers = {"eager-fp32": lambda: columns.eager(columns.Case.of(model, size, device, 1, artifacts))}
-    makers |= {name: maker for name, maker in columns.ours(case).items() if name in RUNTIMES[device]}
-    found, calls = {}, {}
-    for name, maker in makers.items():
-        gc.collect()
-        before = resident(device)
-        (column,) = columns.make({name: maker}).values()
-        found[name] = {"precision": name.rpartition("-")[2]}
+    makers = {"eager-fp32": lambda: columns.eager(case)} | {name: columns.ours(case)[name] for name in RUNTIMES[device]}
+    made = columns.make(makers)
+    found = {name: {"precision": name.rpartition("-")[2]} for name in made}
+    for name, column in made.items():
         if isinstance(column, str):
             found[name]["skipped"] = column
-            continue
-        column(image)                                                   # what the first call alone takes is left out
-        found[name]["peak_bytes"] = peak(lambda column=column: column(image), device, before)
-        calls[name] = column
-    case.fixed.set_attention(lambda q, k, v: v)
-    calls["without attention"] = columns.eager(case)
+        else:
+            column(image)
+            found[name]["peak_bytes"] = footprint(f"seg-ti-{patch}", size, name, device, artifacts)
+    calls = {name: column for name, column in made.items() if not isinstance(column, str)}
+    idle = columns.Case.of(model, size, device, 1, artifacts)
+    idle.fixed.set_attention(lambda q, k, v: v)
+    calls["without attention"] = columns.eager(idle)
     times = in_turns(benchmark, {name: (lambda call=call: call(image)) for name, call in calls.items()})
     bare, tokens = times.pop("without attention")["seconds"], model.config.prefix_tokens + (size // patch) ** 2
     for name, one in times.items():

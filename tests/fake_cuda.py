@@ -15,9 +15,10 @@ class FakeTorch:
 
     def __init__(self):
         self.captures, self.replays, self.recording = 0, 0, None
+        self.streams, self.different_streams = 0, 32
         self.pinned_bytes, self.copies_waited, self.busy = 0, 0, False
         self.cuda = SimpleNamespace(
-            Stream=lambda device=None: SimpleNamespace(query=lambda: not self.busy, synchronize=lambda: None),
+            Stream=self._stream,
             Event=lambda: SimpleNamespace(record=lambda stream=None: None, synchronize=self._waited),
             CUDAGraph=lambda: Graph(self),
             graph=self._capture,
@@ -44,6 +45,12 @@ class FakeTorch:
 
     def empty_like(self, x, device=None):
         return torch.empty_like(x)
+
+    def _stream(self, device=None):
+        """As PyTorch, it gives out the same few streams again and again."""
+        self.streams += 1
+        number = self.streams % self.different_streams
+        return SimpleNamespace(query=lambda: not self.busy, synchronize=lambda: None, cuda_stream=number)
 
     def _waited(self):
         self.copies_waited += 1

@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("onnxscript", reason="the benchmarks export")
 
 from benchmarks import columns, memory, test_kernels_gpu, test_paper, test_scaling
 from benchmarks.artifacts import Artifacts
+from benchmarks.footprint import footprint
 from benchmarks.gpu import attention, ends
 from benchmarks.gpu.clock import Clock
 from benchmarks.paper import IMAGES_PER_SECOND
@@ -88,9 +90,10 @@ def tiny_case(tmp_path, batch, network=None):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_every_column_gives_the_labels_of_the_reference(tmp_path, batch):
+def test_every_column_gives_the_labels_of_the_reference(tmp_path, monkeypatch, batch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # Inductor takes minutes
     case = tiny_case(tmp_path, batch)
-    made = columns.make(columns.peers(case, compiled=False) | columns.ours(case))
+    made = columns.make(columns.peers(case, compiled=True) | columns.ours(case))
     assert {name for name, column in made.items() if isinstance(column, str)} <= {name for name in made if name.endswith("bf16")}
     images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)[np.arange(batch) % 2]
     checked = test_paper.agreements({name: c for name, c in made.items() if not isinstance(c, str)}, case, images)
@@ -160,6 +163,12 @@ def test_peak_memory_is_that_of_the_call():
 
     assert 45e6 < memory.peak(call) < 70e6
     assert memory.peak(lambda: None) < 20e6
+
+
+def test_a_footprint_is_that_of_a_process_of_its_own(tmp_path):
+    held = footprint("seg-ti-32", 64, "eager-fp32", "cpu", Artifacts(tmp_path))
+    weights = 4 * 7e6
+    assert held is None or weights < held < 10 * weights
 
 
 @pytest.mark.parametrize("section", [attention.plan, ends.plan])

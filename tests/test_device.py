@@ -1,6 +1,7 @@
 """Lanes on the CPU: everything but streams, pinned memory and graphs, which need a GPU (test_engine_gpu.py)."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -270,6 +271,36 @@ def test_graphs_are_dropped_and_captured_again_when_memory_runs_out(fake):
         full[0] = False
         np.testing.assert_array_equal(lane.run(parts), expected(parts))
     assert fake.captures == 3
+
+
+@pytest.mark.parametrize("streams", [1, 32])
+def test_a_capture_takes_along_nothing_that_others_queue_on_its_stream(fake, streams):
+    """PyTorch gives out the same streams again and again: lanes of two engines may have one."""
+    fake.different_streams = streams
+    capturing, go_on, queued = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(given):
+        if fake.recording is not None:
+            capturing.set()
+            assert go_on.wait(30)
+        return mean_network(given)
+
+    def merge():
+        queued.set()
+        return torch.zeros(1)
+
+    first, second = (Lanes(lambda: fake.network(slow), "cuda", (8, 12), 4) for _ in range(2))
+    with first.lane() as lane, second.lane() as other, ThreadPoolExecutor(2) as pool:
+        captured = pool.submit(lane.run, windows(1))
+        assert capturing.wait(30)
+        assert not lane.idle()
+        assert other.idle() == (streams > 1)
+        fetched = pool.submit(other.fetch, merge)
+        assert queued.wait(0.5) == (streams > 1)
+        go_on.set()
+        np.testing.assert_array_equal(captured.result(30), expected(windows(1)))
+        assert fetched.result(30).shape == (1,)
+    assert lane.idle()
 
 
 def test_the_engine_runs_on_lanes_as_it_runs_on_the_host(photo):

@@ -8,10 +8,12 @@ on one image the next is staged. On `cpu` all of it runs without streams and gra
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,9 +39,13 @@ GROUP = 8
 # Bytes of an answer that comes through pinned memory, which PyTorch keeps: the labels of 64 megapixels. Scores have more.
 PINNED = 1 << 26
 
-# Held while a network is launched without a graph or captured in one, and while memory is given back: none of these
-# stands another beside it, as PyTorch's allocator and its choice of an attention belong to the whole process.
-_launch = threading.Lock()
+# Held while a network is launched without a graph or captured in one, while memory is given back, and while a device is
+# waited for: none of these stands another beside it, as PyTorch's allocator and its choice of an attention belong to
+# the whole process, and waiting for a device breaks a capture there.
+launch_lock = threading.Lock()
+# By stream: held while work is queued on it, as a capture takes along whatever any thread queues on its stream. PyTorch
+# hands the same 32 streams of a device out again and again, so that lanes of several engines may share one.
+_queues: dict[tuple[torch.device, int], threading.Lock] = {}
 
 
 def largest_batch(tokens: int) -> int:
@@ -135,13 +141,21 @@ class DeviceLane:
         self._lanes, self._network, self._device = lanes, network, lanes.device
         self._cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if self._cuda else None
+        self._queue = _queue(self._device, self._stream)
         self._staging = deque(_Staging(self._cuda) for _ in range(2))   # one is filled while the other is copied
         self._graphs: dict[tuple[int, torch.dtype], _Graph] = {}
         self._memory = torch.cuda.graph_pool_handle() if self._cuda else None  # shared: they run one after another
 
     def idle(self) -> bool:
-        """Whether all that it was given is done."""
-        return self._stream is None or self._stream.query()
+        """Whether all that it was given is done; no while something is being queued."""
+        if self._stream is None:
+            return True
+        if not self._queue.acquire(blocking=False):                     # captured, perhaps: then it must not be asked
+            return False
+        try:
+            return self._stream.query()
+        finally:
+            self._queue.release()
 
     def run(self, windows: Sequence[NDArray[Any]]) -> Tensor:
         """Logits of windows on the device, in memory of their own. See `Lane`.
@@ -175,7 +189,7 @@ class DeviceLane:
         """
         with self._on_stream():
             try:
-                return self._to_host(function(*args, **options))
+                return self._to_host(partial(function, *args, **options))
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -190,26 +204,28 @@ class DeviceLane:
     def _run(self, windows: Sequence[NDArray[Any]], largest: int) -> Tensor:
         logits, start = None, 0
         for count, batch in batches(len(windows), largest):
-            part = self._call(windows[start : start + count], batch)[:count]
-            if logits is None:
-                # A copy in any case: the next replay writes over `part`.
-                logits = torch.empty((len(windows), *part.shape[1:]), dtype=part.dtype, device=part.device)
-            logits[start : start + count] = part
+            staging = self._staging[0]
+            self._staging.rotate()
+            staging.fill(windows[start : start + count], batch)         # which may wait for the device
+            with self._queue:
+                part = self._call(staging)[:count]
+                if logits is None:
+                    # A copy in any case: the next replay writes over `part`.
+                    logits = torch.empty((len(windows), *part.shape[1:]), dtype=part.dtype, device=part.device)
+                logits[start : start + count] = part
             start += count
         assert logits is not None, "no windows"
         return logits
 
-    def _call(self, windows: Sequence[NDArray[Any]], batch: int) -> Tensor:
+    def _call(self, staging: _Staging) -> Tensor:
         """Logits of a batch; a graph's are those of its next replay too."""
-        staging = self._staging[0]
-        self._staging.rotate()
-        filled = staging.fill(windows, batch)                           # [batch, H, W, 3]
+        filled = staging.filled                                         # [batch, H, W, 3]
         if not self._cuda or tuple(filled.shape[1:3]) != self._lanes.window:
             given = torch.empty_like(filled, device=self._device)
             staging.copy_to(given)
-            with _launch:
+            with launch_lock:
                 return self._network(given)
-        key = batch, filled.dtype
+        key = len(filled), filled.dtype
         if key not in self._graphs:
             self._graphs[key] = self._capture(torch.zeros_like(filled, device=self._device))
         given, returned, graph = self._graphs[key]
@@ -218,7 +234,7 @@ class DeviceLane:
         return returned
 
     def _capture(self, given: Tensor) -> _Graph:
-        with _launch:
+        with launch_lock:
             self._network(given)                                        # kernels are compiled and loaded, plans are made
             assert self._stream is not None
             self._stream.synchronize()
@@ -228,33 +244,37 @@ class DeviceLane:
                 returned = self._network(given)
         return _Graph(given, returned, graph)
 
-    def _to_host(self, result: Any) -> NDArray[Any]:
-        """A tensor of the device, or an array, as an array of the host that nothing else writes to."""
-        if isinstance(result, np.ndarray):
-            return result
-        result = result.float() if result.dtype == torch.bfloat16 else result  # NumPy has no bf16
-        if self._stream is None:
-            return result.numpy().copy()
-        if result.nbytes > PINNED:
-            return result.cpu().numpy()
-        pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
-        pinned.copy_(result, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record(self._stream)
+    def _to_host(self, function: Callable[[], Any]) -> NDArray[Any]:
+        """A function's tensor of the device, or array, as an array of the host that nothing else writes to."""
+        with self._queue:
+            result = function()
+            if isinstance(result, np.ndarray):
+                return result
+            result = result.float() if result.dtype == torch.bfloat16 else result  # NumPy has no bf16
+            if self._stream is None:
+                return result.numpy().copy()
+            if result.nbytes > PINNED:
+                return result.cpu().numpy()
+            pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            pinned.copy_(result, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(self._stream)
         done.synchronize()
         return pinned.numpy().copy()                                    # pinned memory is dear, and returns to PyTorch's
 
     def _release(self) -> None:
         """Give back what the graphs hold, and what PyTorch keeps."""
         if self._stream is not None:
-            self._stream.synchronize()
+            with self._queue:
+                self._stream.synchronize()
             self._memory = torch.cuda.graph_pool_handle()
         self._graphs.clear()
         self._release_cache()
 
     def _release_cache(self) -> None:
         if self._cuda:
-            with _launch:
+            gc.collect()                                                # engines that nobody has any more hold theirs in cycles
+            with launch_lock:
                 torch.cuda.synchronize(self._device)
                 torch.cuda.empty_cache()
 
@@ -265,9 +285,9 @@ class _Staging:
     def __init__(self, pinned: bool):
         self._copied = torch.cuda.Event() if pinned else None
         self._bytes = torch.empty(0, dtype=torch.uint8)
-        self._filled = self._bytes
+        self.filled = self._bytes
 
-    def fill(self, windows: Sequence[NDArray[Any]], batch: int) -> Tensor:
+    def fill(self, windows: Sequence[NDArray[Any]], batch: int) -> None:
         """Windows [H, W, 3] side by side in the first places of [batch, H, W, 3]; the others are black."""
         if self._copied is not None:
             self._copied.synchronize()                                  # the last copy has been read
@@ -276,16 +296,15 @@ class _Staging:
         need = int(np.prod(shape)) * dtype.itemsize
         if need > len(self._bytes):
             self._bytes = torch.zeros(need, dtype=torch.uint8, pin_memory=self._copied is not None)
-        self._filled = self._bytes[:need].view(dtype).view(shape)
-        array = self._filled.numpy()
+        self.filled = self._bytes[:need].view(dtype).view(shape)
+        array = self.filled.numpy()
         for place, window in zip(array, windows, strict=False):
             place[...] = window
         array[len(windows) :] = 0
-        return self._filled
 
     def copy_to(self, given: Tensor) -> None:
         """Begin the copy to the device, on the current stream."""
-        given.copy_(self._filled, non_blocking=True)
+        given.copy_(self.filled, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 
@@ -304,6 +323,11 @@ def out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__context__
     return False
+
+
+def _queue(device: torch.device, stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
+    """The lock of a stream; of none there is nothing to lock."""
+    return nullcontext() if stream is None else _queues.setdefault((device, stream.cuda_stream), threading.Lock())
 
 
 def _stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:

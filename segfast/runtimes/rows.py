@@ -135,15 +135,15 @@ class _Split:
         if node.get_attributes()["transpose_b"]:
             return value
         if _key(value)[0] not in self._transposed:
-            self._transposed[_key(value)[0]] = self._ops.constant(_transposed(constant.get_data()), shared_memory=True).output(0)
+            self._transposed[_key(value)[0]] = self._ops.constant(_transposed(constant.data), shared_memory=True).output(0)
         return self._transposed[_key(value)[0]]
 
 
 def _transposed(weights: Any) -> Any:
     """By strips, which the CPU's caches hold: twice as fast as at once."""
     result = np.empty(weights.shape[::-1], weights.dtype)
-    for start in range(0, len(weights), 64):
-        result[:, start : start + 64] = weights[start : start + 64].T
+    for start in range(0, len(weights), 128):
+        result[:, start : start + 128] = weights[start : start + 128].T
     return result
 
 
@@ -152,6 +152,5 @@ def _key(value: Any) -> tuple[str, int]:
 
 
 def _shape(value: Any) -> list[int]:
-    """Of a value, −1 where a side is not fixed; empty also for one of unknown rank."""
-    shape = value.get_partial_shape()
-    return [side.get_length() if side.is_static else -1 for side in shape] if shape.rank.is_static else []
+    """Of a value; [−1] where a side is not fixed."""
+    return list(value.get_shape()) if value.get_partial_shape().is_static else [-1]
