@@ -1,8 +1,11 @@
 """Matrix products split by rows compute what they computed whole."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from helpers import tiny_model
+from helpers import REPOSITORY, tiny_model
 
 import segfast
 from segfast.export import export_onnx
@@ -70,3 +73,24 @@ def test_an_engine_in_bf16_splits_and_gives_the_same(tmp_path, monkeypatch):
     assert len(called) == 1
     image = np.random.default_rng(0).integers(0, 256, (272, 272, 3), np.uint8)
     np.testing.assert_array_equal(engine.run(image[None]), whole.run(image[None]))
+
+
+def test_the_first_constants_may_be_read_by_several_threads(tiny_onnx):
+    """In a process that has read none yet: OpenVINO's binding would hang."""
+    program = (
+        "import sys, threading, openvino\n"
+        "from segfast.runtimes import rows\n"
+        "ready = threading.Barrier(4)\n"
+        "def work():\n"
+        "    model = openvino.Core().read_model(sys.argv[1])\n"
+        "    model.reshape({0: [1, 64, 64, 3]})\n"
+        "    ready.wait()\n"
+        "    assert rows.split_rows(model, rows=8, width=8)\n"
+        "threads = [threading.Thread(target=work) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "print('done')\n"
+    )
+    line = [sys.executable, "-c", program, str(tiny_onnx)]
+    ended = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "done\n", ended.stderr

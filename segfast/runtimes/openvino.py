@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from segfast import files, published
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, CannotWrite, MissingRuntime
+from segfast.kernels import upsample_argmax
 from segfast.kernels.checks import cpus
 from segfast.runtimes import HostRuntime, rows, to_bytes
 
@@ -39,12 +40,22 @@ class OpenVINORuntime(HostRuntime):
             raise MissingRuntime(f"OpenVINO cannot be imported ({error}); pip install openvino") from None
 
         self._core = openvino.Core()
+        self._artifact, self._threads = artifact, threads or cpus()
+        self.notes: list[str] = []
+        with ThreadPoolExecutor(1, "segfast-load") as pool:
+            if artifact.output == "logits":
+                pool.submit(_load_kernels)
+            self._load(threads)
+        self._compiling = threading.Lock()
+        self._local = threading.local()
+
+    def _load(self, threads: int | None) -> None:
+        """Read the network and compile it for single windows."""
         if (cache := _cache_directory()) is not None:
             self._core.set_property({"CACHE_DIR": str(cache)})
-        self.notes: list[str] = []
         self.precision = "f32"
         capable = _load_plugin(self._core)
-        if artifact.precision == "fp16":
+        if self._artifact.precision == "fp16":
             self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "f32")
             if self.precision == "f32":
                 self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in f32")
@@ -52,15 +63,11 @@ class OpenVINORuntime(HostRuntime):
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
-        self._threads = threads or cpus()
-        self._artifact = artifact
         with self._errors():
-            self._model = self._core.read_model(artifact.path)
+            self._model = self._core.read_model(self._artifact.path)
             given, returned = self._model.input(0).partial_shape, self._model.output(0).partial_shape
-            artifact.check_shapes(_plain(given), _plain(returned))
+            self._artifact.check_shapes(_plain(given), _plain(returned))
         self._networks = {1: self._compile(1)}
-        self._compiling = threading.Lock()
-        self._local = threading.local()
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
         """See `HostRuntime`."""
@@ -95,6 +102,11 @@ class OpenVINORuntime(HostRuntime):
         except (RuntimeError, IndexError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise BadModel(f"OpenVINO cannot run {self._artifact.path} ({reason}); export it again") from error
+
+
+def _load_kernels() -> None:
+    """What the first image would wait for otherwise, half a second of it imports, loaded while the network is."""
+    upsample_argmax(np.zeros((1, 2, 2, 2), np.float32), (2, 2))
 
 
 def _load_plugin(core: Any) -> Any:

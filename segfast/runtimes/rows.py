@@ -8,7 +8,9 @@ seg-l-16 0.92, seg-b-8 0.95; models less wide than 768, and fp32, gain nothing.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,9 @@ ROWS = 256
 WIDTH = 768
 # More threads have not been measured: all of them would wait for the small part.
 THREADS = 4
+
+# OpenVINO's binding hangs where two threads read their process's first constant at once.
+_reading = threading.Lock()
 
 # How operations that keep tokens apart are made again, by type: (node, inputs) → node.
 _TOKENWISE: dict[str, Callable[[Any, Any, list[Any]], Any]] = {
@@ -54,18 +59,19 @@ class _Split:
         self._ops, self._model, self._rows, self._width = ops, model, rows, width
         self._parts: dict[tuple[str, int], list[Any]] = {}              # by value; names of nodes are unique
         self._joined: dict[tuple[str, int], Any] = {}
-        self._transposed: dict[str, Any] = {}
+        self._weights: dict[str, Any] = {}                              # [M, D], by the name of what they come from
         folding = passes.Manager()
         folding.register_pass(passes.ConstantFolding())
         folding.run_passes(model)
 
     def run(self) -> int:
-        count = 0
-        for node in self._model.get_ordered_ops():
-            given = [place.get_source_output() for place in node.inputs()]
-            if self._wide(node, given):
-                count += 1
-                given[1] = self._weights(node, given[1])
+        nodes = self._model.get_ordered_ops()
+        wide = {node.get_name() for node in nodes if self._wide(node, _sources(node))}
+        self._transpose([node for node in nodes if node.get_name() in wide])
+        for node in nodes:
+            given = _sources(node)
+            if node.get_name() in wide:
+                given[1] = self._weights[given[1].get_node().get_name()]
                 self._remake(node, given)
             elif self._apart(node, given):
                 self._remake(node, given)
@@ -74,7 +80,17 @@ class _Split:
                     if _key(place.get_source_output()) in self._parts:
                         place.replace_source_output(self._join(place.get_source_output()))
         self._model.validate_nodes_and_infer_types()
-        return count
+        return len(wide)
+
+    def _transpose(self, products: list[Any]) -> None:
+        """The weights of products as OpenVINO would have them in the end: of [D, M] each part would keep a copy."""
+        found = {node.input_value(1).get_node().get_name(): node for node in products}
+        with _reading:
+            weights = [(node.input_value(1).get_node().data, node.get_attributes()["transpose_b"]) for node in found.values()]
+        with ThreadPoolExecutor(THREADS) as pool:                       # new memory is what takes the time
+            turned = pool.map(lambda given: given[0] if given[1] else _turned(given[0]), weights)
+        for name, array in zip(found, turned, strict=True):
+            self._weights[name] = self._ops.constant(array, shared_memory=True).output(0)
 
     def _wide(self, node: Any, given: list[Any]) -> bool:
         """Whether it is a product of tokens that leave a rest, with weights [D, M] or [M, D] wide enough."""
@@ -129,22 +145,18 @@ class _Split:
             self._joined[_key(value)] = self._ops.concat(self._parts[_key(value)], 1).output(0)
         return self._joined[_key(value)]
 
-    def _weights(self, node: Any, value: Any) -> Any:
-        """Weights [M, D], as OpenVINO would have them in the end: of [D, M] each part would keep a copy."""
-        constant = value.get_node()
-        if node.get_attributes()["transpose_b"]:
-            return value
-        if _key(value)[0] not in self._transposed:
-            self._transposed[_key(value)[0]] = self._ops.constant(_transposed(constant.data), shared_memory=True).output(0)
-        return self._transposed[_key(value)[0]]
 
-
-def _transposed(weights: Any) -> Any:
-    """By strips, which the CPU's caches hold: twice as fast as at once."""
+def _turned(weights: Any) -> Any:
+    """The transpose, by strips, which the CPU's caches hold."""
     result = np.empty(weights.shape[::-1], weights.dtype)
     for start in range(0, len(weights), 128):
         result[:, start : start + 128] = weights[start : start + 128].T
     return result
+
+
+def _sources(node: Any) -> list[Any]:
+    """The values that a node takes."""
+    return [place.get_source_output() for place in node.inputs()]
 
 
 def _key(value: Any) -> tuple[str, int]:
