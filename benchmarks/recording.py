@@ -51,6 +51,7 @@ def gpu():
 def write(path, results):
     """Publish a file of results, whole or not at all."""
     text = json.dumps(results, indent=1) + "\n"
+    files.make_folder(Path(path).parent)
     with files.publish(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 # Seconds that the rounds of one test may take.
-BUDGET = 45
+BUDGET = 30
 
 
 def in_turns(benchmark, functions, most=7):

@@ -42,8 +42,8 @@ STOCK_ALWAYS = 1.03
 PEAK = {"seg-b-mask-16": 0.70}
 # What the logits of the chosen classes may lack to the best ones, against the spread of all.
 LACK = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05}
-# Copies of the fp32 weights that all columns of a CPU hold at once, with what compiling them takes.
-COPIES = 12
+# Copies of the fp32 weights that all columns of a CPU hold at once, with what compiling them takes: 20 GB for seg-l-16.
+COPIES = 17
 
 
 def cases(device):
@@ -112,6 +112,9 @@ def measure(benchmark, case, compiled):
     images = np.stack([photo((case.size, case.size)), photo((case.size, case.size))[:, ::-1]])[np.arange(case.batch) % 2]
     calls = {name: call for name, call in made.items() if not isinstance(call, str)}
     checked = agreements(calls, case, images)
+    for name in calls.keys() - checked.keys():                          # a peer; a wrong one of ours fails
+        made[name] = f"its labels are wrong: what they lack to the best logits is over {LACK[precision(name)]} of the spread"
+    calls = {name: calls[name] for name in calls if name in checked}
     times = in_turns(benchmark, {name: (lambda call=call: call(images)) for name, call in calls.items()})
     return {
         name: {"skipped": call, "precision": precision(name)}
@@ -126,7 +129,7 @@ def precision(column):
 
 
 def agreements(calls, case, images):
-    """Share of labels equal to the fp32 reference's, by column; a wrong one is not timed.
+    """Share of labels equal to the fp32 reference's, by column, without the peers whose labels are wrong.
 
     Args:
         images: [B, H, W, 3], every other one the same.
@@ -136,8 +139,10 @@ def agreements(calls, case, images):
     expected, found = np.stack([one.argmax(0) for one in pixels]), {}
     for name, call in calls.items():
         labels = call(images)
-        for given, wanted in zip(labels, pixels, strict=False):
-            assert lack(given, wanted) < LACK[precision(name)], name
+        wrong = any(lack(given, wanted) >= LACK[precision(name)] for given, wanted in zip(labels, pixels, strict=False))
+        assert not wrong or name.startswith("stock"), name
+        if wrong:
+            continue
         equal = (labels == expected[np.arange(len(labels)) % 2]).mean()
         found[name] = {"precision": precision(name), "agreement": float(equal)}
     return found

@@ -105,6 +105,8 @@ def test_a_wrong_column_is_not_timed(tmp_path):
     images = np.zeros((1, case.size, case.size, 3), np.uint8)
     with pytest.raises(AssertionError, match="wrong-fp32"):
         test_paper.agreements({"wrong-fp32": lambda images: columns.eager(case)(images) + 1}, case, images)
+    calls = {"stock-wrong-fp32": lambda images: columns.eager(case)(images) + 1, "eager-fp32": columns.eager(case)}
+    assert list(test_paper.agreements(calls, case, images)) == ["eager-fp32"]
 
 
 def test_the_eager_batch_is_halved_until_it_fits(tmp_path):

@@ -25,7 +25,8 @@ How much faster is segfast than what one would use otherwise, and how close is i
 #           title, kind of picture, (what is said before a table, the table) …
 SECTIONS: tuple[tuple[str, str, tuple[tuple[str, Callable[[Results], list[str]]], ...]], ...] = (
     ("The paper's models", "speed", (
-        ("", tables.peers),
+        ("In short:", tables.summary),
+        ("What one would use otherwise:", tables.peers),
         ("segfast:", tables.ours),
         ("The fastest of segfast, how many times as fast it is, and its share of the machine's matrix peak:", tables.gains),
         ("Labels equal to those of the fp32 reference:", tables.agreement))),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.report.markdown import Table, duration, number, percent, ratio
 from benchmarks.report.results import Column, Results, Target, Timed
 
 STAGES = ("decode", "resize", "network", "merge")
+# What README.md shows of the models.
+SHORT = ("seg-ti-mask-16", "seg-s-32", "seg-s-mask-16", "seg-b-32", "seg-b-mask-16", "seg-b-8", "seg-l-mask-16")
 
 
 def name(row: Timed, rows: Iterable[Timed]) -> str:
@@ -67,6 +69,18 @@ def gains(results: Results) -> list[str]:
             *(ratio(over(row.best_of(p, stock=True), row.best_of(p, stock=False))) for p in precisions),
             percent(row.share_of_peak),
         )
+    return table.lines()
+
+
+def summary(results: Results, models: Sequence[str] = SHORT) -> list[str]:
+    """A few models in short, as README.md shows them: eager, the fastest stock deployment, the fastest of segfast."""
+    table = Table("images/s", "eager fp32", "fastest stock", "segfast", "to eager", "to stock", "of the matrix peak")
+    for row in (row for model in models for row in results.models if row.model == model):
+        stocks = [column for column in row.columns.values() if column.stock and column.seconds]
+        stock = min(stocks, key=lambda column: column.seconds or 0.0, default=None)
+        speeds = (number(column.images_per_second if column else None) for column in (row.eager, stock, row.best))
+        ratios = ratio(over(row.eager, row.best)), ratio(over(stock, row.best))
+        table.add(name(row, [row]), *speeds, *ratios, percent(row.share_of_peak))
     return table.lines()
 
 
