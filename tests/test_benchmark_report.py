@@ -397,3 +397,24 @@ def test_pages_are_named_md_and_runs_differ_in_name(results, tmp_path):
         command.write([results], tmp_path / "report.html")
     with pytest.raises(BadOption, match=r"two results are named xeon\.json"):
         command.write([results, results], tmp_path / "report.md")
+
+
+RESULTS = REPOSITORY / "benchmarks" / "results" / "intel-xeon-2-cores.json"
+
+
+def test_the_readme_shows_what_was_measured():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    lines = tables.summary(read(RESULTS))
+    assert len(lines) == 2 + len(tables.SHORT) + 1
+    assert all(line in text for line in lines)
+
+
+def test_the_page_and_its_pictures_are_those_of_the_results(tmp_path):
+    written = command.write([read(RESULTS)], tmp_path / "benchmarks.md")
+    assert len(written) == 4
+    for path in written:
+        made = REPOSITORY / "docs" / path.relative_to(tmp_path)
+        if path.suffix == ".md":
+            assert made.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), "run python -m benchmarks.report"
+        else:
+            assert made.is_file()
