@@ -325,9 +325,9 @@ def out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _queue(device: torch.device, stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
-    """The lock of a stream; of none there is nothing to lock."""
-    return nullcontext() if stream is None else _queues.setdefault((device, stream.cuda_stream), threading.Lock())
+def _queue(device: torch.device, stream: torch.cuda.Stream | None) -> threading.Lock:
+    """The lock of a stream; of none, one of its own."""
+    return threading.Lock() if stream is None else _queues.setdefault((device, stream.cuda_stream), threading.Lock())
 
 
 def _stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
