@@ -17,6 +17,17 @@ def reference(name: str) -> Path:
     pytest.skip(f"reference/{name} is only below $SEGFAST_TEST_DATA, which is not set")
 
 
+def openvino_core():
+    """A Core whose plugin is loaded by a thread that ends: this one would be left a signal stack that goes with it."""
+    import openvino
+
+    from segfast.runtimes.openvino import _load_plugin
+
+    core = openvino.Core()
+    _load_plugin(core)
+    return core
+
+
 def tiny_config(**changes):
     """The Config of a model small enough for tests: 2 blocks of width 64, 64-pixel windows, 7 classes."""
     from segfast.classes import generated_palette

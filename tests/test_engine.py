@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY, reference, tiny_config, tiny_model
+from helpers import REPOSITORY, openvino_core, reference, tiny_config, tiny_model
 
 import segfast
 from segfast import devices, opening
@@ -99,10 +99,8 @@ def test_repr_says_what_runs_where(tiny_onnx, tiny_checkpoint):
 
 
 def test_fp16_artifacts_run_in_the_cpus_half_precision(tmp_path, photo):
-    import openvino
-
     export_onnx(tiny_model(), tmp_path / "m.onnx", precision="fp16")
-    capable = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capable = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     engine = segfast.Engine(tmp_path / "m.onnx", device="cpu")
     expected = "bf16" if "BF16" in capable else "fp16" if "FP16" in capable else "f32"
     assert engine.runtime == f"OpenVINO on cpu in {expected}"
