@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 import segfast
+from segfast import doctor
 
 REPOSITORY = Path(__file__).parent.parent
-# What a file depends on besides its name: whatever writes it.
+# What a file depends on besides its name: what writes it, and with what.
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 SOURCES = ("segfast", "kernels", "export", "benchmarks/columns.py")
 
 
@@ -21,7 +23,8 @@ class Artifacts:
     """Files by name below a folder; those of other versions of the code are passed over."""
 
     def __init__(self, folder: Path):
-        self.root, self.folder = folder, folder / digest()
+        self.root = folder.resolve()
+        self.folder = self.root / digest()
 
     def __call__(self, name: str, write: Callable[[Path], object]) -> Path:
         """The file, which `write` makes at the path it is given, with whatever belongs beside it."""
@@ -40,8 +43,10 @@ class Artifacts:
 
 
 def digest() -> str:
-    """Of the code that writes the files, and of the versions it uses."""
-    found = hashlib.sha256(f"{segfast.__version__} {torch.__version__}".encode())
+    """Of the code that writes the files, of the versions it uses, and of the GPU, whose engines fit no other."""
+    versions = [segfast.__version__, *(doctor.version(package) for package in PACKAGES)]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    found = hashlib.sha256(repr((versions, gpu)).encode())
     for source in SOURCES:
         path = REPOSITORY / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:

@@ -6,11 +6,13 @@ one does without segfast: the whole eager model, logits of all classes at full r
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 
 import segfast
-from segfast.errors import MissingRuntime
+from segfast.errors import MissingRuntime, NotSupported
 from segfast.export.graph import at_size
 from segfast.model import Segmenter
 from segfast.runtimes.device import out_of_memory
@@ -64,22 +66,43 @@ class Case:
 
 def normalised(images: Any, protocol: Any, device: str) -> torch.Tensor:
     """[B, H, W, 3] uint8 of the host → [B, 3, H, W] fp32 on a device."""
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (protocol.mean, protocol.std))
+    mean, std = (_channels(values, device) for values in (protocol.mean, protocol.std))
     return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def make(makers: dict[str, Callable[[], Column]]) -> dict[str, Column | str]:
-    """The columns by name, in their place the reason where one cannot be had."""
+@lru_cache
+def _channels(values: tuple[float, ...], device: str) -> torch.Tensor:
+    """[3, 1, 1], copied to the device once."""
+    return torch.tensor(values, device=device)[:, None, None]
+
+
+def best_classes(logits: torch.Tensor) -> Any:
+    """[B, K, H, W] → [B, H, W] on the host, as bytes where they hold the classes."""
+    labels = logits.argmax(1)
+    return (labels.to(torch.uint8) if logits.shape[1] <= 256 else labels).cpu().numpy()
+
+
+def make(makers: dict[str, Callable[[], Column]], images: Any) -> dict[str, Column | str]:
+    """The columns by name, each called once; in their place the reason where one cannot be had.
+
+    A peer may fail in any way, ours only for want of what is not there.
+    """
     made: dict[str, Column | str] = {}
     for name, maker in makers.items():
         try:
             made[name] = maker()
-        except (Unavailable, MissingRuntime, ImportError) as error:
+            made[name](images)
+        except (Unavailable, MissingRuntime, NotSupported, ImportError) as error:
             made[name] = str(error)
-        except RuntimeError as error:
-            if not out_of_memory(error):
+        except Exception as error:
+            if out_of_memory(error):
+                made[name] = "the device's memory does not hold it"
+            elif name.startswith("segfast"):
                 raise
-            made[name] = "the device's memory does not hold it"
+            else:
+                made[name] = f"it fails: {type(error).__name__}: {(str(error).strip() or 'no more is said').splitlines()[0]}"
+        if isinstance(made[name], str) and torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return made
 
 
@@ -90,11 +113,14 @@ def peers(case: Case, compiled: bool) -> dict[str, Callable[[], Column]]:
     if case.device == "cuda":
         makers["eager-fp16"] = lambda: eager(case, torch.float16)
     if compiled:
-        makers["compile-fp32"] = lambda: eager(case, network=torch.compile(case.fixed))
+        mode = "reduce-overhead" if case.device == "cuda" else None     # CUDA graphs
+        makers["compile-fp32"] = lambda: eager(case, network=torch.compile(case.fixed, mode=mode))
         if case.device == "cuda":
-            makers["compile-fp16"] = lambda: eager(case, torch.float16, torch.compile(case.fixed))
-    makers["stock-onnxruntime-fp32"] = lambda: stock_onnxruntime(case)
-    if case.device == "cpu":
+            makers["compile-fp16"] = lambda: eager(case, torch.float16, torch.compile(case.fixed, mode=mode))
+    makers["stock-onnxruntime-fp32"] = lambda: stock_onnxruntime(case, "fp32")
+    if case.device == "cuda":
+        makers["stock-onnxruntime-fp16"] = lambda: stock_onnxruntime(case, "fp16")
+    else:
         makers["stock-openvino-fp32"] = lambda: stock_openvino(case, "fp32")
         makers[f"stock-openvino-{half}"] = lambda: stock_openvino(case, half)
     return makers
@@ -126,7 +152,7 @@ def eager(case: Case, autocast: torch.dtype | None = None, network: Callable[...
     @torch.inference_mode()
     def part(images: Any) -> Any:
         with torch.autocast(case.device, autocast, enabled=autocast is not None):
-            return network(case.normalised(images)).argmax(1).cpu().numpy()
+            return best_classes(network(case.normalised(images)))
 
     def call(images: Any) -> Any:
         nonlocal largest
@@ -143,11 +169,12 @@ def eager(case: Case, autocast: torch.dtype | None = None, network: Callable[...
     return call
 
 
-def stock_file(case: Case) -> Path:
-    """The stock export: fp32 images in, full-resolution logits out."""
-    fixed, example = case.fixed.cpu(), torch.zeros(1, 3, case.size, case.size)
+def stock_file(case: Case, precision: str = "fp32") -> Path:
+    """The stock export: normalised images in, full-resolution logits out, all of it fp32 or fp16."""
+    dtype = torch.float16 if precision == "fp16" else torch.float32
 
     def write(path: Path) -> None:
+        fixed, example = copy.deepcopy(case.fixed).cpu().to(dtype), torch.zeros(1, 3, case.size, case.size, dtype=dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                             # of the old exporter, of sizes it takes as constants
             torch.onnx.export(
@@ -155,20 +182,45 @@ def stock_file(case: Case) -> Path:
                 dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}} if case.batch > 1 else None,
             )  # fmt: skip
 
-    try:
-        return case.artifact(f"{case.key}-stock{'-batches' if case.batch > 1 else ''}.onnx", write)
-    finally:
-        case.fixed.to(case.device)
+    return case.artifact(f"{case.key}-stock-{precision}{'-batches' if case.batch > 1 else ''}.onnx", write)
 
 
-def stock_onnxruntime(case: Case) -> Column:
+def stock_onnxruntime(case: Case, precision: str) -> Column:
     import onnxruntime
 
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[case.device]
     if provider not in onnxruntime.get_available_providers():
         raise Unavailable(f"ONNX Runtime has no {provider} here")
-    session = onnxruntime.InferenceSession(stock_file(case), providers=[provider])
-    return _stock(lambda x: session.run(None, {"images": x})[0], case)
+    options: dict[str, Any] = {}
+    if case.device == "cuda":
+        options = {"use_tf32": 0}                                       # fp32 is fp32, as PyTorch's is
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+    session = onnxruntime.InferenceSession(stock_file(case, precision), providers=[(provider, options)])
+    if session.get_providers()[0] != provider:
+        raise Unavailable(f"ONNX Runtime cannot use its {provider} here")
+    session.disable_fallback()
+    if case.device == "cpu":
+        return _stock(lambda x: session.run(None, {"images": x})[0], case)
+    return on_device(session, case, precision)
+
+
+def on_device(session: Any, case: Case, precision: str) -> Column:
+    """An ONNX Runtime session whose images and logits stay on the device, where PyTorch prepares and reads them."""
+    dtype, element = {"fp16": (torch.float16, np.float16), "fp32": (torch.float32, np.float32)}[precision]
+
+    def call(images: Any) -> Any:
+        given = case.normalised(images).to(dtype).contiguous()
+        logits = torch.empty(len(images), case.model.config.num_classes, case.size, case.size, dtype=dtype, device=case.device)
+        binding = session.io_binding()
+        binding.bind_input("images", case.device, 0, element, given.shape, given.data_ptr())
+        binding.bind_output("logits", case.device, 0, element, logits.shape, logits.data_ptr())
+        if case.device == "cuda":
+            torch.cuda.synchronize()                                    # ONNX Runtime has a stream of its own
+        session.run_with_iobinding(binding)                             # which is waited for
+        return best_classes(logits)
+
+    return call
 
 
 def stock_openvino(case: Case, precision: str) -> Column:
@@ -204,7 +256,7 @@ def _stock(network: Callable[[Any], Any], case: Case) -> Column:
 
     def call(images: Any) -> Any:
         logits = network(normalised(images, protocol, "cpu").contiguous().numpy())
-        return torch.from_numpy(logits).argmax(1).numpy()               # faster than NumPy's
+        return best_classes(torch.from_numpy(logits))                   # faster than NumPy's
 
     return call
 

@@ -78,17 +78,19 @@ def limits(request, device):
     return found
 
 
-def pytest_sessionfinish(session):
+def pytest_sessionfinish(session, exitstatus):
     config = session.config
     path = config.getoption("--results")
-    if path is None and _whole(config):
-        path = HERE / "results" / file_name(config.benchmark_device)
+    if path is None and _whole(session, exitstatus):
+        path = HERE / "results" / file_name(config.benchmark_surroundings["device"])
     if path is not None and config.benchmark_rows:
         seconds = time.monotonic() - config.benchmark_start
         write(path, {**config.benchmark_surroundings, "seconds": round(seconds), "rows": config.benchmark_rows})
 
 
-def _whole(config):
-    """Whether all benchmarks were asked for, and nothing but them."""
-    chosen = config.option.keyword or config.option.markexpr or config.option.collectonly
-    return not chosen and {Path(argument).resolve() for argument in config.args} == {HERE.resolve()}
+def _whole(session, exitstatus):
+    """Whether all benchmarks were asked for, and nothing but them, and the run came to its end, with failures perhaps."""
+    option = session.config.option
+    chosen = any(getattr(option, name, None) for name in ("keyword", "markexpr", "collectonly", "lf", "deselect"))
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not session.shouldstop and not session.shouldfail
+    return ended and not chosen and {Path(argument).resolve() for argument in session.config.args} == {HERE.resolve()}

@@ -8,15 +8,20 @@ hide some.
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 
 
 def footprint(model, size, column, device, artifacts):
-    """As this module's command prints it; None where it cannot be told."""
+    """As this module's command prints it; None where it cannot be told, with a warning where the command failed."""
     line = [sys.executable, "-m", __name__, model, str(size), column, device, str(artifacts.root)]
-    printed = subprocess.run(line, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split()
+    ended = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        warnings.warn(f"the memory of {column} is not known: {ended.stderr.strip().rpartition(chr(10))[2]}", stacklevel=2)
+        return None
+    printed = ended.stdout.split()
     return int(printed[-1]) if printed else None
 
 

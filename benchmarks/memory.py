@@ -6,21 +6,27 @@ from pathlib import Path
 import torch
 
 RESET, STATUS, INFO = Path("/proc/self/clear_refs"), Path("/proc/self/status"), Path("/proc/meminfo")
+GROUPS = Path("/sys/fs/cgroup")
+LIMITS = [
+    (GROUPS / "memory.max", GROUPS / "memory.current"),
+    (GROUPS / "memory" / "memory.limit_in_bytes", GROUPS / "memory" / "memory.usage_in_bytes"),
+]
 
 
 def peak(function, device="cpu", held=None):
     """The most bytes beyond those `held` (now, unless told) that a call needs; None where it cannot be told."""
     if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated() if held is None else held
+        held = resident(device) if held is None else held
         function()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - held
+        return _taken() - held                                          # allocators keep what they took
     now = resident()
     if now is None:
         return None
-    RESET.write_text("5")                                               # the high-water mark
+    try:
+        RESET.write_text("5")                                           # the high-water mark
+    except OSError:
+        return None
     function()
     return _bytes(STATUS, "VmHWM") - (now if held is None else held)
 
@@ -28,7 +34,8 @@ def peak(function, device="cpu", held=None):
 def resident(device="cpu"):
     """Bytes in use now; None where it cannot be told."""
     if device == "cuda":
-        return torch.cuda.memory_allocated()
+        torch.cuda.empty_cache()
+        return _taken()
     if not RESET.exists() or not hasattr(ctypes.CDLL(None), "malloc_trim"):
         return None
     # What earlier calls freed but the allocator kept would hide later ones' use.
@@ -38,7 +45,19 @@ def resident(device="cpu"):
 
 def available():
     """Bytes of the host that programs may still take; None where it cannot be told."""
-    return _bytes(INFO, "MemAvailable") if INFO.exists() else None
+    if not INFO.exists():
+        return None
+    # A container's own bound, under either version of control groups; `max` or a huge number where there is none.
+    for limit, used in LIMITS:
+        if limit.exists() and (told := limit.read_text().strip()).isdigit():
+            return min(_bytes(INFO, "MemAvailable"), int(told) - int(used.read_text()))
+    return _bytes(INFO, "MemAvailable")
+
+
+def _taken():
+    """Bytes of the GPU in anybody's use: PyTorch's count leaves out other runtimes' and those of graphs."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free
 
 
 def _bytes(path, key):

@@ -36,7 +36,8 @@ def gpu():
     import torch
 
     properties = torch.cuda.get_device_properties(0)
-    answer = _said("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader", "--id=0")
+    # By its name among all, which CUDA_VISIBLE_DEVICES may have renumbered.
+    answer = _said("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader", f"--id=GPU-{properties.uuid}")
     return {
         "name": properties.name,
         "capability": [properties.major, properties.minor],
@@ -56,17 +57,16 @@ def write(path, results):
         temporary.write_text(text, encoding="utf-8")
 
 
-def file_name(device):
-    """`intel-xeon-2-cores.json`, `nvidia-h200.json`."""
-    about = surroundings(device)["device"]
-    cores = f" {about['cpus']} cores" if device == "cpu" else ""
+def file_name(about):
+    """`intel-xeon-2-cores.json`, `nvidia-h200.json`; of the `device` of `surroundings`."""
+    cores = f" {about['cpus']} cores" if about["kind"] == "cpu" else ""
     bare = re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b|@", " ", about["name"])
     return re.sub(r"[^a-z0-9]+", "-", f"{bare}{cores}".lower()).strip("-") + ".json"
 
 
 def _gpu():
     found = gpu()
-    clock = re.match(r"[\d.]+", found.get("clocks.sm", ""))
+    clock = re.match(r"[\d.]+", found.get("clocks.max.sm", ""))
     return {
         "name": found["name"], "kind": "cuda", "cpus": doctor.cores(), "memory_bytes": found["memory_bytes"],
         "clock_mhz": float(clock[0]) if clock else None, "instructions": "sm_{}{}".format(*found["capability"]), "gpu": found,

@@ -26,15 +26,3 @@ def in_turns(benchmark, functions, most=7):
     first = sum(taken.pop() for taken in samples.values())              # the round of warm-up
     benchmark.pedantic(one_round, rounds=int(np.clip(BUDGET / first, 3, most)), warmup_rounds=0)
     return {name: {"seconds": min(taken), "median": float(np.median(taken))} for name, taken in samples.items()}
-
-
-def lack(labels, pixels):
-    """What the logits of the chosen labels lack to the best ones, against the spread of all, as root mean squares.
-
-    Args:
-        labels: [H, W].
-        pixels: logits of the fp32 reference, [K, H, W].
-    """
-    chosen = np.take_along_axis(pixels, labels[None].astype(np.intp), 0)[0]
-    missing = pixels.max(0) - chosen
-    return float(np.sqrt(np.mean(missing**2)) / pixels.std())

@@ -18,9 +18,10 @@ import torch
 
 import segfast
 from benchmarks import columns
+from benchmarks.labels import LACK, precision
+from benchmarks.measuring import measure
 from benchmarks.memory import available
 from benchmarks.paper import IMAGES_PER_SECOND
-from benchmarks.rounds import in_turns, lack
 from segfast.config import family_config
 from segfast.models import PAPER_MIOU, flops, parameters
 from segfast.probe import photo
@@ -40,8 +41,6 @@ EAGER = {"seg-ti-mask-16": 4.0, "seg-s-32": 4.0, "seg-s-mask-16": 3.2, "seg-b-ma
 STOCK = {"seg-s-mask-16": 1.2, "seg-s-32": 2.0}
 STOCK_ALWAYS = 1.03
 PEAK = {"seg-b-mask-16": 0.70}
-# What the logits of the chosen classes may lack to the best ones, against the spread of all.
-LACK = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05}
 # Copies of the fp32 weights that all columns of a CPU hold at once, with what compiling them takes: 20 GB for seg-l-16.
 COPIES = 17
 
@@ -70,7 +69,8 @@ def test_model(benchmark, record, limits, device, artifacts, name, batch):
         pytest.skip(reason)
     torch.manual_seed(0)
     case = columns.Case.of(segfast.create_model(name, image_size=SIZE), SIZE, device, batch, artifacts)
-    found = measure(benchmark, case, compiled=name in COMPILED and (device == "cpu" or batch > 1))
+    images = np.stack([photo((SIZE, SIZE)), photo((SIZE, SIZE))[:, ::-1]])[np.arange(batch) % 2]
+    found = measure(benchmark, columns.peers(case, compiled=name in COMPILED) | columns.ours(case), case, images)
     row = about | row_of(config, batch, found, limits)
     if device == "cuda":
         row["targets"] = []                                             # those of 2 cores
@@ -106,48 +106,6 @@ def too_large(config, device):
     return None
 
 
-def measure(benchmark, case, compiled):
-    """What each column of a case took, and how far its labels are those of the fp32 reference; or why it cannot be had."""
-    made = columns.make(columns.peers(case, compiled) | columns.ours(case))
-    images = np.stack([photo((case.size, case.size)), photo((case.size, case.size))[:, ::-1]])[np.arange(case.batch) % 2]
-    calls = {name: call for name, call in made.items() if not isinstance(call, str)}
-    checked = agreements(calls, case, images)
-    for name in calls.keys() - checked.keys():                          # a peer; a wrong one of ours fails
-        made[name] = f"its labels are wrong: what they lack to the best logits is over {LACK[precision(name)]} of the spread"
-    calls = {name: calls[name] for name in calls if name in checked}
-    times = in_turns(benchmark, {name: (lambda call=call: call(images)) for name, call in calls.items()})
-    return {
-        name: {"skipped": call, "precision": precision(name)}
-        if isinstance(call, str)
-        else times[name] | {"images_per_second": case.batch / times[name]["seconds"]} | checked[name]
-        for name, call in made.items()
-    }
-
-
-def precision(column):
-    return column.rpartition("-")[2]
-
-
-def agreements(calls, case, images):
-    """Share of labels equal to the fp32 reference's, by column, without the peers whose labels are wrong.
-
-    Args:
-        images: [B, H, W, 3], every other one the same.
-    """
-    with torch.inference_mode():
-        pixels = [case.fixed(case.normalised(one[None]))[0].cpu().numpy() for one in images[:2]]  # each [K, H, W]
-    expected, found = np.stack([one.argmax(0) for one in pixels]), {}
-    for name, call in calls.items():
-        labels = call(images)
-        wrong = any(lack(given, wanted) >= LACK[precision(name)] for given, wanted in zip(labels, pixels, strict=False))
-        assert not wrong or name.startswith("stock"), name
-        if wrong:
-            continue
-        equal = (labels == expected[np.arange(len(labels)) % 2]).mean()
-        found[name] = {"precision": precision(name), "agreement": float(equal)}
-    return found
-
-
 def row_of(config, batch, found, limits):
     """What the results hold of a model: times, the paper's numbers, share of the peak, targets."""
 
@@ -156,12 +114,14 @@ def row_of(config, batch, found, limits):
         return min(times, default=None)
 
     work, name = batch * flops(config, SIZE), config.name
-    winner = min((key for key in found if key.startswith("segfast") and "seconds" in found[key]), key=lambda key: found[key]["seconds"])
-    fastest, peak = found[winner]["seconds"], limits.get(f"{precision(winner)}_flops")
+    ours = [key for key in found if key.startswith("segfast") and "seconds" in found[key]]
+    winner = min(ours, key=lambda key: found[key]["seconds"], default=None)
+    fastest, eager = best("segfast"), best("eager-fp32")
+    peak = limits.get(f"{precision(winner)}_flops") if winner else None
     stock = {of: best("stock", of) / best("segfast", of) for of in LACK if best("stock", of) and best("segfast", of)}
-    share, ratio = peak and work / fastest / peak, found["eager-fp32"]["seconds"] / fastest
+    share, ratio = peak and work / fastest / peak, eager / fastest if eager and fastest else None
     targets = [target(f"to the best stock deployment, {key}", STOCK.get(name, STOCK_ALWAYS), value) for key, value in stock.items()]
-    targets += [target("to eager fp32", EAGER[name], ratio)] if name in EAGER else []
+    targets += [target("to eager fp32", EAGER[name], ratio)] if name in EAGER and ratio else []
     targets += [target("share of the matrix peak", PEAK[name], share)] if name in PEAK and share else []
     return {
         "columns": found, "flops": flops(config, SIZE), "least_bytes": least_bytes(config, batch), "parameters": parameters(config),
@@ -182,7 +142,8 @@ def target(what, wanted, got):
 def show(row):
     """The table for people, one JSON line for machines."""
     share = f", share of the peak {row['share_of_peak']:.0%}" if row["share_of_peak"] else ""
-    print(f"\n{row['id']} {row['size']}², ratio to eager {row['ratio']:.2f}{share}")
+    ratio = f", ratio to eager {row['ratio']:.2f}" if row["ratio"] else ""
+    print(f"\n{row['id']} {row['size']}²{ratio}{share}")
     for name, one in row["columns"].items():
         told = one.get("skipped") or f"{one['images_per_second']:8.2f} images/s   {one['agreement']:.2%} of the labels equal"
         print(f"  {name:28} {told}")

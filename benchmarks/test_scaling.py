@@ -16,7 +16,7 @@ import torch
 import segfast
 from benchmarks import columns
 from benchmarks.footprint import footprint
-from benchmarks.rounds import in_turns
+from benchmarks.measuring import measure
 from segfast.probe import photo
 
 CASES = [(8, 256), (8, 512), (16, 256), (16, 512), (16, 768), (16, 1024), (32, 256), (32, 512), (32, 1024)]
@@ -42,24 +42,16 @@ def test_size(benchmark, record, costs, device, artifacts, patch, size):
     image = photo((size, size))[None]
     case = columns.Case.of(model, size, device, 1, artifacts)
     makers = {"eager-fp32": lambda: columns.eager(case)} | {name: columns.ours(case)[name] for name in RUNTIMES[device]}
-    made = columns.make(makers)
-    found = {name: {"precision": name.rpartition("-")[2]} for name in made}
-    for name, column in made.items():
-        if isinstance(column, str):
-            found[name]["skipped"] = column
-        else:
-            column(image)
-            found[name]["peak_bytes"] = footprint(f"seg-ti-{patch}", size, name, device, artifacts)
-    calls = {name: column for name, column in made.items() if not isinstance(column, str)}
     idle = columns.Case.of(model, size, device, 1, artifacts)
     idle.fixed.set_attention(lambda q, k, v: v)
-    calls["without attention"] = columns.eager(idle)
-    times = in_turns(benchmark, {name: (lambda call=call: call(image)) for name, call in calls.items()})
-    bare, tokens = times.pop("without attention")["seconds"], model.config.prefix_tokens + (size // patch) ** 2
-    for name, one in times.items():
-        found[name] |= one | {"images_per_second": 1 / one["seconds"]}
-        costs.setdefault((name, patch), []).append((tokens, one["seconds"]))
-    found["eager-fp32"]["attention_share"] = max(0.0, 1 - bare / times["eager-fp32"]["seconds"])
+    found = measure(benchmark, makers, case, image, {"without attention": columns.eager(idle)})
+    bare, tokens = found.pop("without attention")["seconds"], model.config.prefix_tokens + (size // patch) ** 2
+    for name, one in found.items():
+        if "seconds" in one:
+            one["peak_bytes"] = footprint(f"seg-ti-{patch}", size, name, device, artifacts)
+            costs.setdefault((name, patch), []).append((tokens, one["seconds"]))
+    if "seconds" in found["eager-fp32"]:
+        found["eager-fp32"]["attention_share"] = max(0.0, 1 - bare / found["eager-fp32"]["seconds"])
     row = {"section": "scaling", "id": f"seg-ti-{patch}-{size}", "model": f"seg-ti-{patch}", "patch": patch, "size": size,
            "tokens": tokens, "columns": found}  # fmt: skip
     record(row)

@@ -17,10 +17,12 @@ from benchmarks.artifacts import Artifacts
 from benchmarks.footprint import footprint
 from benchmarks.gpu import attention, ends
 from benchmarks.gpu.clock import Clock
+from benchmarks.labels import LACK, agreements, lack
+from benchmarks.measuring import measure
 from benchmarks.paper import IMAGES_PER_SECOND
 from benchmarks.recording import file_name, surroundings, write
 from benchmarks.report.reading import read
-from benchmarks.rounds import in_turns, lack
+from benchmarks.rounds import in_turns
 from segfast.config import family_config
 from segfast.variants import VARIANTS, variant
 
@@ -47,9 +49,10 @@ def test_wrong_labels_are_refused():
     best = pixels.argmax(0).astype(np.uint8)
     assert lack(best, pixels) == 0
     assert lack((best + 1) % 5, pixels) > 1
+    assert lack(np.full_like(best, 5), pixels) == float("inf")
     flipped = best.copy()
     flipped[0, 0] = pixels[:, 0, 0].argmin()
-    assert lack(flipped, pixels) > test_paper.LACK["bf16"]      # one wrong pixel of 72 shows
+    assert lack(flipped, pixels) > LACK["bf16"]      # one wrong pixel of 72 shows
 
 
 @pytest.mark.parametrize("power", [1.0, 1.7, 2.0])
@@ -93,10 +96,10 @@ def tiny_case(tmp_path, batch, network=None):
 def test_every_column_gives_the_labels_of_the_reference(tmp_path, monkeypatch, batch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # Inductor takes minutes
     case = tiny_case(tmp_path, batch)
-    made = columns.make(columns.peers(case, compiled=True) | columns.ours(case))
-    assert {name for name, column in made.items() if isinstance(column, str)} <= {name for name in made if name.endswith("bf16")}
     images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)[np.arange(batch) % 2]
-    checked = test_paper.agreements({name: c for name, c in made.items() if not isinstance(c, str)}, case, images)
+    made = columns.make(columns.peers(case, compiled=True) | columns.ours(case), images)
+    assert {name for name, column in made.items() if isinstance(column, str)} <= {name for name in made if name.endswith("bf16")}
+    checked = agreements({name: c for name, c in made.items() if not isinstance(c, str)}, case, images)
     assert min(one["agreement"] for one in checked.values() if one["precision"] == "fp32") > 0.999
 
 
@@ -104,9 +107,46 @@ def test_a_wrong_column_is_not_timed(tmp_path):
     case = tiny_case(tmp_path, 1)
     images = np.zeros((1, case.size, case.size, 3), np.uint8)
     with pytest.raises(AssertionError, match="wrong-fp32"):
-        test_paper.agreements({"wrong-fp32": lambda images: columns.eager(case)(images) + 1}, case, images)
-    calls = {"stock-wrong-fp32": lambda images: columns.eager(case)(images) + 1, "eager-fp32": columns.eager(case)}
-    assert list(test_paper.agreements(calls, case, images)) == ["eager-fp32"]
+        agreements({"segfast-wrong-fp32": lambda images: columns.eager(case)(images) + 1}, case, images)
+    makers = {
+        "stock-wrong-fp32": lambda: lambda images: columns.eager(case)(images) + 1,
+        "missing-fp32": lambda: {}["no such thing"],
+        "eager-fp32": lambda: columns.eager(case),
+    }
+    rounds = Rounds()
+    found = measure(rounds, makers, case, images, {"beside": columns.eager(case)})
+    assert list(found) == [*makers, "beside"]
+    assert "labels are wrong" in found["stock-wrong-fp32"]["skipped"]
+    assert found["missing-fp32"] == {"precision": "fp32", "skipped": "it fails: KeyError: 'no such thing'"}
+    assert found["eager-fp32"]["agreement"] == 1
+    assert found["beside"].keys() == {"seconds", "median", "images_per_second"}
+
+
+def test_every_image_of_a_batch_is_looked_at(tmp_path):
+    case = tiny_case(tmp_path, 3)
+    images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)[np.arange(3) % 2]
+
+    def third(images):
+        labels = columns.eager(case)(images)
+        labels[2] = (labels[2] + 1) % 7
+        return labels
+
+    assert isinstance(agreements({"peer-fp32": third}, case, images)["peer-fp32"], str)
+    for wrong in (third, lambda images: third(images)[:2]):
+        with pytest.raises(AssertionError, match="segfast-fp32"):
+            agreements({"segfast-fp32": wrong}, case, images)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_stock_session_may_stay_on_the_device(tmp_path, precision):
+    """On the CPU, whose memory is bound as a GPU's is."""
+    import onnxruntime
+
+    case = tiny_case(tmp_path, 3)
+    session = onnxruntime.InferenceSession(columns.stock_file(case, precision), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)[np.arange(3) % 2]
+    found = agreements({f"stock-{precision}": columns.on_device(session, case, precision)}, case, images)
+    assert found[f"stock-{precision}"]["agreement"] > 0.99
 
 
 def test_the_eager_batch_is_halved_until_it_fits(tmp_path):
@@ -133,8 +173,11 @@ def test_columns_that_cannot_be_had_say_why():
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    made = columns.make({"a": missing, "b": full, "c": lambda: abs})
-    assert made == {"a": "no such thing here", "b": "the device's memory does not hold it", "c": abs}
+    made = columns.make({"a": missing, "b": full, "c": lambda: abs, "d": lambda: lambda images: full()}, 1)
+    held = "the device's memory does not hold it"
+    assert made == {"a": "no such thing here", "b": held, "c": abs, "d": held}
+    with pytest.raises(TypeError):
+        columns.make({"segfast-x": lambda: abs}, "no number")
 
 
 def test_artifacts_are_made_once_with_what_lies_beside_them(tmp_path):
@@ -186,5 +229,6 @@ def test_rows_of_the_gpu_become_kernels(section):
 
 
 def test_files_of_results_are_named_after_the_machine():
-    assert file_name("cpu").endswith("-cores.json")
-    assert file_name("cpu") == file_name("cpu").lower()
+    name = file_name(surroundings("cpu")["device"])
+    assert name.endswith("-cores.json")
+    assert name == name.lower()

@@ -58,6 +58,21 @@ def test_narrow_models_stay_as_they_are(tmp_path, tiny_onnx):
     assert not [node for node in model.get_ordered_ops() if node.get_type_name() == "VariadicSplit"]
 
 
+def test_weights_may_be_shared_and_lie_either_way():
+    """One constant, taken as [D, M] by a product and as [M, D] by another."""
+    import openvino
+    import openvino.opset13 as ops
+
+    rng = np.random.default_rng(0)
+    weights, images = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 16), (1, 9, 16)))
+    tokens, constant = ops.parameter(images.shape, np.float32), ops.constant(weights)
+    both = [ops.matmul(tokens, constant, False, turned) for turned in (False, True)]
+    model = openvino.Model([ops.subtract(*both)], [tokens])
+    assert split_rows(model, rows=8, width=8) == 2
+    compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled({0: images})[0], images @ weights - images @ weights.T, atol=1e-5)
+
+
 def test_an_engine_in_bf16_splits_and_gives_the_same(tmp_path, monkeypatch):
     wide = {"width": 768, "depth": 1, "heads": 12, "image_size": (272, 272), "protocol": Protocol((0.5,) * 3, (0.5,) * 3, (272, 272), (272, 272))}
     path, called = tmp_path / "wide.onnx", []

@@ -42,7 +42,7 @@ PINNED = 1 << 26
 # Held while a network is launched without a graph or captured in one, while memory is given back, and while a device is
 # waited for: none of these stands another beside it, as PyTorch's allocator and its choice of an attention belong to
 # the whole process, and waiting for a device breaks a capture there.
-launch_lock = threading.Lock()
+_launch = threading.Lock()
 # By stream: held while work is queued on it, as a capture takes along whatever any thread queues on its stream. PyTorch
 # hands the same 32 streams of a device out again and again, so that lanes of several engines may share one.
 _queues: dict[tuple[torch.device, int], threading.Lock] = {}
@@ -223,7 +223,7 @@ class DeviceLane:
         if not self._cuda or tuple(filled.shape[1:3]) != self._lanes.window:
             given = torch.empty_like(filled, device=self._device)
             staging.copy_to(given)
-            with launch_lock:
+            with _launch:
                 return self._network(given)
         key = len(filled), filled.dtype
         if key not in self._graphs:
@@ -234,7 +234,7 @@ class DeviceLane:
         return returned
 
     def _capture(self, given: Tensor) -> _Graph:
-        with launch_lock:
+        with _launch:
             self._network(given)                                        # kernels are compiled and loaded, plans are made
             assert self._stream is not None
             self._stream.synchronize()
@@ -274,7 +274,7 @@ class DeviceLane:
     def _release_cache(self) -> None:
         if self._cuda:
             gc.collect()                                                # engines that nobody has any more hold theirs in cycles
-            with launch_lock:
+            with _launch:
                 torch.cuda.synchronize(self._device)
                 torch.cuda.empty_cache()
 

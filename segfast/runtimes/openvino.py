@@ -44,7 +44,7 @@ class OpenVINORuntime(HostRuntime):
         self.notes: list[str] = []
         with ThreadPoolExecutor(1, "segfast-load") as pool:
             if artifact.output == "logits":
-                pool.submit(_load_kernels)
+                pool.submit(_load_kernels)                              # a failure of it is said at the first image
             self._load(threads)
         self._compiling = threading.Lock()
         self._local = threading.local()

@@ -59,7 +59,7 @@ class _Split:
         self._ops, self._model, self._rows, self._width = ops, model, rows, width
         self._parts: dict[tuple[str, int], list[Any]] = {}              # by value; names of nodes are unique
         self._joined: dict[tuple[str, int], Any] = {}
-        self._weights: dict[str, Any] = {}                              # [M, D], by the name of what they come from
+        self._turned: dict[str, Any] = {}                               # weights [M, D], by the name of those [D, M]
         folding = passes.Manager()
         folding.register_pass(passes.ConstantFolding())
         folding.run_passes(model)
@@ -71,7 +71,8 @@ class _Split:
         for node in nodes:
             given = _sources(node)
             if node.get_name() in wide:
-                given[1] = self._weights[given[1].get_node().get_name()]
+                if not node.get_attributes()["transpose_b"]:
+                    given[1] = self._turned[given[1].get_node().get_name()]
                 self._remake(node, given)
             elif self._apart(node, given):
                 self._remake(node, given)
@@ -84,13 +85,13 @@ class _Split:
 
     def _transpose(self, products: list[Any]) -> None:
         """The weights of products as OpenVINO would have them in the end: of [D, M] each part would keep a copy."""
-        found = {node.input_value(1).get_node().get_name(): node for node in products}
+        found = {node.input_value(1).get_node().get_name(): node for node in products if not node.get_attributes()["transpose_b"]}
         with _reading:
-            weights = [(node.input_value(1).get_node().data, node.get_attributes()["transpose_b"]) for node in found.values()]
+            weights = [node.input_value(1).get_node().data for node in found.values()]
         with ThreadPoolExecutor(THREADS) as pool:                       # new memory is what takes the time
-            turned = pool.map(lambda given: given[0] if given[1] else _turned(given[0]), weights)
+            turned = pool.map(_transposed, weights)
         for name, array in zip(found, turned, strict=True):
-            self._weights[name] = self._ops.constant(array, shared_memory=True).output(0)
+            self._turned[name] = self._ops.constant(array, shared_memory=True).output(0)
 
     def _wide(self, node: Any, given: list[Any]) -> bool:
         """Whether it is a product of tokens that leave a rest, with weights [D, M] or [M, D] wide enough."""
@@ -120,7 +121,7 @@ class _Split:
         whole = _shape(node.output(0))
         made = []
         for part in range(2):
-            own = [self._split(value)[part] if _shape(value)[:2] == whole[:2] else value for value in given]
+            own = [self._split(value)[part] if len(_shape(value)) == 3 and _shape(value)[:2] == whole[:2] else value for value in given]
             again = self._mvn(node, own) if node.get_type_name() == "MVN" else _TOKENWISE[node.get_type_name()](self._ops, node, own)
             again.set_friendly_name(f"{node.get_friendly_name()}/{'blocks' if part == 0 else 'rest'}")
             made.append(again.output(0))
@@ -146,7 +147,7 @@ class _Split:
         return self._joined[_key(value)]
 
 
-def _turned(weights: Any) -> Any:
+def _transposed(weights: Any) -> Any:
     """The transpose, by strips, which the CPU's caches hold."""
     result = np.empty(weights.shape[::-1], weights.dtype)
     for start in range(0, len(weights), 128):
