@@ -7,9 +7,10 @@ import torch
 
 RESET, STATUS, INFO = Path("/proc/self/clear_refs"), Path("/proc/self/status"), Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")
+# By version of the control groups: the bound, the use, and what of that is read from disk and given back when wanted.
 LIMITS = [
-    (GROUPS / "memory.max", GROUPS / "memory.current"),
-    (GROUPS / "memory" / "memory.limit_in_bytes", GROUPS / "memory" / "memory.usage_in_bytes"),
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 ]
 
 
@@ -47,11 +48,13 @@ def available():
     """Bytes of the host that programs may still take; None where it cannot be told."""
     if not INFO.exists():
         return None
-    # A container's own bound, under either version of control groups; `max` or a huge number where there is none.
-    for limit, used in LIMITS:
-        if limit.exists() and (told := limit.read_text().strip()).isdigit():
-            return min(_bytes(INFO, "MemAvailable"), int(told) - int(used.read_text()))
-    return _bytes(INFO, "MemAvailable")
+    found = _bytes(INFO, "MemAvailable")
+    # A container's own bound; `max` or a huge number where there is none.
+    for limit, used, stat, cached in LIMITS:
+        if (GROUPS / limit).exists() and (told := (GROUPS / limit).read_text().strip()).isdigit():
+            kept = dict(line.split() for line in (GROUPS / stat).read_text().splitlines())[cached]
+            found = min(found, int(told) - int((GROUPS / used).read_text()) + int(kept))
+    return found
 
 
 def _taken():

@@ -36,8 +36,9 @@ def gpu():
     import torch
 
     properties = torch.cuda.get_device_properties(0)
-    # By its name among all, which CUDA_VISIBLE_DEVICES may have renumbered.
-    answer = _said("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader", f"--id=GPU-{properties.uuid}")
+    # By its own name, as CUDA_VISIBLE_DEVICES may have renumbered it; PyTorch before 2.5 does not know it.
+    which = f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else "0"
+    answer = _said("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader", f"--id={which}")
     return {
         "name": properties.name,
         "capability": [properties.major, properties.minor],

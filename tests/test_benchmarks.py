@@ -210,6 +210,25 @@ def test_peak_memory_is_that_of_the_call():
     assert memory.peak(lambda: None) < 20e6
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_available_memory_is_at_most_a_container_s(tmp_path, monkeypatch, version):
+    files = {"memory.max": 5000, "memory.current": 4000, "memory.stat": "anon 7\ninactive_file 300"}
+    if version == 1:
+        files = {"memory/memory.limit_in_bytes": 5000, "memory/memory.usage_in_bytes": 4000,
+                 "memory/memory.stat": "cache 7\ntotal_inactive_file 300"}  # fmt: skip
+    (tmp_path / "memory").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 3 kB\n")
+    monkeypatch.setattr(memory, "INFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path)
+    assert memory.available() == 1300
+    (tmp_path / next(iter(files))).write_text("max\n" if version == 2 else "9223372036854771712\n")
+    assert memory.available() == 3 * 1024
+    monkeypatch.setattr(memory, "INFO", tmp_path / "none")
+    assert memory.available() is None
+
+
 def test_a_footprint_is_that_of_a_process_of_its_own(tmp_path):
     held = footprint("seg-ti-32", 64, "eager-fp32", "cpu", Artifacts(tmp_path))
     weights = 4 * 7e6
