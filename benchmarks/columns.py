@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -226,29 +225,16 @@ def on_device(session: Any, case: Case, precision: str) -> Column:
 def stock_openvino(case: Case, precision: str) -> Column:
     import openvino
 
-    path, made = stock_file(case), []
-    if precision == "bf16" and not _has_bf16():
+    from segfast.runtimes.openvino import load_plugin
+
+    core = openvino.Core()
+    capable = load_plugin(core)
+    if precision == "bf16" and "BF16" not in capable:
         raise Unavailable("this CPU has no bf16")
-
-    # As our own runtime does: a Core's plugin is loaded by a thread that ends (segfast/runtimes/openvino.py).
-    def load() -> None:
-        hint = {"fp32": "f32"}.get(precision, precision)
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        made.append(openvino.Core().compile_model(path, "CPU", options))
-
-    loader = threading.Thread(target=load)
-    loader.start()
-    loader.join()
-    request = made[0].create_infer_request()
+    hint = {"fp32": "f32"}.get(precision, precision)
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    request = core.compile_model(stock_file(case), "CPU", options).create_infer_request()
     return _stock(lambda x: request.infer({0: x})[0], case)
-
-
-def _has_bf16() -> bool:
-    import openvino
-
-    from segfast.runtimes.openvino import _load_plugin
-
-    return "BF16" in _load_plugin(openvino.Core())
 
 
 def _stock(network: Callable[[Any], Any], case: Case) -> Column:

@@ -21,10 +21,10 @@ def openvino_core():
     """A Core whose plugin is loaded by a thread that ends: this one would be left a signal stack that goes with it."""
     import openvino
 
-    from segfast.runtimes.openvino import _load_plugin
+    from segfast.runtimes.openvino import load_plugin
 
     core = openvino.Core()
-    _load_plugin(core)
+    load_plugin(core)
     return core
 
 

@@ -92,11 +92,17 @@ def tiny_case(tmp_path, batch, network=None):
     return case if network is None else columns.Case(model, size, "cpu", batch, None, network)
 
 
+def two_images(case):
+    """A batch of a case's, every other image the same."""
+    images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)
+    return images[np.arange(case.batch) % 2]
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_column_gives_the_labels_of_the_reference(tmp_path, monkeypatch, batch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # Inductor takes minutes
     case = tiny_case(tmp_path, batch)
-    images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)[np.arange(batch) % 2]
+    images = two_images(case)
     made = columns.make(columns.peers(case, compiled=True) | columns.ours(case), images)
     assert {name for name, column in made.items() if isinstance(column, str)} <= {name for name in made if name.endswith("bf16")}
     checked = agreements({name: c for name, c in made.items() if not isinstance(c, str)}, case, images)
@@ -124,7 +130,7 @@ def test_a_wrong_column_is_not_timed(tmp_path):
 
 def test_every_image_of_a_batch_is_looked_at(tmp_path):
     case = tiny_case(tmp_path, 3)
-    images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)[np.arange(3) % 2]
+    images = two_images(case)
 
     def third(images):
         labels = columns.eager(case)(images)
@@ -144,7 +150,7 @@ def test_a_stock_session_may_stay_on_the_device(tmp_path, precision):
 
     case = tiny_case(tmp_path, 3)
     session = onnxruntime.InferenceSession(columns.stock_file(case, precision), providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).integers(0, 256, (2, case.size, case.size, 3), np.uint8)[np.arange(3) % 2]
+    images = two_images(case)
     found = agreements({f"stock-{precision}": columns.on_device(session, case, precision)}, case, images)
     assert found[f"stock-{precision}"]["agreement"] > 0.99
 

@@ -54,7 +54,7 @@ class OpenVINORuntime(HostRuntime):
         if (cache := _cache_directory()) is not None:
             self._core.set_property({"CACHE_DIR": str(cache)})
         self.precision = "f32"
-        capable = _load_plugin(self._core)
+        capable = load_plugin(self._core)
         if self._artifact.precision == "fp16":
             self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "f32")
             if self.precision == "f32":
@@ -109,7 +109,7 @@ def _load_kernels() -> None:
     upsample_argmax(np.zeros((1, 2, 2, 2), np.float32), (2, 2))
 
 
-def _load_plugin(core: Any) -> Any:
+def load_plugin(core: Any) -> Any:
     """What the CPU can do, asked by a thread that ends.
 
     The plugin, which a Core loads when it is first asked, gives the thread that asks a signal stack, and
