@@ -18,10 +18,11 @@ from segfast.errors import BadModel
 from segfast.protocol import Size
 
 # Numbers of the fields in onnx.proto.
-_MODEL_GRAPH, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 14, 25
+_MODEL_GRAPH, _MODEL_METADATA, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 14, 20, 25
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _FUNCTION_NODE = 7
+_TRAINING_INITIALIZATION, _TRAINING_ALGORITHM = 1, 2
 _NODE_ATTRIBUTE = 5
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
@@ -30,7 +31,8 @@ _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 
 # Which fields of a message lead to tensors, and to what kind of message.
 _LEADS = {
-    "model": {_MODEL_GRAPH: "graph", _MODEL_FUNCTIONS: "function"},
+    "model": {_MODEL_GRAPH: "graph", _MODEL_TRAINING: "training", _MODEL_FUNCTIONS: "function"},
+    "training": {_TRAINING_INITIALIZATION: "graph", _TRAINING_ALGORITHM: "graph"},
     "graph": {_GRAPH_NODE: "node", _GRAPH_INITIALIZER: "tensor", _GRAPH_SPARSE: "sparse"},
     "function": {_FUNCTION_NODE: "node"},
     "node": {_NODE_ATTRIBUTE: "attribute"},
