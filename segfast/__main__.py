@@ -6,7 +6,7 @@ import difflib
 import runpy
 import sys
 
-from segfast import __version__
+from segfast import __version__, cli
 
 COMMANDS = {
     "benchmark": "latency, throughput and memory, stage by stage",
@@ -21,6 +21,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command named first, as a module; without one, list them."""
+    cli.speak_anywhere()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-V", "--version"):
         print(f"segfast {__version__}")

@@ -60,8 +60,8 @@ def main() -> int:
     """Print the report for people, then as one JSON line; 0 if an Engine can run an `.onnx` file."""
     cli.parser("segfast.doctor", __doc__).parse_args()
     found = examine()
-    _say("\n".join(describe(found)))
-    _say(json.dumps(found))
+    print("\n".join(describe(found)))
+    print(json.dumps(found))
     return 0 if found["engine"]["onnx"]["runs"] else 1
 
 
@@ -366,12 +366,6 @@ def _ask(question: Callable[[], T], otherwise: T, warnings: list[str], what: str
     except Exception as error:
         warnings.append(f"cannot {what} ({error or type(error).__name__})")
         return otherwise
-
-
-def _say(text: str) -> None:
-    """Print, whatever the terminal's encoding lacks."""
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 if __name__ == "__main__":

@@ -98,4 +98,12 @@ class TrainingFailed(SegfastError):
 
 
 class CannotWrite(SegfastError):
-    """A full, read-only or missing destination; nothing is left half written."""
+    """A full, read-only or missing destination; nothing is left half written.
+
+    Attributes:
+        own: the name is at fault, too long or taken by a folder: others can be written beside it.
+    """
+
+    def __init__(self, message: str, *, own: bool = False):
+        super().__init__(message)
+        self.own = own

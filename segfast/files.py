@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ _REMEDIES = {
     errno.EEXIST: "a file of that name is in the way; choose another",
 }
 
+# What ails one name, not the disk or the folder: another file may be written there all the same.
+_OWN = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP}
+
 
 @contextmanager
 def publish(path: str | os.PathLike[str], *, older: str | os.PathLike[str] | None = None) -> Iterator[Path]:
@@ -49,7 +53,9 @@ def publish(path: str | os.PathLike[str], *, older: str | os.PathLike[str] | Non
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(target))
         # Not by tempfile, whose files nobody else may read: this one becomes the target.
-        name = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(6)}{target.suffix}")
+        # Its name is short whatever the target's: a suffix tells libraries the format, and is no longer than theirs.
+        suffix = target.suffix if len(target.suffix) <= len(".safetensors") else ""
+        name = target.with_name(f".segfast-{secrets.token_hex(6)}{suffix}")
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         temporary = name
         mode = temporary.stat().st_mode
@@ -107,16 +113,36 @@ def append_line(path: Path, line: str) -> None:
         raise cannot_write(path, error) from error
 
 
-def write_png(picture: Image, path: str | os.PathLike[str]) -> None:
-    """Write a picture as PNG, atomically.
+def write_png(picture: Image, path: str | os.PathLike[str] | BinaryIO) -> None:
+    """Write a picture as PNG: to a name, atomically, or to a file that is open for writing bytes.
 
     Raises:
-        BadOption: the name does not end in `.png`.
-        CannotWrite: the destination is full, read-only or missing.
+        BadOption: the name does not end in `.png`, or the file takes text.
+        CannotWrite: the destination is full, read-only, missing or closed.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        _write_open(picture, path)
+        return
     check_suffix(path, ".png")
     with publish(path) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def _write_open(picture: Image, file: BinaryIO) -> None:
+    """Encoded first and written at once: a picture's failure leaves nothing in the file."""
+    encoded = io.BytesIO()
+    picture.save(encoded, format="PNG")
+    try:
+        file.write(encoded.getbuffer())
+    except (AttributeError, TypeError):
+        raise BadOption(
+            f"{type(file).__name__} takes no bytes; give a path, io.BytesIO() or a file opened with mode 'wb'"
+        ) from None
+    except OSError as error:                                            # opened for reading is one, and a ValueError
+        reason = _REMEDIES.get(error.errno or 0, f"{error}; open it with mode 'wb'")
+        raise CannotWrite(f"cannot write to that file: {reason}") from error
+    except ValueError as error:                                         # closed
+        raise CannotWrite(f"cannot write to that file: {error}; open it again") from None
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:
@@ -152,7 +178,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def cannot_write(path: Path, error: OSError) -> CannotWrite:
     """The typed error for an OSError of a destination."""
     remedy = _REMEDIES.get(error.errno or 0, str(error))
-    return CannotWrite(f"cannot write {path}: {remedy}")
+    return CannotWrite(f"cannot write {path}: {remedy}", own=error.errno in _OWN)
 
 
 def _settle(path: Path) -> None:

@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 MAX_PIXELS = 1 << 26
 
 # Formats whose decoders only decode: no Ghostscript, no remote or scripted content.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "TGA")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "TGA", "AVIF")
 # What undoes each EXIF orientation but the first.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,7 +30,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".mpo", ".tga"]
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".tif", ".tiff", ".bmp", ".dib", ".gif",
+     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga"]
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segfast import files
 from segfast.errors import BadOption, NotSupported
+from segfast.text import legend_name
 
 Labels = NDArray[np.unsignedinteger[Any]]
 
@@ -82,12 +83,16 @@ class Segmentation:
         picture = Image.blend(Image.fromarray(self.image), Image.fromarray(colours), opacity)
         return self._with_legend(picture) if legend else picture
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         """Write the labels as PNG: a palette image, so that viewers show the colours and readers get the labels.
 
         Over 256 classes it is 16-bit grey.
 
+        Args:
+            path: a name that ends in `.png`, or a file open for writing bytes, such as `io.BytesIO()`.
+
         Raises:
+            BadOption: the name ends otherwise, or the file takes text.
             CannotWrite: the destination is full, read-only or missing.
         """
         picture = Image.fromarray(self.labels)
@@ -111,23 +116,39 @@ class Segmentation:
         return [(int(label), int(counts[label])) for label in order if counts[label]]
 
     def _with_legend(self, picture: Image.Image) -> Image.Image:
-        rows = [(f"{self.classes[label]}  {_percent(count / self.labels.size)}", label) for label, count in self._counts()]
         size = int(np.clip(picture.height / 28, 12, 48))                # of the text, in pixels
         font = ImageFont.load_default(size)
+        rows = [_Row(*legend_name(self.classes[label], label, size), f"  {_percent(count / self.labels.size)}", label)
+                for label, count in self._counts()]
         line, margin = round(size * 1.6), round(size * 0.6)
         per_column = max(1, (picture.height - 2 * margin) // line)
         columns = [rows[start : start + per_column] for start in range(0, len(rows), per_column)]
-        widths = [int(max(font.getlength(text) for text, _ in column)) + size + 3 * margin for column in columns]
+        widths = [int(max(row.width(font) for row in column)) + size + 3 * margin for column in columns]
         canvas = Image.new("RGB", (picture.width + sum(widths) + margin, max(picture.height, line + 2 * margin)), "white")
         canvas.paste(picture)
         draw, left = ImageDraw.Draw(canvas), picture.width + margin
         for column, width in zip(columns, widths, strict=True):
-            for row, (text, label) in enumerate(column):
-                top = margin + row * line
-                draw.rectangle((left, top, left + size, top + size), fill=self.palette[label], outline="gray")
-                draw.text((left + size + margin, top + size / 2), text, fill="black", font=font, anchor="lm")
+            for place, row in enumerate(column):
+                top, start = margin + place * line, left + size + margin
+                draw.rectangle((left, top, left + size, top + size), fill=self.palette[row.label], outline="gray")
+                draw.text((start, top + size / 2), row.name, fill="black", font=row.font, anchor="lm")
+                share = start + row.font.getlength(row.name)
+                draw.text((share, top + size / 2), row.share, fill="black", font=font, anchor="lm")
             left += width
         return canvas
+
+
+class _Row(NamedTuple):
+    """A class in the legend: its name in a font that has the letters, and its share in Pillow's own."""
+
+    name: str
+    font: Any
+    share: str
+    label: int
+
+    def width(self, font: Any) -> float:
+        """In pixels, the share in `font`."""
+        return float(self.font.getlength(self.name) + font.getlength(self.share))
 
 
 def _percent(share: float) -> str:

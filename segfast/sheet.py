@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import BadOption
 from segfast.report import Report, Sample
+from segfast.text import drawable, legend_name
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.unsignedinteger[Any]]
@@ -96,12 +97,11 @@ def _head(report: Report, width: int) -> Image.Image:
 
 def _legend(dataset: Dataset, present: list[int], width: int) -> Image.Image:
     """A swatch and the name of every class that is to be seen, in lines."""
-    font = ImageFont.load_default(SMALL)
-    entries = [(dataset.classes[label], dataset.palette[label]) for label in present if label != IGNORE]
-    entries += [("ignored", IGNORED)] if IGNORE in present else []
-    entries.append(("wrong", WRONG))
+    entries = [(*legend_name(dataset.classes[label], label, SMALL), dataset.palette[label]) for label in present if label != IGNORE]
+    entries += [(*drawable("ignored", SMALL), IGNORED)] if IGNORE in present else []
+    entries.append((*drawable("wrong", SMALL), WRONG))
     places, left, line = [], GAP, 0
-    for name, _ in entries:
+    for name, font, _ in entries:
         room = SMALL + 6 + int(font.getlength(name)) + 2 * GAP
         if left > GAP and left + room > width:
             left, line = GAP, line + 1
@@ -109,7 +109,7 @@ def _legend(dataset: Dataset, present: list[int], width: int) -> Image.Image:
         left += room
     legend = Image.new("RGB", (width, (line + 1) * (SMALL + GAP) + GAP), PAPER)
     pen = ImageDraw.Draw(legend)
-    for (name, colour), (x, y) in zip(entries, places, strict=True):
+    for (name, font, colour), (x, y) in zip(entries, places, strict=True):
         pen.rectangle((x, y, x + SMALL, y + SMALL), fill=colour, outline=PALE)
         pen.text((x + SMALL + 6, y + SMALL / 2), name, fill=INK, font=font, anchor="lm")
     return legend
@@ -117,8 +117,7 @@ def _legend(dataset: Dataset, present: list[int], width: int) -> Image.Image:
 
 def _write(canvas: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int]) -> None:
     """One line of text, cut where it would leave the canvas. Pillow's own font has no multiplication sign."""
-    font, room = ImageFont.load_default(size), canvas.width - place[0] - GAP
-    text = text.replace("×", "x")
+    (text, font), room = drawable(text.replace("×", "x"), size), canvas.width - place[0] - GAP
     if font.getlength(text) > room:
         while text and font.getlength(text + "...") > room:
             text = text[:-1]

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,7 +9,6 @@ from helpers import REPOSITORY
 from PIL import Image
 
 from segfast.artifact import read_artifact
-from segfast.segment import find_pictures, output_names
 
 
 def run(*arguments, cwd, check=True):
@@ -88,34 +86,30 @@ def test_segment_takes_folders_and_lists_the_bad(tmp_path, tiny_onnx, photo):
     ]  # fmt: skip
 
 
-def test_outputs_never_meet(tmp_path):
-    for name in ("x/p.png", "y/p.png"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(b"")
-    pictures = find_pictures([str(tmp_path / "x"), str(tmp_path / "y"), str(tmp_path / "x" / "p.png")], tmp_path / "out")
-    names = output_names(pictures)
-    assert len(names) == len(set(names)) == 3
-
-
-def test_names_that_differ_only_in_case_do_not_meet():
-    named = [(Path(name), Path(name)) for name in ("IMG.jpg", "img.png", "p.png", "p.png", "p.png-2")]
-    names = [str(name).casefold() for name in output_names(named)]
-    assert len(set(names)) == 5
-
-
-def test_a_second_run_leaves_its_own_output_alone(tmp_path, photo):
-    for name in ("a.png", "out/a-overlay.png", "out/deep/b-labels.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(photo).save(tmp_path / name)
-    assert [name for _, name in find_pictures([str(tmp_path)], tmp_path / "out")] == [Path("a.png")]
-
-
 def test_an_empty_folder_is_an_error(tmp_path, tiny_onnx):
     (tmp_path / "empty").mkdir()
     ended = run("segfast.segment", tiny_onnx, "empty", "-o", "out", cwd=tmp_path, check=False)
     assert ended.returncode == 2
     assert "no pictures in the folder empty" in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_one_picture_whose_output_cannot_be_named_does_not_end_the_run(tmp_path, tiny_onnx, photo):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    names = ("a", "n" * 245, "taken", "\udcffname", "z")  # 245 and "-labels.png" is a name, with "-overlay.png" it is none
+    for name in names:
+        Image.fromarray(photo).save(folder / f"{name}.png")
+    (folder / "b.heic").touch()
+    (out / "taken-labels.png").mkdir(parents=True)
+    ended = run("segfast.segment", tiny_onnx, "photos", "-o", "out", cwd=tmp_path, check=False)
+    assert ended.returncode == 1
+    assert "3 of 5 pictures written" in ended.stdout
+    assert "left out 1: 1 .heic (convert them to JPEG" in ended.stdout
+    assert "the name is too long; choose a shorter one" in ended.stderr
+    assert "taken-labels.png: it is a folder; name a file" in ended.stderr
+    written = sorted(path.name for path in out.rglob("*") if path.is_file())
+    assert written == sorted(f"{name}-{what}.png" for name in ("a", "z", "\udcffname") for what in ("labels", "overlay"))
 
 
 @pytest.mark.parametrize("command", ["export", "segment"])

@@ -1,9 +1,11 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from segfast.classes import dataset, for_count, generated_palette
-from segfast.errors import BadOption, NotSupported
+from segfast.errors import BadOption, CannotWrite, NotSupported
 from segfast.segmentation import Segmentation
 
 
@@ -103,3 +105,30 @@ def test_known_colours():
 def test_generated_palettes_are_distinct():
     assert len(set(generated_palette(1000))) == 1000
     assert generated_palette(1)[0] == (128, 0, 0)
+
+
+def test_labels_are_saved_to_what_is_open(answer, tmp_path):
+    answer.save(tmp_path / "labels.png")
+    stream = io.BytesIO()
+    answer.save(stream)
+    assert stream.getvalue() == (tmp_path / "labels.png").read_bytes()
+    with open(tmp_path / "open.png", "wb") as file:
+        answer.save(file)
+    assert (tmp_path / "open.png").read_bytes() == stream.getvalue()
+
+
+def closed():
+    stream = io.BytesIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "remedy"),
+    [(io.StringIO, BadOption, "'wb'"), (closed, CannotWrite, "open it again"), (object, BadOption, "give a path"),
+     (lambda: open(__file__, "rb"), CannotWrite, "'wb'"),  # noqa: SIM115
+     (lambda: open("/dev/full", "wb", 0), CannotWrite, "disk is full")],  # noqa: SIM115
+)  # fmt: skip
+def test_files_that_take_no_picture(answer, file, error, remedy):
+    with pytest.raises(error, match=remedy):
+        answer.save(file())

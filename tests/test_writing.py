@@ -84,6 +84,15 @@ def test_names_that_say_another_format(tmp_path, what):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_longest_names_are_written(tmp_path):
+    for name in ("n" * 251 + ".txt", "ж" * 127, "x." + "y" * 250):
+        files.write_text("text", tmp_path / name)
+        assert (tmp_path / name).read_text() == "text"
+    with pytest.raises(CannotWrite, match="choose a shorter one") as caught:
+        files.write_text("text", tmp_path / ("n" * 256))
+    assert caught.value.own
+
+
 def test_read_only_file_systems_say_so(tmp_path, monkeypatch):
     def read_only(*arguments, **options):
         raise OSError(errno.EROFS, "Read-only file system")
