@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from segfast import kernels, opening, pipeline
 from segfast.config import Config
-from segfast.errors import BadImage, BadOption, NotSupported, SegfastError
-from segfast.image import Pixels, read_image
+from segfast.errors import BadOption, NotSupported, SegfastError
+from segfast.image import Pixels, read_image, read_windows
 from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
 from segfast.protocol import Protocol, Size, check_fit, views
+from segfast.remedies import check_many
 from segfast.runtimes import MANY, Lane, to_bytes
 from segfast.segmentation import Segmentation
 
@@ -98,6 +99,7 @@ class Engine:
         attention: str | None = None,
         trusted: bool = False,
     ):
+        threads = int(threads) if isinstance(threads, np.integer) else threads
         opened = opening.open_model(path, runtime, device, threads, precision, attention, trusted)
         self.config, self._protocol, self.output = opened.config, opened.protocol, opened.output
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
@@ -112,8 +114,8 @@ class Engine:
         logits are averaged where they overlap (paper, section 4.2).
 
         Args:
-            image: a path, PIL image, or uint8 RGB array or tensor [H, W, 3], of any size and, for
-                files and PIL images, of any mode.
+            image: a path, PIL image, binary file or its bytes, of any mode; or a uint8 RGB array or
+                tensor [H, W, 3]; of any size.
             multiscale: average the softmax scores of 12 views, six scales and their mirror images.
             stride: of the sliding window in pixels; by default the model's own.
             fit: (long, short): resize the image first, up or down, until its sides just fit these, as
@@ -143,14 +145,15 @@ class Engine:
         GPU. Closing the iterator stops the work.
 
         Args:
-            images: whatever `segment` takes, consumed as needed.
+            images: a list, generator, … of whatever `segment` takes, consumed as needed.
             multiscale, stride, fit: as of `segment`.
             errors: `raise` ends the iteration at an image that `segment` would refuse; `yield` gives
                 the error in its place and goes on.
 
         Raises:
-            As `segment`; BadOption also for an unknown `errors`.
+            As `segment`; BadOption also for an unknown `errors`, and for one image in place of many.
         """
+        images = check_many(images)
         if errors not in ("raise", "yield"):
             raise BadOption(f"errors must be 'raise' or 'yield'; got {errors!r}")
         seen = 0
@@ -169,11 +172,12 @@ class Engine:
         )
         return pipeline.answers(images, stages, errors == "raise")
 
-    def run(self, windows: NDArray[Any], *, labels: bool = False) -> NDArray[Any]:
+    def run(self, windows: Any, *, labels: bool = False) -> NDArray[Any]:
         """The network on windows that are cut already, any number of them.
 
         Args:
-            windows: RGB, uint8 [n, H, W, 3] of the window's size, n at least 1.
+            windows: RGB, uint8 [n, H, W, 3] of the window's size, n at least 1: an array, a tensor, or a list
+                of whatever `segment` takes.
             labels: give the labels of every pixel, where the network gives logits.
 
         Returns:
@@ -183,14 +187,13 @@ class Engine:
             BadImage: they are of another shape or dtype.
             NotSupported: a GPU's memory does not hold them.
         """
-        wanted = (*self._protocol.window, 3)
-        if windows.dtype != np.uint8 or windows.shape[1:] != wanted or len(windows) == 0:
-            raise BadImage(f"windows must be uint8 {['n', *wanted]}; got {windows.dtype} {list(windows.shape)}")
+        H, W = size = self._protocol.window
+        cut = read_windows(windows, size)
         with self._runtime.lane() as lane:
-            given = lane.run(list(windows))
+            given = lane.run(cut)
         if not labels or self.output == "labels":
             return lane.fetch(lambda: given)
-        (H, W), padded = wanted[:2], self._padded(wanted[:2])
+        padded = self._padded(size)
         return lane.fetch(lambda: upsample_argmax(given, padded, threads=self._threads)[:, :H, :W])
 
     def __repr__(self) -> str:

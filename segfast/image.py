@@ -2,133 +2,186 @@
 
 from __future__ import annotations
 
+import io
 import os
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from segfast import foreign, png
+from segfast.arrays import Pixels as Pixels
+from segfast.arrays import check_array, check_windows, is_array
+from segfast.decoding import decode
 from segfast.errors import BadImage
-
-Pixels = NDArray[np.uint8]
+from segfast.remedies import no_file, no_image, shorten
 
 # 64 megapixels. A larger file is refused before it is decoded; a larger array was decoded by the caller.
 MAX_PIXELS = 1 << 26
 
 # Formats whose decoders only decode: no Ghostscript, no remote or scripted content.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "TGA", "AVIF")
-# What undoes each EXIF orientation but the first.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".tif", ".tiff", ".bmp", ".dib", ".gif",
      ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga"]
 )
 
+# One image or file may be given to many threads, and Pillow's reading of either is for one at a time.
+_LOCKS = [threading.Lock() for _ in range(64)]
+if hasattr(os, "register_at_fork"):                                     # a child has no thread that would let go
+    os.register_at_fork(after_in_child=lambda: _LOCKS.__setitem__(slice(None), [threading.Lock() for _ in _LOCKS]))
+
 
 def read_image(image: Any) -> Pixels:
-    """RGB pixels [H, W, 3], uint8, of a path, PIL image, array or tensor.
+    """RGB pixels [H, W, 3], uint8, of a path, PIL image, array, tensor, binary file or a file's bytes.
 
-    Files and PIL images of any mode are converted (grey, palette, 16-bit, CMYK, …), transparency is
-    dropped as in the original code, EXIF rotation is applied, an animation gives its first frame.
-    Arrays and tensors must be uint8 RGB [H, W, 3] already.
+    Files and PIL images of any mode are converted (grey, palette, 16-bit, CMYK, …; docs/pictures.md
+    says what becomes of more than 8 bits), transparency is dropped as in the original code, an
+    animation gives its first frame, a PIL image the one it stands at. EXIF rotation is applied to
+    files and to what `PIL.Image.open` gives, but to no image that was made from one (by `convert`,
+    `crop`, `rotate`, …): that is taken as it is. Arrays and tensors must be uint8 RGB [H, W, 3] already.
 
     Raises:
         BadImage: it cannot be read as a picture, is empty, or has over MAX_PIXELS pixels.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _open(Path(image))
+        return _of_path(os.fsdecode(os.fspath(image)))
     if isinstance(image, Image.Image):
-        return _rgb(image, "the PIL image")
-    return _check_array(image)
+        with _alone(image):
+            return _rgb(image, "the PIL image")
+    if isinstance(image, memoryview) and image.ndim > 1:
+        image = np.asarray(image)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _of_file(io.BytesIO(bytes(image)), f"the picture of {len(image)} bytes")
+    if is_array(image):
+        return check_array(image)
+    if hasattr(image, "read") and not hasattr(image, "encoding"):       # which files of text have
+        with _alone(image):
+            return _of_file(*_binary(image))
+    raise no_image(image)
 
 
-def _open(path: Path) -> Pixels:
+def read_windows(windows: Any, size: tuple[int, int]) -> list[Pixels]:
+    """Windows of that size, each uint8 [H, W, 3], of one array or tensor [n, H, W, 3] or a list of anything that is read.
+
+    Raises:
+        BadImage: they are none, or of another shape or dtype.
+    """
+    if not isinstance(windows, (list, tuple)):
+        if not is_array(windows):
+            raise BadImage(f"windows must be a uint8 array {['n', *size, 3]} or a list of images; got {type(windows).__name__}")
+        return list(check_windows(windows, size))
+    found = [read_image(window) for window in windows]
+    if not found:
+        raise BadImage(f"windows must be uint8 {['n', *size, 3]}; got an empty list; give at least one")
+    for index, pixels in enumerate(found):
+        if pixels.shape[:2] != size:
+            H, W = pixels.shape[:2]
+            raise BadImage(f"windows must be uint8 {['n', *size, 3]}; window {index} of the list has {H}×{W} pixels; cut it anew")
+    return found
+
+
+def _alone(thing: Any) -> threading.Lock:
+    """A lock that nobody else holds who reads the same object."""
+    return _LOCKS[id(thing) // 64 % len(_LOCKS)]
+
+
+def _of_path(path: str) -> Pixels:
+    name = shorten(path)
     try:
-        if path.is_dir():
-            raise BadImage(f"{path} is a folder; name the pictures in it, or use `python -m segfast.segment`")
-        if path.stat().st_size == 0:
-            raise BadImage(f"{path} is empty; copy or download it again")
-        with Image.open(path, formats=FORMATS) as image:
-            return _rgb(image, str(path))
+        if os.path.isdir(path):
+            raise BadImage(f"{name} is a folder; name the pictures in it, or use `python -m segfast.segment`")
+        if os.path.getsize(path) == 0:
+            raise BadImage(f"{name} is empty; copy or download it again")
+        return _of_file(Path(path), name)
     except FileNotFoundError:
-        raise BadImage(f"there is no file {path}; check the path") from None
+        raise no_file(path) from None
     except PermissionError:
-        raise BadImage(f"{path} may not be read; check its permissions") from None
-    except UnidentifiedImageError:
-        raise BadImage(
-            f"{path} is no picture in a format that is read ({', '.join(FORMATS)}); convert it to PNG or JPEG"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(str(path)) from None
+        raise BadImage(f"{name} may not be read; check its permissions") from None
     except (OSError, ValueError) as error:
-        raise BadImage(f"{path} cannot be opened ({error}); copy or download it again") from None
+        reason = getattr(error, "strerror", None) or error
+        raise BadImage(f"{name} cannot be opened ({reason}); copy or download it again") from None
 
 
-def _rgb(image: Image.Image, name: str) -> Pixels:
+def _binary(file: Any) -> tuple[IO[bytes], str]:
+    """An open file that can be rewound, and its name for messages."""
+    named = getattr(file, "name", None)
+    name = f"the open file {shorten(named)}" if isinstance(named, str) else f"the {type(file).__name__}"
+    if getattr(file, "closed", False):
+        raise BadImage(f"{name} is closed; pass it while it is open, or pass its path")
+    try:
+        if file.seekable():
+            return file, name
+    except AttributeError:
+        pass
+    try:
+        return io.BytesIO(file.read()), name
+    except Exception as error:                                          # of whatever it reads from
+        raise BadImage(f"{name} cannot be read ({error or type(error).__name__}); open it anew, in binary") from None
+
+
+def _of_file(source: Path | IO[bytes], name: str) -> Pixels:
+    """The pixels of a file. What lies beside them in a PNG is left out where Pillow fails over it."""
+    try:
+        return _opened(source, name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(name) from None
+    except (FileNotFoundError, PermissionError, Warning):
+        raise
+    except Exception as error:                                          # decoders raise nearly anything
+        pixels = _without_extras(source, name)
+        if pixels is None:
+            raise _said(error, source, name) from None
+        return pixels
+
+
+def _opened(source: Path | IO[bytes], name: str) -> Pixels:
+    def opened() -> Image.Image:
+        return Image.open(source, formats=FORMATS)
+
+    with opened() as image:
+        return _rgb(image, name, opened)
+
+
+def _without_extras(source: Path | IO[bytes], name: str) -> Pixels | None:
+    with _reader(source) as file:
+        if file.read(len(png.SIGNATURE)) != png.SIGNATURE:
+            return None
+        content = png.SIGNATURE + file.read()
+    for stripped in png.without_extras(content):
+        with suppress(Exception):
+            return _opened(io.BytesIO(stripped), name)
+    return None
+
+
+def _said(error: Exception, source: Path | IO[bytes], name: str) -> BadImage:
+    """What is the matter with a file, for people."""
+    if isinstance(error, BadImage):
+        return error
+    if not isinstance(error, UnidentifiedImageError):
+        return BadImage(f"{name} cannot be opened ({error or type(error).__name__}); copy or download it again")
+    with _reader(source) as file:
+        return foreign.refusal(file, name, f"read ({', '.join(FORMATS)})")
+
+
+def _reader(source: Path | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    """A file at its start."""
+    if isinstance(source, Path):
+        return open(source, "rb")
+    source.seek(0)
+    return nullcontext(source)
+
+
+def _rgb(image: Image.Image, name: str, again: Callable[[], Image.Image] | None = None) -> Pixels:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(f"{name} ({image.width}×{image.height})")
     if 0 in image.size:
         raise BadImage(f"{name} has no pixels ({image.width}×{image.height}); give it at least one")
-    try:
-        image.load()
-        image = _upright(image)
-        if image.mode.startswith("I") or image.mode == "F":
-            image = _eight_bit(image)
-        return np.asarray(image.convert("RGB"))
-    except MemoryError:
-        raise BadImage(f"{name} does not fit in memory; make it smaller") from None
-    except Exception as error:  # decoders and corrupt profiles raise nearly anything
-        raise BadImage(f"{name} is damaged ({error or type(error).__name__}); copy or download it again") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF block says it is held.
-
-    Not by ImageOps.exif_transpose, which writes the whole block anew and fails where any tag is odd.
-    """
-    try:
-        orientation = image.getexif().get(0x0112)
-    except Exception:  # a damaged block, which Pillow meets with nearly any exception, says nothing
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (or 32, of which Pillow uses 16 for PNG) → 8 bits, which `convert` would clip."""
-    values = np.asarray(image)
-    if image.mode == "F":
-        return Image.fromarray(np.nan_to_num(values).clip(0, 255).astype(np.uint8))
-    return Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
-
-
-def _check_array(image: Any) -> Pixels:
-    shape, dtype = tuple(getattr(image, "shape", ())), str(getattr(image, "dtype", type(image).__name__))
-    if not hasattr(image, "shape") or not hasattr(image, "dtype"):
-        raise BadImage(f"{type(image).__name__} is no image; pass a path, a PIL image or a uint8 array [H, W, 3]")
-    if dtype.removeprefix("torch.") != "uint8":
-        raise BadImage(
-            f"the image must be uint8 RGB with values 0 … 255, not {dtype} (no normalisation: the model does that); "
-            "convert it, for example (image * 255).round().clip(0, 255).astype('uint8')"
-        )
-    if len(shape) != 3 or shape[2] != 3:
-        channels_first = len(shape) == 3 and shape[0] == 3
-        remedy = "permute it with (1, 2, 0)" if channels_first else "one RGB image, without a batch axis, is wanted"
-        raise BadImage(f"the image must have the shape [H, W, 3], not {list(shape)}; {remedy}")
-    if 0 in shape:
-        raise BadImage(f"the image has no pixels ({list(shape)}); give it at least one")
-    if dtype.startswith("torch."):
-        image = image.detach().cpu().numpy()
-    return np.array(image)  # a copy: the caller may reuse the buffer while the answer still shows it
+    return decode(image, name, again)
 
 
 def _too_large(name: str) -> BadImage:

@@ -6,6 +6,7 @@ Sizes are (height, width) in pixels throughout.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -102,16 +103,19 @@ def fitted(size: Size, fit: Size, scale: float = 1.0) -> Size:
 
 
 def check_fit(fit: Size | None) -> Size | None:
-    """Itself, if it is none or (long, short) in pixels.
+    """Itself as plain numbers, if it is none or (long, short) in pixels.
 
     Raises:
         BadOption: it is something else.
     """
-    if fit is not None:
-        whole = len(fit) == 2 and all(isinstance(side, Integral) and 1 <= side <= 65536 for side in fit)
-        if not whole or fit[0] < fit[1]:
-            raise BadOption(f"fit must be two whole numbers of pixels, the long side and the short; got {fit!r}")
-    return fit
+    if fit is None:
+        return None
+    sides = tuple(fit) if isinstance(fit, Iterable) else ()
+    whole = len(sides) == 2 and all(isinstance(side, Integral) and 1 <= side <= 65536 for side in sides)
+    if not whole or sides[0] < sides[1]:
+        pair = f"; for one side pass ({fit}, {fit})" if isinstance(fit, Integral) else ""
+        raise BadOption(f"fit must be two whole numbers of pixels, the long side and the short; got {fit!r}{pair}")
+    return int(sides[0]), int(sides[1])
 
 
 def _scaled(size: Size, scale: float) -> Size:
