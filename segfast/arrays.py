@@ -127,7 +127,7 @@ def _dtype_remedy(image: Any, found: _Found, name: str = "image") -> str:
     lead = int(len(found.shape) == 4)
     rgb = _as_rgb(name, found.shape, found.library, lead)[0] if len(found.shape) in (2, 3, 4) else name
     cast = ".to(torch.uint8)" if found.library == "torch" else ".astype('uint8')"
-    lowest, highest = _range_of(image)
+    lowest, highest = _range_of(image, found)
     if found.dtype == "bool":
         return f"pass {rgb}{cast} * 255"
     if found.dtype.startswith(("float", "bfloat")):
@@ -153,9 +153,12 @@ def _float_remedy(rgb: str, cast: str, lowest: float, highest: float) -> str:
     return f"{missing}convert it, for example {scaled}.clip(0, 255){cast}"
 
 
-def _range_of(image: Any) -> tuple[float, float]:
+def _range_of(image: Any, found: _Found) -> tuple[float, float]:
     """(least, largest) of its values; zeros where that cannot be told."""
+    if found.dtype.startswith("complex"):
+        return 0.0, 0.0
     try:
-        return float(image.min()), float(image.max())
+        values = image.detach().double() if found.library == "torch" else image
+        return float(values.min()), float(values.max())
     except Exception:                                                   # no values, none in reach, or no numbers
         return 0.0, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
@@ -32,8 +33,15 @@ SUFFIXES = frozenset(
 
 # One image or file may be given to many threads, and Pillow's reading of either is for one at a time.
 _LOCKS = [threading.Lock() for _ in range(64)]
-if hasattr(os, "register_at_fork"):                                     # a child has no thread that would let go
-    os.register_at_fork(after_in_child=lambda: _LOCKS.__setitem__(slice(None), [threading.Lock() for _ in _LOCKS]))
+
+
+def _let_go() -> None:
+    """In a forked child: the threads that hold locks are not there to let go."""
+    _LOCKS[:] = [threading.Lock() for _ in _LOCKS]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def read_image(image: Any) -> Pixels:
@@ -48,7 +56,7 @@ def read_image(image: Any) -> Pixels:
     Raises:
         BadImage: it cannot be read as a picture, is empty, or has over MAX_PIXELS pixels.
     """
-    if isinstance(image, (str, os.PathLike)):
+    if isinstance(image, (str, os.PathLike)) or _is_path(image):
         return _of_path(os.fsdecode(os.fspath(image)))
     if isinstance(image, Image.Image):
         with _alone(image):
@@ -85,6 +93,11 @@ def read_windows(windows: Any, size: tuple[int, int]) -> list[Pixels]:
     return found
 
 
+def _is_path(image: Any) -> bool:
+    """Whether these are the bytes of a path, not of a picture: no picture is so short and names a file."""
+    return isinstance(image, bytes) and len(image) <= 4096 and os.path.exists(image)
+
+
 def _alone(thing: Any) -> threading.Lock:
     """A lock that nobody else holds who reads the same object."""
     return _LOCKS[id(thing) // 64 % len(_LOCKS)]
@@ -103,6 +116,8 @@ def _of_path(path: str) -> Pixels:
     except PermissionError:
         raise BadImage(f"{name} may not be read; check its permissions") from None
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise no_file(path) from None
         reason = getattr(error, "strerror", None) or error
         raise BadImage(f"{name} cannot be opened ({reason}); copy or download it again") from None
 

@@ -55,7 +55,7 @@ def check_many(images: Any) -> Iterable[Any]:
         BadOption: it is one image, or none at all.
     """
     one = _one(images)
-    if one is None and not isinstance(images, Iterable):
+    if one is None and not isinstance(images, Iterable) and not hasattr(images, "__getitem__"):
         one = f"{type(images).__name__} is no list of images; pass a list, or anything that gives one after the other"
     if one is not None:
         raise BadOption(f"segment_many takes many images: {one}")
@@ -77,6 +77,10 @@ def _one(images: Any) -> str | None:
     kind = type(images).__name__
     if isinstance(images, (Image.Image, bytes, bytearray, memoryview)) or hasattr(images, "read"):
         return f"{kind} is one; pass a list: [image]"
-    if is_array(images) and len(images.shape) != 4 and "object" not in str(images.dtype) and "str" not in str(images.dtype):
+    if is_array(images) and len(images.shape) != 4 and not _holds_names(images.dtype):
         return f"{kind} {list(images.shape)} is one; pass a list: [image], or a batch [n, H, W, 3]"
     return None
+
+
+def _holds_names(dtype: Any) -> bool:
+    return any(word in str(getattr(dtype, "name", dtype)) for word in ("object", "str"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple, Self
 
-from PIL import TiffImagePlugin
+from PIL import ImagePalette, TiffImagePlugin
 from PIL.Image import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 PREFIXES = tuple(TiffImagePlugin.PREFIXES)
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _BANDS, _PLANAR = 256, 257, 258, 259, 262, 277, 284
-_EXTRA, _FORMAT, _MAX, _S_MIN, _S_MAX = 338, 339, 281, 340, 341
+_COLOURS, _EXTRA, _FORMAT, _MAX, _S_MIN, _S_MAX = 320, 338, 339, 281, 340, 341
 _SUBFILE_TYPE, _SUB_IFDS = 254, 330
 
 _KINDS = {1: "u", 2: "i", 3: "f"}
@@ -116,10 +116,14 @@ _NATIVE = {
 def repair(image: Image) -> None:
     """Tell Pillow (13.0) how samples lie, where it decodes others than the file has.
 
-    Compressed samples of a file of the other byte order, and 16-bit colours stored band by band.
+    Compressed samples of a file of the other byte order, 16-bit colours stored band by band, and palettes
+    of bytes, which libtiff's tools know too.
     """
     if not isinstance(image, TiffImageFile) or not image.tile:
         return
+    colours = image.tag_v2.get(_COLOURS, ()) if image.mode in ("P", "PA") else ()
+    if colours and max(colours) <= 255:
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     order = "B" if image.tag_v2.prefix == b"MM" else "L"
     wide = Layout.of(image.tag_v2).bits == 16
     for index, tile in enumerate(image.tile):

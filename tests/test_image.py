@@ -1,15 +1,22 @@
 import io
+import os
+import pickle
+import signal
 import struct
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from segfast import image as images
 from segfast.errors import BadImage
 from segfast.image import read_image
+from segfast.samples import SamplesWarning
 
 
 def saved(tmp_path, picture, name, **options):
@@ -64,7 +71,8 @@ def test_16_bit_grey_keeps_its_upper_byte(tmp_path, suffix):
 
 def test_float_tiffs_are_bytes(tmp_path):
     values = np.array([[0, 1.5, 255], [300, -4, np.nan]], np.float32)
-    read = read_image(saved(tmp_path, Image.fromarray(values), "a.tiff"))
+    with pytest.warns(SamplesWarning):
+        read = read_image(saved(tmp_path, Image.fromarray(values), "a.tiff"))
     np.testing.assert_array_equal(read[..., 0], [[0, 1, 255], [255, 0, 0]])
 
 
@@ -170,3 +178,117 @@ def test_2000_mutations_give_a_picture_or_a_typed_error(tmp_path, rgb):
 def test_corrupt_profiles_do_not_matter(tmp_path, photo, rgb):
     path = saved(tmp_path, rgb, "a.png", icc_profile=b"no profile at all", exif=b"Exif\x00\x00garbage")
     np.testing.assert_array_equal(read_image(path), photo)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "GIF"])
+def test_one_image_for_many_threads(tmp_path, rgb, form):
+    """Pillow reads when it is first asked to, which is for one thread at a time."""
+    large = rgb.resize((900, 600)).convert("P" if form == "GIF" else "RGB")
+    path = saved(tmp_path, large, "a", format=form)
+    wanted = read_image(path)
+    for _ in range(8):
+        shared, start = Image.open(path), threading.Barrier(8)
+
+        def read(_, shared=shared, start=start):
+            start.wait()
+            return read_image(shared)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all((pixels == wanted).all() for pixels in pool.map(read, range(8)))
+
+
+def test_one_file_for_many_threads(photo, rgb):
+    buffer = io.BytesIO()
+    rgb.save(buffer, "PNG")
+    with ThreadPoolExecutor(8) as pool:
+        assert all((pixels == photo).all() for pixels in pool.map(read_image, [buffer] * 64))
+
+
+@pytest.mark.parametrize("closing", ["with", "close", "file", "verify"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM"])
+def test_closed_images_are_said_to_be_closed(tmp_path, rgb, form, closing):
+    path = saved(tmp_path, rgb, "a", format=form)
+    with path.open("rb") as file:
+        image = Image.open(file if closing == "file" else path)
+        if closing == "with":
+            with image:
+                pass
+        elif closing != "file":
+            getattr(image, closing)()
+    with pytest.raises(BadImage, match=r"was closed before its pixels were read.*with block.*path"):
+        read_image(image)
+
+
+def test_an_image_that_was_loaded_before_it_was_closed(tmp_path, photo, rgb):
+    with Image.open(saved(tmp_path, rgb, "a.png")) as image:
+        image.load()
+    np.testing.assert_array_equal(read_image(image), photo)
+
+
+HANDLED = {
+    "opened": (lambda image: image, True),
+    "loaded": (lambda image: image.load() and image, True),
+    "thumbnail": (lambda image: image.thumbnail((45, 45)) or image, True),
+    "pickled": (lambda image: pickle.loads(pickle.dumps(image)), True),
+    "transposed in place": (lambda image: ImageOps.exif_transpose(image, in_place=True) or image, False),
+    "transposed": (ImageOps.exif_transpose, False),
+    "turned": (lambda image: image.rotate(270, expand=True), False),
+    "cropped": (lambda image: image.crop((0, 0, 50, 40)), False),
+    "resized": (lambda image: image.resize((50, 40)), False),
+    "converted": (lambda image: image.convert("RGB"), False),
+    "copied": (lambda image: image.copy(), False),
+}
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("case", HANDLED)
+def test_only_what_was_opened_is_turned(tmp_path, rgb, form, case):
+    """Images that are made from a file's keep its EXIF block, but show what their maker sees."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    handle, turned = HANDLED[case]
+    with Image.open(saved(tmp_path, rgb, "a", format=form, exif=exif)) as image:
+        given = handle(image)
+        seen = np.asarray(given.convert("RGB"))
+        turns = 3 if turned and form != "TIFF" else 0                   # Pillow turns TIFFs when they are loaded
+        np.testing.assert_array_equal(read_image(given), np.rot90(seen, turns))
+
+
+def test_frames_are_taken_where_an_image_stands(tmp_path, rgb):
+    second = Image.fromarray(255 - np.asarray(rgb))
+    path = saved(tmp_path, rgb, "a.tiff", save_all=True, append_images=[second])
+    with Image.open(path) as image:
+        image.seek(1)
+        np.testing.assert_array_equal(read_image(image), np.asarray(second))
+        image.seek(0)
+        np.testing.assert_array_equal(read_image(image), np.asarray(rgb))
+
+
+MODES = ["1", "L", "P", "LA", "PA", "La", "RGBa", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_any_mode_of_bytes(rgb, mode):
+    steps = {"La": ["LA", "La"], "RGBa": ["RGBA", "RGBa"], "PA": ["P", "PA"]}.get(mode, [mode])
+    image = rgb
+    for step in steps:
+        image = Image.merge("LAB", rgb.split()) if step == "LAB" else image.convert(step)
+    back = image.convert("LA") if mode == "La" else image
+    np.testing.assert_array_equal(read_image(image), np.asarray(back.convert("RGB")))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")               # other threads of the tests are idle
+def test_a_forked_child_waits_for_no_thread(photo, rgb):
+    """Locks that a thread of the parent holds are held by nobody in the child."""
+    with ExitStack() as held:
+        for lock in images._LOCKS:
+            held.enter_context(lock)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            try:
+                os._exit(0 if (read_image(rgb) == photo).all() else 1)
+            finally:
+                os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
