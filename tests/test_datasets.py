@@ -151,6 +151,13 @@ def test_grey_masks_of_few_bits(tmp_path, bits):
     np.testing.assert_array_equal(read_mask(path), np.stack([row, row]))
 
 
+def test_masks_with_large_profiles(tmp_path):
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    profile = np.random.default_rng(0).bytes(1_500_000)
+    Image.fromarray(values).save(tmp_path / "a.png", icc_profile=profile)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), values)
+
+
 def test_everything_that_is_wrong_is_listed(tmp_path):
     root = trees.folder(tmp_path)
     images, masks = root / "images" / "train", root / "masks" / "train"

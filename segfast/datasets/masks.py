@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segfast import png
 from segfast.datasets.base import IGNORE
 from segfast.errors import BadData
 from segfast.image import MAX_PIXELS
@@ -46,21 +50,35 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         BadData: it is missing, damaged, in colour, or has values over 255.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadData(f"{path} has over {MAX_PIXELS >> 20} megapixels; cut it and its picture")
-            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-                raise BadData(f"{path} is in colour ({image.mode}), where a class index is wanted; save it as grey or palette PNG")
-            raw = image.tile[0][3] if image.tile else ""
-            values = np.asarray(image)
+        values, raw = _read(path, path)
     except FileNotFoundError:
         raise BadData(f"there is no mask {path}; add it") from None
     except BadData:
         raise
     except Exception as error:  # decoders raise nearly anything
-        raise BadData(f"{path} cannot be read as PNG ({error or type(error).__name__}); copy or convert it again") from None
+        values, raw = _read_without_extras(path, error)
     if raw in ("L;2", "L;4"):                                           # Pillow spreads grey of few bits over 0 … 255
         values = values // (85 if raw == "L;2" else 17)
     if values.dtype != np.uint8 and values.max() > 255:
         raise BadData(f"{path} has the value {values.max()}; a class index, or {IGNORE} for none, is at most 255")
     return values.astype(np.uint8, copy=False)
+
+
+def _read(source: Path | IO[bytes], path: Path) -> tuple[NDArray[Any], Any]:
+    """The values of a mask, and Pillow's name for how they lie in the file."""
+    with Image.open(source, formats=("PNG",)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise BadData(f"{path} has over {MAX_PIXELS >> 20} megapixels; cut it and its picture")
+        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+            raise BadData(f"{path} is in colour ({image.mode}), where a class index is wanted; save it as grey or palette PNG")
+        raw = image.tile[0][3] if image.tile else ""
+        return np.asarray(image), raw
+
+
+def _read_without_extras(path: Path, error: Exception) -> tuple[NDArray[Any], Any]:
+    """The same where Pillow fails over what lies beside the pixels, such as a large profile."""
+    with suppress(Exception):
+        for stripped in png.without_extras(path.read_bytes()):
+            with suppress(SyntaxError, ValueError, OSError):
+                return _read(io.BytesIO(stripped), path)
+    raise BadData(f"{path} cannot be read as PNG ({error or type(error).__name__}); copy or convert it again") from None
