@@ -80,9 +80,10 @@ def to_rgb(image: Image.Image, samples: Samples, lower: Callable[[], Pixels | No
     """
     if len(image.getbands()) == 1:
         return np.repeat(to_bytes(_values(image, samples), samples, name)[..., None], 3, 2)
-    upper = np.asarray(image)[..., : 4 if image.mode == "CMYK" else 3]
+    upper = np.asarray(image)[..., :3]
     short = samples.high is not None and samples.high < 65535
-    if samples.bits != 16 or not (short or _is_dark(int(upper.max()), 255)):
+    dark = image.mode != "CMYK" and _is_dark(int(upper.max()), 255)     # of ink, little is bright
+    if samples.bits != 16 or not (short or dark):
         return np.asarray(image.convert("RGB"))
     low = lower() if image.mode != "CMYK" else None
     if low is not None:

@@ -137,6 +137,15 @@ def test_an_open_image_of_16_bit_colours(tmp_path, photo):
         read_image(image)
 
 
+def test_ink_of_16_bits(tmp_path, photo):
+    """White paper has none."""
+    ink = np.dstack([photo >> 3, np.zeros_like(photo[..., 0])])
+    path = write_tiff(tmp_path / "a.tif", ink.astype(np.uint16) * 257, photometric=5)
+    np.testing.assert_array_equal(quietly(path), np.asarray(Image.fromarray(ink, "CMYK").convert("RGB")))
+    with pytest.raises(BadImage, match="save it with 8 bits"):
+        read_image(write_tiff(tmp_path / "b.tif", ink.astype(np.uint16) << 4, photometric=5, t281=(4095,) * 4))
+
+
 def png(array, colour_type, chunks=(), bits=16):
     """A PNG of big-endian samples, with chunks before its pixels."""
     def chunk(kind, data):
