@@ -199,7 +199,7 @@ class _Bar:
 
     def __init__(self, title: str):
         self._title = title
-        self._bar = progress.bar(total=1.0, bar_format="{desc} |{bar:20}| {elapsed}")
+        self._bar = progress.bar(desc=title, total=1.0, bar_format="{desc} |{bar:20}| {elapsed}")
         self._lock = threading.Lock()
         self._shown = 0.0
         self._phases: dict[str | None, list[Any]] = {}                  # name → [parent, steps, steps done]

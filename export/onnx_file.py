@@ -214,7 +214,7 @@ class _Phases:
 
     def __init__(self, title: str):
         self._title = title
-        self._bar = bar(total=self.COUNT, bar_format="{desc} |{bar:20}| {elapsed}")
+        self._bar = bar(desc=title, total=self.COUNT, bar_format="{desc} |{bar:20}| {elapsed}")
 
     def __enter__(self) -> _Phases:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ T = TypeVar("T")
 
 # Between two lines of a bar in a log, in seconds.
 INTERVAL = 10.0
+# What changes in a bar though nothing is done: a line that differs in it alone says nothing new.
+_TIMES = re.compile(r"\[.*\]|\d+:\d\d\S*")
 
 
 @overload
@@ -43,16 +46,16 @@ class _Lines:
 
     def __init__(self, file: TextIO):
         self._file = file
-        self._drawn = self._written = ""
+        self._drawn = self._said = ""
         self._time = -INTERVAL
 
     def write(self, text: str) -> None:
         """Take what a bar draws, which begins with a carriage return; a line's end ends the bar."""
         self._drawn = text.strip() or self._drawn
-        now = time.monotonic()
-        if self._drawn != self._written and ("\n" in text or now - self._time >= INTERVAL):
+        said, now = _TIMES.sub("", self._drawn), time.monotonic()
+        if said != self._said and ("\n" in text or now - self._time >= INTERVAL):
             self._file.write(f"{self._drawn}\n")
-            self._written, self._time = self._drawn, now
+            self._said, self._time = said, now
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
