@@ -31,7 +31,7 @@ CUDA = [TORCH, TRITON]
 RTX = "tensorrt-rtx-cu13>=1.7"
 CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", FILELOCK]
 TRAIN = [*CHECKPOINTS, TRITON, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
-EXPORT = [*CHECKPOINTS, ONNX, "onnxscript>=0.5", *ONNX_RUNTIME]
+EXPORT = [*CHECKPOINTS, ONNX, "onnxscript>=0.6", *ONNX_RUNTIME]
 
 setup(
     # `segfast` is another project's name on the package index; the import name stays.
