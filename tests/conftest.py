@@ -1,6 +1,7 @@
 """Shared fixtures: exported files of a small model, and a picture."""
 
 import multiprocessing
+import os
 import re
 import signal
 from importlib.util import find_spec
@@ -36,9 +37,11 @@ class Skipped(pytest.Module):
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Compiled models of tests stay out of the user's cache directory."""
+    """Compiled models of tests stay out of the user's cache directory; so do Triton's kernels where there is no home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if not os.access(os.path.expanduser("~"), os.W_OK):
+            patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
         yield
 
 
