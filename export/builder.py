@@ -10,9 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tqdm import tqdm
-
-from segfast import nvidia
+from segfast import nvidia, progress
 from segfast.errors import ExportFailed
 from segfast.export import targets
 from segfast.inspection import Nodes
@@ -201,7 +199,7 @@ class _Bar:
 
     def __init__(self, title: str):
         self._title = title
-        self._bar = tqdm(total=1.0, bar_format="{desc} |{bar:20}| {elapsed}")
+        self._bar = progress.bar(desc=title, total=1.0, bar_format="{desc} |{bar:20}| {elapsed}")
         self._lock = threading.Lock()
         self._shown = 0.0
         self._phases: dict[str | None, list[Any]] = {}                  # name → [parent, steps, steps done]

@@ -15,7 +15,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segfast import devices, files, nvidia, published
+from segfast import devices, files, nvidia, origin, published
 from segfast.artifact import Artifact, read_artifact
 from segfast.errors import BadModel, BadOption, CannotWrite, ExportFailed, MissingRuntime, SegfastError
 from segfast.export.builder import Built, build_plan
@@ -138,7 +138,7 @@ def check_engine(engine: str, targets: str | Sequence[str] | None, precision: st
     nvidia.load(engine)
     chosen = chosen or (nvidia.capability(device),)
     if engine == "tensorrt" and not _has_cuda():
-        raise MissingRuntime("TensorRT's plans are tried in a PyTorch with CUDA before they are written; pip install 'segfast[gpu]'")
+        raise MissingRuntime(f"TensorRT's plans are tried in a PyTorch with CUDA before they are written; {origin.install('gpu')}")
     return chosen
 
 

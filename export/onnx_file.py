@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from segfast import config as configs
 from segfast import files
@@ -23,6 +22,7 @@ from segfast.export import check
 from segfast.export.graph import Deployed, at_size
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
 from segfast.model import Segmenter
+from segfast.progress import bar
 from segfast.protocol import Size
 
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
@@ -214,7 +214,7 @@ class _Phases:
 
     def __init__(self, title: str):
         self._title = title
-        self._bar = tqdm(total=self.COUNT, bar_format="{desc} |{bar:20}| {elapsed}")
+        self._bar = bar(desc=title, total=self.COUNT, bar_format="{desc} |{bar:20}| {elapsed}")
 
     def __enter__(self) -> _Phases:
         return self

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from segfast import __version__, cli, doctor
 from segfast.packages import PACKAGES
+from segfast.progress import bar
 
 if TYPE_CHECKING:
     from segfast.engine import Engine
@@ -60,8 +61,6 @@ def main() -> int:
     """Time every picture; print the table and the JSON line."""
     options = _parse()
 
-    from tqdm import tqdm
-
     from segfast.engine import Engine
 
     choices = {name: getattr(options, name) for name in ("runtime", "device", "threads", "precision")}
@@ -74,7 +73,7 @@ def main() -> int:
             engine._prepare(picture.image, options.multiscale, None)    # what cannot be timed is refused at once
         results = [
             measure(engine, picture, options.rounds, options.multiscale)
-            for picture in tqdm(pictures, "benchmark", unit="picture")
+            for picture in bar(pictures, "benchmark", unit="picture")
         ]
     peak = doctor.peak_memory()
     print("\n".join(table(results, peak)))

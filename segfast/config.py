@@ -11,6 +11,7 @@ from numbers import Integral
 from typing import Any
 
 from segfast import classes as labels
+from segfast import origin
 from segfast.errors import BadModel, BadOption
 from segfast.protocol import Protocol, Size
 from segfast.variants import Variant
@@ -137,7 +138,7 @@ def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
             raise ValueError(f"format {version!r}")
         if version > FORMAT:
             raise BadModel(
-                f"{source} has format {version}; this segfast reads up to {FORMAT}: pip install --upgrade segfast"
+                f"{source} has format {version}; this segfast reads up to {FORMAT}: {origin.install(newer=True)}"
             )
         known = {f.name for f in dataclasses.fields(Config)}
         more = {key: values.pop(key) for key in list(values) if key not in known}

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from segfast import __version__, cli
+from segfast import __version__, cli, origin
 from segfast.packages import ONNX_RUNTIME, PACKAGES, Package
 
 T = TypeVar("T")
@@ -243,7 +243,7 @@ def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
     if device != "cpu" and "CUDAExecutionProvider" not in answers:
         return _cannot("the installed onnxruntime has no CUDA; pip uninstall -y onnxruntime && pip install onnxruntime-gpu")
     if error := _probe("engine")["error"]:
-        return _cannot(f"segfast.engine cannot be imported ({error}); install segfast again")
+        return _cannot(f"segfast.engine cannot be imported ({error}); {origin.install()}")
     if name == "onnxruntime":
         return {"runs": True, "text": f"ONNX Runtime on {device}: every file in its own precision"}
     half = next((half.lower() for half in ("BF16", "FP16") if half in answers), "f32")
@@ -289,11 +289,13 @@ def _pip(module: str) -> str:
 
 
 def _conflicts() -> list[str]:
-    """onnxruntime and onnxruntime-gpu are one module: together each overwrites half of the other."""
+    """Distributions that overwrite each other: another `segfast` and ours, onnxruntime and onnxruntime-gpu."""
+    other = origin.foreign()
+    found = [other] if other else []
     if version("onnxruntime") and version("onnxruntime-gpu"):
         remedy = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {ONNX_RUNTIME}"
-        return [f"onnxruntime and onnxruntime-gpu are both installed and overwrite each other; {remedy}"]
-    return []
+        found.append(f"onnxruntime and onnxruntime-gpu are both installed and overwrite each other; {remedy}")
+    return found
 
 
 def _gpus() -> int:

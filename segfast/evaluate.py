@@ -28,6 +28,7 @@ from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
 from segfast.errors import BadData, BadModel
 from segfast.metrics import Matrix, confusion, confusion_by_size, scores
 from segfast.needs import need
+from segfast.progress import bar
 from segfast.protocol import Size
 from segfast.report import Report, Sample, lost, table
 
@@ -74,8 +75,6 @@ def evaluate(
         NotSupported: as `Engine.segment`.
         MissingRuntime: SciPy is wanted and not installed.
     """
-    from tqdm import tqdm
-
     check_classes(engine, dataset, check_names)
     if by_size:
         need("train", "scipy")
@@ -87,8 +86,8 @@ def evaluate(
     samples, kept = [], _Extremes(keep)
     images = (dataset.image(index) for index in range(len(dataset)))
     answers = engine.segment_many(images, multiscale=multiscale, stride=stride, fit=fit)
-    bar = tqdm(answers, "evaluate", len(dataset), unit="picture", disable=not progress)
-    for index, answer in enumerate(bar):
+    shown = bar(answers, "evaluate", total=len(dataset), unit="picture", disable=not progress)
+    for index, answer in enumerate(shown):
         truth, labels = dataset.labels(index), answer.labels  # type: ignore[union-attr]  # errors are raised
         part = _count(dataset.key(index), truth, labels, K)
         one = scores(part)
@@ -98,7 +97,7 @@ def evaluate(
         if sizes is not None:
             sizes += confusion_by_size(truth, labels, K)
         if progress:
-            bar.set_postfix(mIoU=f"{100 * (scores(total).miou or 0):.2f}", refresh=False)
+            shown.set_postfix(mIoU=f"{100 * (scores(total).miou or 0):.2f}", refresh=False)
     seconds = time.perf_counter() - start
     return Report(
         repr(engine), dataset.name, dataset.split, dataset.classes, total, sizes, tuple(samples),

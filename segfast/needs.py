@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from segfast import origin
 from segfast.errors import MissingRuntime
 
 
@@ -18,4 +19,4 @@ def need(extra: str, *modules: str) -> None:
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        raise MissingRuntime(f"this needs {', '.join(missing)}; pip install 'segfast[{extra}]'")
+        raise MissingRuntime(f"this needs {', '.join(missing)}; {origin.install(extra)}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from segfast import origin
 from segfast.artifact import Artifact, read_artifact
 from segfast.config import Config
 from segfast.devices import check_device
@@ -119,7 +120,7 @@ def _engine_runtime(path: Path, runtime: str | None, device: str, trusted: bool)
         raise BadOption(f"{path} runs in the TensorRT that built it; leave runtime={runtime!r} out")
     read_plan(path, trusted)                                            # said before PyTorch is missed
     if importlib.util.find_spec("torch") is None:
-        raise MissingRuntime(f"{path} is an engine file, whose tensors are PyTorch's: pip install 'segfast[gpu]'")
+        raise MissingRuntime(f"{path} is an engine file, whose tensors are PyTorch's: {origin.install('gpu')}")
     from segfast.runtimes.tensorrt import open_engine
 
     return open_engine(path, device, trusted)
@@ -136,7 +137,7 @@ def _checkpoint(path: Any, runtime: str | None) -> Segmenter:
         raise BadOption(f"{name} is a checkpoint, which runs in PyTorch; for {runtime} export it with segfast.export")
     if importlib.util.find_spec("torch") is None:
         raise MissingRuntime(
-            f"{name} is a checkpoint, which needs PyTorch: pip install 'segfast[export]'; "
+            f"{name} is a checkpoint, which needs PyTorch: {origin.install('export')}; "
             "an .onnx file exported from it does not"
         )
     from segfast.weights import load_model

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segfast import config as configs
-from segfast import files
+from segfast import files, origin
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, BadOption, EngineMismatch
 from segfast.inspection import Nodes
@@ -268,7 +268,7 @@ def _parse(path: Path, text: str) -> Plan:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, zlib.error, BadModel) as error:
         raise _damaged(path, error) from None
     raise BadModel(
-        f"{sidecar(path)} has format {version}; this segfast reads up to {FORMAT}: pip install --upgrade segfast"
+        f"{sidecar(path)} has format {version}; this segfast reads up to {FORMAT}: {origin.install(newer=True)}"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from segfast import files
 from segfast.errors import BadModel, DownloadFailed, UnknownModel
+from segfast.progress import bar
 from segfast.variants import near
 
 _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5/segmenter/"
@@ -140,8 +141,6 @@ def download(url: str, path: Path, digest: str) -> Path:
 
 def _transfer(url: str, part: Path) -> None:
     """Append to `part` what is missing of `url`, with a progress bar."""
-    from tqdm import tqdm
-
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "segfast"} | ({"Range": f"bytes={have}-"} if have else {})
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 (a URL of our own table)
@@ -157,11 +156,11 @@ def _transfer(url: str, part: Path) -> None:
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
-        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.name.removesuffix(".part")[-40:])
-        with bar, files.partial(part) as file:
+        shown = bar(total=total, initial=have, unit="B", unit_scale=True, desc=part.name.removesuffix(".part")[-40:])
+        with shown, files.partial(part) as file:
             while chunk := _receive(response):
                 file.write(chunk)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"the connection closed after {part.stat().st_size} of {total} bytes")
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from segfast import cli, files
 from segfast.errors import BadImage, CannotWrite, NotSupported, SegfastError
+from segfast.progress import bar
 from segfast.selection import LABELS, OVERLAY, find_pictures, output_names
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ def main() -> int:
     options = _parse()
     selection = find_pictures(options.images, Path(options.out))
     pictures, names = selection.pictures, output_names(selection.pictures)
-
-    from tqdm import tqdm
 
     from segfast.engine import Engine
 
@@ -45,7 +44,7 @@ def main() -> int:
     start = time.perf_counter()
     paths = [picture for picture, _ in pictures]
     answers = engine.segment_many(paths, multiscale=options.multiscale, stride=options.stride, errors="yield")
-    for picture, name, answer in zip(paths, names, tqdm(answers, "segment", len(paths), unit="picture"), strict=True):
+    for picture, name, answer in zip(paths, names, bar(answers, "segment", total=len(paths), unit="picture"), strict=True):
         try:
             if isinstance(answer, SegfastError):
                 raise answer

@@ -1,14 +1,14 @@
 """Shared fixtures: exported files of a small model, and a picture."""
 
-import ctypes
 import multiprocessing
+import os
 import re
 import signal
-import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import signal_stack
 from helpers import tiny_model
 
 # What a machine with a GPU may lack: files of tests that import it are skipped there.
@@ -37,9 +37,11 @@ class Skipped(pytest.Module):
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Compiled models of tests stay out of the user's cache directory."""
+    """Compiled models of tests stay out of the user's cache directory; so do Triton's kernels where there is no home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if not os.access(os.path.expanduser("~"), os.W_OK):
+            patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
         yield
 
 
@@ -60,33 +62,18 @@ def _no_process_is_left():
     assert not left
 
 
-class _SignalStack(ctypes.Structure):
-    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-def _signal_stack():
-    """Address and size of this thread's signal stack, None where it has none or is not asked."""
-    if not sys.platform.startswith("linux"):
-        return None
-    stack = _SignalStack()
-    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
-    return stack.address and (stack.address, stack.size)
-
-
 @pytest.fixture(scope="session")
 def _first_signal_stack():
-    return _signal_stack()
+    return signal_stack.current()
 
 
 @pytest.fixture(autouse=True)
-def _signal_stack_stays(_first_signal_stack):
-    """OpenVINO's plugin, loaded by this thread, would leave it a stack that is unmapped when the Core goes.
-
-    The next signal with a handler, that of a child's end for one, would kill the process without a word:
-    tests make their Cores by `helpers.openvino_core`.
-    """
+def _signal_stack_lasts(_first_signal_stack):
+    """No test leaves this thread a signal stack that goes, or is gone; LLVM's, which Triton loads, stays for good."""
     yield
-    assert _signal_stack() == _first_signal_stack
+    if fault := signal_stack.danger(signal_stack.current(), _first_signal_stack):
+        signal_stack.install(_first_signal_stack)  # the tests that follow are not at fault
+        pytest.fail(fault)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from helpers import REPOSITORY, reference, tiny_model
 from PIL import Image
 
 import segfast
-from segfast import artifact
+from segfast import artifact, origin
 from segfast.errors import BadImage, BadModel, BadOption, MissingRuntime, SegfastError, UnknownModel
 
 MARK = "executed"
@@ -122,7 +123,7 @@ CHECKPOINTS = {
     "safetensors of others": (
         lambda t: safetensors_of_others(t / "a.safetensors"), "no segfast metadata"),
     "newer format": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "format": 99}), "pip install --upgrade"),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "format": 99}), "reads up to 1: " + re.escape(origin.install(newer=True))),
     "damaged metadata": (lambda t: safetensors(t / "a.safetensors", lambda m: "{"), "damaged"),
     "metadata is a list": (lambda t: safetensors(t / "a.safetensors", lambda m: []), "damaged"),
     "metadata without sizes": (
@@ -230,7 +231,7 @@ ARTIFACTS = {
     "a picture": (lambda t, o: write(t / "a.onnx", b"\x89PNG\r\n\x1a\n" + bytes(99)), "export or copy it again"),
     "without our metadata": (
         lambda t, o: changed(t / "a.onnx", o, lambda m: m.ClearField("metadata_props")), "was not exported by segfast"),
-    "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=2)), "pip install --upgrade"),
+    "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=2)), "reads up to 1: " + re.escape(origin.install(newer=True))),
     "damaged metadata": (lambda t, o: changed(t / "a.onnx", o, metadata(protocol=3)), "damaged"),
     "no size": (lambda t, o: changed(t / "a.onnx", o, metadata(size=None)), "damaged"),
     "unknown output": (lambda t, o: changed(t / "a.onnx", o, metadata(output="boxes")), "damaged"),
@@ -382,7 +383,7 @@ def test_missing_libraries_are_said_before_any_work(monkeypatch, case):
     module, call = NEEDS[case]
     find = needs.find_spec
     monkeypatch.setattr(needs, "find_spec", lambda name: None if name == module else find(name))
-    with pytest.raises(MissingRuntime, match=rf"needs {module}; pip install 'segfast\[export\]'"):
+    with pytest.raises(MissingRuntime, match=re.escape(f"needs {module}; {origin.install('export')}")):
         call()
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,6 +16,7 @@ from benchmarks.report import markdown, plots, tables
 from benchmarks.report.compare import compare
 from benchmarks.report.page import page
 from benchmarks.report.reading import read
+from segfast import origin
 from segfast.errors import BadOption, CannotWrite, MissingRuntime
 
 pytest.importorskip("matplotlib")
@@ -258,7 +260,7 @@ def test_columns_that_were_all_skipped_are_drawn_without(content, save):
 
 def test_nothing_is_written_without_matplotlib(results, tmp_path, monkeypatch):
     monkeypatch.setattr("segfast.needs.find_spec", lambda name: None)
-    with pytest.raises(MissingRuntime, match=r"matplotlib; pip install 'segfast\[test\]'"):
+    with pytest.raises(MissingRuntime, match=re.escape(f"matplotlib; {origin.install('test')}")):
         command.write([results], tmp_path / "report.md")
     assert [file.name for file in tmp_path.iterdir()] == ["xeon.json"]
 

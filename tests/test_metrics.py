@@ -1,10 +1,13 @@
 """Metrics against their definitions, pixel by pixel, and against torchmetrics."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segfast import origin
 from segfast.datasets import IGNORE
 from segfast.errors import BadData, MissingRuntime
 from segfast.metrics import LARGE, MEDIUM, confusion, confusion_by_size, object_sizes, scores, scores_by_size
@@ -172,5 +175,5 @@ def test_scores_by_size_are_those_of_their_pixels():
 
 def test_scipy_is_said_to_be_missing(monkeypatch):
     monkeypatch.setattr("segfast.needs.find_spec", lambda name: None)
-    with pytest.raises(MissingRuntime, match=r"scipy; pip install 'segfast\[train\]'"):
+    with pytest.raises(MissingRuntime, match=re.escape(f"scipy; {origin.install('train')}")):
         object_sizes(np.zeros((3, 3), np.uint8))

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from helpers import REPOSITORY
 
+import segfast
+from segfast import origin
+
 CHECK = """
 import importlib.resources, sys
 import segfast, segfast.kernels, segfast.export, segfast.runtimes
@@ -23,7 +26,8 @@ print(segfast.__file__, segfast.kernels.__file__, segfast.export.__file__, sep="
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def built(tmp_path_factory):
+    """The folder of a wheel, and the copy of the checkout that it was built in."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     tracked = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY,
@@ -33,7 +37,12 @@ def wheel(tmp_path_factory):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((REPOSITORY / name).read_bytes())
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", folder, source], check=True)
-    return next(folder.glob("*.whl"))
+    return folder, source
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    return next(built[0].glob("*.whl"))
 
 
 def environment_of(folder, *pip):
@@ -41,7 +50,7 @@ def environment_of(folder, *pip):
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *pip], check=True)
-    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    paths = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     return python, {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
@@ -64,6 +73,19 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         assert f"segfast/{needed}" in names
 
 
+def test_a_build_leaves_nothing_behind(built):
+    left = {path.name for path in built[1].iterdir()} - {path.name for path in REPOSITORY.iterdir()}
+    assert left == set()
+    assert not (built[1] / "build").exists()
+    assert list(built[1].glob("*.egg-info")) == []
+
+
+def remedy(python, environment, cwd):
+    """What an installation says to do for an extra."""
+    code = "from segfast import origin; print(origin.install('gpu'))"
+    return subprocess.run([python, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_from_a_wheel(wheel, tmp_path):
     python, environment = environment_of(tmp_path / "venv", wheel)
     homes = check(python, environment, tmp_path)
@@ -71,6 +93,7 @@ def test_from_a_wheel(wheel, tmp_path):
     script = python.with_name("segfast.exe" if sys.platform == "win32" else "segfast")
     ended = subprocess.run([script, "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.stdout.startswith("segfast ")
+    assert remedy(python, environment, tmp_path) == f"pip install '{wheel}[gpu]'"
     check(python, environment, REPOSITORY)  # here the checkout comes first, and works as well
 
 
@@ -81,6 +104,7 @@ def test_editable(tmp_path):
     for folder in (tmp_path, REPOSITORY):
         homes = check(python, environment, folder)
         assert [os.path.relpath(home, REPOSITORY).split(os.sep)[0] for home in homes] == ["segfast", "kernels", "export"]
+    assert remedy(python, environment, tmp_path) == f"pip install -e '{REPOSITORY}[gpu]'"
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -90,9 +114,26 @@ def test_bare_checkout(tmp_path, inside):
     assert [os.path.relpath(home, REPOSITORY).split(os.sep)[0] for home in homes] == ["segfast", "kernels", "export"]
 
 
-def test_dependencies_stay_lean(wheel):
-    (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
-    lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    """The lines of a wheel's metadata."""
+    (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
+    return zipfile.ZipFile(wheel).read(name).decode().splitlines()
+
+
+def test_the_distribution_has_a_name_of_its_own(metadata):
+    """`segfast` is another project's on the package index."""
+    assert f"Name: {origin.DISTRIBUTION}" in metadata
+    assert f"Version: {segfast.__version__}" in metadata
+
+
+def test_triton_comes_with_what_needs_its_kernels(metadata):
+    extras = {line.split("extra == ")[1].strip('"') for line in metadata if line.startswith("Requires-Dist: triton>")}
+    assert extras == {"gpu", "tensorrt", "rtx", "train", "test"}
+
+
+def test_dependencies_stay_lean(metadata):
+    lines = metadata
     needed = [line.split(": ")[1] for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert {name.split(">")[0] for name in needed} == {"numpy", "pillow", "openvino", "numba", "tqdm"}
     extras = {line.split(": ")[1] for line in lines if line.startswith("Provides-Extra")}

@@ -180,6 +180,7 @@ def test_doctor_survives_everything_at_once(monkeypatch, capsys):
         monkeypatch.setattr(name, broken)
     for name in ("segfast.published.cache_directory", "platform.platform", "segfast.doctor.cores", "pathlib.Path.read_text"):
         monkeypatch.setattr(name, broken)
+    monkeypatch.setattr("segfast.origin.foreign", lambda: None)  # as where no other `segfast` is installed
     code, _, found = examined(monkeypatch, capsys)
     assert code == 1
     assert found["cpu"]["instructions"] is None
@@ -189,6 +190,7 @@ def test_doctor_survives_everything_at_once(monkeypatch, capsys):
 
 
 def test_doctor_warns_of_two_onnx_runtimes(hide, monkeypatch, capsys):
+    monkeypatch.setattr("segfast.origin.foreign", lambda: None)
     monkeypatch.setattr(doctor, "_probe", lambda name, device="cpu": {"detail": "CPUExecutionProvider", "error": None})
     for only in ("onnxruntime", "onnxruntime-gpu"):
         monkeypatch.setattr(importlib.metadata, "version", lambda name, only=only: "1.0" if name == only else None)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from segfast import files
 from segfast.datasets.base import IGNORE
 from segfast.doctor import peak_memory
+from segfast.progress import bar
 from segfast.train.world import World
 
 LOG = "log.jsonl"
@@ -30,13 +31,11 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, world: World, *, first: int, total: int, batch: int, tensorboard: bool, every: int):
-        from tqdm import tqdm
-
         self.path, self.world, self.batch, self.every = folder / LOG, world, batch, every
         self._losses: list[float] = []
         self._norms: list[float] = []
         self._writer: Any = None
-        self._bar = tqdm(
+        self._bar = bar(
             desc="train", total=total, initial=first, unit="step", disable=not world.first, dynamic_ncols=True
         )
         if world.first:

@@ -16,6 +16,7 @@ from segfast.datasets.base import IGNORE, Dataset
 from segfast.datasets.masks import TABLES, read_mask
 from segfast.errors import BadData, BadImage
 from segfast.image import FORMATS, read_image
+from segfast.progress import bar
 
 T = TypeVar("T")
 
@@ -72,12 +73,10 @@ class PairsDataset(Dataset):
 
     def check(self, *, progress: bool = False) -> None:
         """See that every pair is whole and fits: masks are read; of a JPEG, for its time, header and end alone."""
-        from tqdm import tqdm
-
         with ThreadPoolExecutor(_THREADS, "segfast-check") as pool:
             try:
-                found = list(tqdm(
-                    pool.map(self._offence, range(len(self))), "check", len(self), unit="pair", disable=not progress
+                found = list(bar(
+                    pool.map(self._offence, range(len(self))), "check", total=len(self), unit="pair", disable=not progress
                 ))  # fmt: skip
             except BaseException:
                 pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segfast import origin
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, MissingRuntime
 from segfast.runtimes import HostRuntime, to_bytes
@@ -39,10 +40,10 @@ class ONNXRuntime(HostRuntime):
         except Exception as error:  # its exceptions share no public base
             reason = str(error).strip().splitlines()[0]
             if device != "cpu":
-                raise MissingRuntime(f"ONNX Runtime cannot use {device} ({reason}); {_CUDA_REMEDY}") from error
+                raise MissingRuntime(f"ONNX Runtime cannot use {device} ({reason}); {_cuda_remedy()}") from error
             raise BadModel(f"ONNX Runtime cannot run {artifact.path} ({reason}); export it again") from error
         if device != "cpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
-            raise MissingRuntime(f"ONNX Runtime fell back from {device} to the CPU; {_CUDA_REMEDY}")
+            raise MissingRuntime(f"ONNX Runtime fell back from {device} to the CPU; {_cuda_remedy()}")
         self._session.disable_fallback()  # which would otherwise move a failing call to the CPU
         artifact.check_shapes(self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape)
         self._input = self._session.get_inputs()[0].name
@@ -56,7 +57,8 @@ class ONNXRuntime(HostRuntime):
         """See `Runtime`; nothing to do."""
 
 
-_CUDA_REMEDY = "pip install 'segfast[gpu]' brings what it needs; device='cpu' runs on the CPU"
+def _cuda_remedy() -> str:
+    return f"to bring what it needs, {origin.install('gpu')}; device='cpu' runs on the CPU"
 
 
 def _require_cuda(onnxruntime: Any) -> None:
@@ -66,6 +68,6 @@ def _require_cuda(onnxruntime: Any) -> None:
         MissingRuntime: the installed ONNX Runtime has no CUDA provider.
     """
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise MissingRuntime(f"the installed ONNX Runtime has no CUDA provider; {_CUDA_REMEDY}")
+        raise MissingRuntime(f"the installed ONNX Runtime has no CUDA provider; {_cuda_remedy()}")
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()

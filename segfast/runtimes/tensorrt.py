@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from segfast import classes, devices, nvidia
+from segfast import classes, devices, nvidia, origin
 from segfast.artifact import Artifact
 from segfast.config import Config
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, MissingRuntime, NotSupported
@@ -237,7 +237,7 @@ def open_engine(path: Path, device: str, trusted: bool) -> TensorRTRuntime:
     if plan is not None:
         plan.check_host(nvidia.load(plan.options.engine).__version__, capability)
     if not torch.cuda.is_available():
-        raise MissingRuntime("this PyTorch has no CUDA, which an engine's tensors need; pip install 'segfast[gpu]'")
+        raise MissingRuntime(f"this PyTorch has no CUDA, which an engine's tensors need; {origin.install('gpu')}")
     runtime = TensorRTRuntime(plan, path, content, device)
     if plan is not None and not plan.verified:
         _verify(runtime, plan)
