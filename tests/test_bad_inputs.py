@@ -122,7 +122,7 @@ CHECKPOINTS = {
     "safetensors of others": (
         lambda t: safetensors_of_others(t / "a.safetensors"), "no segfast metadata"),
     "newer format": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "format": 99}), "pip install --upgrade"),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "format": 99}), "with a newer segfast"),
     "damaged metadata": (lambda t: safetensors(t / "a.safetensors", lambda m: "{"), "damaged"),
     "metadata is a list": (lambda t: safetensors(t / "a.safetensors", lambda m: []), "damaged"),
     "metadata without sizes": (
@@ -230,7 +230,7 @@ ARTIFACTS = {
     "a picture": (lambda t, o: write(t / "a.onnx", b"\x89PNG\r\n\x1a\n" + bytes(99)), "export or copy it again"),
     "without our metadata": (
         lambda t, o: changed(t / "a.onnx", o, lambda m: m.ClearField("metadata_props")), "was not exported by segfast"),
-    "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=2)), "pip install --upgrade"),
+    "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=2)), "with a newer segfast"),
     "damaged metadata": (lambda t, o: changed(t / "a.onnx", o, metadata(protocol=3)), "damaged"),
     "no size": (lambda t, o: changed(t / "a.onnx", o, metadata(size=None)), "damaged"),
     "unknown output": (lambda t, o: changed(t / "a.onnx", o, metadata(output="boxes")), "damaged"),

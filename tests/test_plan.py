@@ -196,7 +196,7 @@ def test_sidecars_that_were_never_ours(engine, change):
 
 def test_a_newer_format_asks_for_an_upgrade(engine):
     edited(engine, lambda values: values.update(format=2))
-    with pytest.raises(BadModel, match="reads up to 1: pip install --upgrade segfast"):
+    with pytest.raises(BadModel, match="reads up to 1: open it with a newer segfast"):
         segfast.Engine(engine, device="cuda")
 
 
