@@ -141,7 +141,7 @@ def test_unknown_timm_names_list_the_near_ones():
 def test_encoders_of_segmenter_checkpoints(tmp_path):
     tiny = tiny_model()
     tiny.save(tmp_path / "tiny.safetensors")
-    config, state = create.read_encoder(tmp_path / "tiny.safetensors")
+    config, state, _ = create.read_encoder(tmp_path / "tiny.safetensors")
     assert config == tiny.config
     assert {f"encoder.{name}" for name in state} == {name for name in tiny.state_dict() if name.startswith("encoder")}
     assert torch.equal(state["pos_embed"], tiny.encoder.pos_embed)
@@ -150,7 +150,7 @@ def test_encoders_of_segmenter_checkpoints(tmp_path):
 def test_mmsegmentation_encoders(tmp_path):
     path = reference("mmseg/linear-16") / "checkpoint.pth"
     whole = segfast.load_model(path)
-    config, state = create.read_encoder(path)
+    config, state, _ = create.read_encoder(path)
     assert config.encoder_eps == 1e-6
     assert torch.equal(state["norm.weight"], whole.encoder.norm.weight)
 
