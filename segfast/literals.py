@@ -80,14 +80,15 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             items = [_value(item, names) for item in node.elts]
             return items if isinstance(node, ast.List) else tuple(items)
         case ast.Dict():
-            return _dictionary(node, [(key and _value(key, names), _value(value, names)) for key, value in zip(node.keys, node.values, strict=True)])
+            keys = [key and _value(key, names) for key in node.keys]
+            return _dictionary(node, list(zip(keys, (_value(value, names) for value in node.values), strict=True)))
         case ast.UnaryOp(op=ast.USub()):
             operand = _value(node.operand, names)
             return -operand if _is_number(operand) else Opaque(ast.unparse(node))
         case ast.BinOp() if type(node.op) in _ARITHMETIC:
             return _computed(node, _value(node.left, names), _value(node.right, names))
-        case ast.Call(func=ast.Name()) if node.func.id in _CALLS:
-            return _called(node, names)
+        case ast.Call(func=ast.Name(id=name)) if name in _CALLS:
+            return _called(_CALLS[name], node, names)
     return Opaque(ast.unparse(node))
 
 
@@ -104,15 +105,14 @@ def _dictionary(node: ast.expr, pairs: list[tuple[Any, Any]]) -> Any:
     return values
 
 
-def _called(node: ast.Call, names: Mapping[str, Any]) -> Any:
+def _called(kind: Callable[..., Any], node: ast.Call, names: Mapping[str, Any]) -> Any:
     """`dict(a=1, **b)`, or `tuple([1, 2])` and the like."""
-    assert isinstance(node.func, ast.Name)
     given = [_value(argument, names) for argument in node.args]
     if any(isinstance(value, Opaque) for value in given) or len(given) > 1:
         return Opaque(ast.unparse(node))
-    if _CALLS[node.func.id] is not dict:
+    if kind is not dict:
         fits = len(given) == 1 and isinstance(given[0], (list, tuple)) and not node.keywords
-        return _CALLS[node.func.id](given[0]) if fits else Opaque(ast.unparse(node))
+        return kind(given[0]) if fits else Opaque(ast.unparse(node))
     pairs: list[tuple[Any, Any]] = [(None, value) for value in given]
     return _dictionary(node, pairs + [(keyword.arg, _value(keyword.value, names)) for keyword in node.keywords])
 
@@ -121,8 +121,9 @@ def _computed(node: ast.BinOp, left: Any, right: Any) -> Any:
     """Arithmetic of numbers, and lists that are joined or repeated."""
     numbers = _is_number(left) and _is_number(right)
     joined = isinstance(node.op, ast.Add) and type(left) is type(right) and isinstance(left, (list, tuple))
-    repeated = isinstance(node.op, ast.Mult) and isinstance(left, (list, tuple)) and isinstance(right, int) and len(left) * right <= _MOST
-    if not (numbers or joined or repeated):
+    repeated = isinstance(node.op, ast.Mult) and isinstance(left, (list, tuple)) and isinstance(right, int)
+    length = len(left) * right if repeated else len(left) + len(right) if joined else 0
+    if not (numbers or joined or repeated) or length > _MOST:
         return Opaque(ast.unparse(node))
     try:
         value = _ARITHMETIC[type(node.op)](left, right)

@@ -86,7 +86,7 @@ def find(content: Mapping[Any, Any], first: str, source: str, allowed: tuple[str
         BadModel: it lies under a word that is not known, or it is not clear which of several is meant.
     """
     pattern = re.compile(rf"((?:[^.]+\.)*?)(?:{first})")
-    places = list(_places(content, pattern, (), _DEEPEST))
+    places = list(_places(content, pattern))
     if not places:
         return None
     known = {*_PLAIN, *allowed}
@@ -103,13 +103,18 @@ def plain(name: object) -> str:
     return ".".join(part for part in str(name).split(".") if part not in _WRAPPERS)
 
 
-def _places(entries: Mapping[Any, Any], pattern: re.Pattern[str], keys: tuple[str, ...], depth: int) -> Iterator[_Place]:
-    matches = (pattern.match(plain(name)) for name, value in entries.items() if not isinstance(value, Mapping))
-    for prefix in dict.fromkeys(match[1] for match in matches if match):
-        yield _Place(entries, keys, prefix)
-    for name, value in entries.items() if depth else ():
-        if isinstance(value, Mapping) and isinstance(name, str):
-            yield from _places(value, pattern, (*keys, name), depth - 1)
+def _places(content: Mapping[Any, Any], pattern: re.Pattern[str]) -> Iterator[_Place]:
+    """Every place in a checkpoint that the model may lie at; a dictionary that is in it twice counts once."""
+    waiting: list[tuple[Mapping[Any, Any], tuple[str, ...]]] = [(content, ())]
+    seen = {id(content)}
+    for entries, keys in waiting:
+        matches = (pattern.match(plain(name)) for name, value in entries.items() if not isinstance(value, Mapping))
+        for prefix in dict.fromkeys(match[1] for match in matches if match):
+            yield _Place(entries, keys, prefix)
+        for name, value in entries.items() if len(keys) < _DEEPEST else ():
+            if isinstance(value, Mapping) and isinstance(name, str) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append((value, (*keys, name)))
 
 
 def _averaged(word: str) -> bool:

@@ -149,7 +149,7 @@ def read_encoder(path: Path) -> EncoderFile:
     Raises:
         As `load_model`.
     """
-    existing(str(path))
+    path = existing(str(path))
     content: Mapping[str, Any]
     if path.suffix.lower() == ".safetensors":
         text, content = _load_safetensors(path)
@@ -164,7 +164,7 @@ def read_encoder(path: Path) -> EncoderFile:
     found = states.find(content, states.VIT, str(path), allowed=("encoder", "backbone"))
     if found is None or "cls_token" not in found.state:
         raise BadModel(f"{path} holds no ViT encoder (its entries: {_first(content)}); pass one of timm, DeiT or segfast")
-    patch = found.state.get("patch_embed.proj.weight")
+    patch: Any = found.state.get("patch_embed.proj.weight")            # [D, 3, P, P]
     grids = stated_grids(content, patch.shape[-1]) if _is_plain(patch) and patch.ndim == 4 else []
     return EncoderFile(None, found.state, grids)
 

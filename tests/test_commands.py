@@ -45,7 +45,7 @@ def test_export_of_a_checkpoint(tmp_path, tiny_checkpoint):
     (tmp_path / "names.txt").write_text("\n".join("abcdefg") + "\n\n")
     common = ("segfast.export", "--weights", tiny_checkpoint)
     run(*common, "--fp32", "--output", "labels", "--opset", 20, "--classes", "names.txt", "--out", "deep/er", cwd=tmp_path)
-    artifact = read_artifact(tmp_path / "deep" / "er" / "seg-custom-mask-16-64-fp32.onnx")
+    artifact = read_artifact(tmp_path / "deep" / "er" / "seg-custom-mask-16-64-fp32-labels.onnx")
     assert (artifact.output, artifact.precision) == ("labels", "fp32")
     assert artifact.config.classes == tuple("abcdefg")
     for contradiction, words in ((("--model", "seg-ti-16"), "leave --model out"), (("--classes", 3), "leave --classes out")):
