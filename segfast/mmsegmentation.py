@@ -61,7 +61,9 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def read(path: Path, meta: Any, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+def read(
+    path: Path, meta: Any, state: Mapping[str, Any], encoder_only: bool = False
+) -> tuple[Config, dict[str, Any]]:
     """Configuration, of the tensors and of what `meta` says of the model, and the renamed tensors.
 
     The protocol is MMSegmentation's: its stated window and stride, else stride crop − 32; windows smaller than the crop
@@ -73,13 +75,18 @@ def read(path: Path, meta: Any, state: Mapping[str, Any]) -> tuple[Config, dict[
     class 1 are then above one half where the sigmoid is above the threshold; averages over the views of multi-scale are
     of those scores).
 
+    Args:
+        encoder_only: head and windows are not asked for, so that nothing that is said of them is refused.
+
     Raises:
         BadModel: tensors are missing, or no Segmenter's, or not what `meta` says, or `meta` says what cannot be done here.
     """
-    settings = mmsettings.read(meta, str(path))
+    settings = mmsettings.read(meta, str(path), encoder_only)
     state = rename(state)
     try:
-        _check_tensors(settings, state)
+        _check_encoder(settings, state)
+        if not encoder_only:
+            _check_head(settings, state)
         config = _config(settings, meta, state)
         state = _as_rgb(state) if settings.bgr else state
         state = _as_two_classes(state, settings.threshold) if settings.threshold is not None else state
@@ -122,18 +129,28 @@ def _config(settings: Settings, meta: Any, state: dict[str, Any]) -> Config:
     )
 
 
-def _check_tensors(settings: Settings, state: dict[str, Any]) -> None:
+def _check_encoder(settings: Settings, state: dict[str, Any]) -> None:
     """See that the tensors are those that the settings speak of.
 
     Raises:
         BadModel: they are not.
     """
     width, _, patch, _ = state["encoder.patch_embed.proj.weight"].shape
-    rows, mask = _rows(state), "decoder.cls_emb" in state
     for name, there in (("patch_size", patch), ("embed_dims", width), ("num_layers", _blocks(state, "encoder"))):
         _agree(f"backbone.{name}", settings.backbone.get(name), there)
-    _agree(f"decode_head.{'num_classes' if settings.num_classes == settings.out_channels else 'out_channels'}", settings.out_channels, rows)
+
+
+def _check_head(settings: Settings, state: dict[str, Any]) -> None:
+    """The same of the head, which is also to be one that gives answers.
+
+    Raises:
+        BadModel: they are not.
+    """
+    rows, mask = _rows(state), "decoder.cls_emb" in state
+    what = "num_classes" if settings.num_classes == settings.out_channels else "out_channels"
+    _agree(f"decode_head.{what}", settings.out_channels, rows)
     if mask:
+        width = state["encoder.patch_embed.proj.weight"].shape[0]
         _agree("decode_head.num_layers", settings.decoder_depth, _blocks(state, "decoder"))
         _agree("decode_head.num_heads", settings.decoder_heads, _heads(settings, width))
     if rows == 1 and mask:

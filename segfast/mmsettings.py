@@ -7,7 +7,6 @@ counts, and tensors say the rest.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 from segfast import literals
 from segfast.errors import BadModel
 from segfast.protocol import Size
+from segfast.sections import Section, Triple, is_number, mapping, size_of
 
-Triple = tuple[float, float, float]
 # Its threshold of a head with one channel where none is given.
 _THRESHOLD = 0.3
 _EPS = 1e-5  # PyTorch's, of a LayerNorm that is given none
@@ -58,27 +57,32 @@ class Settings:
     stride: Size | None = None
 
 
-def read(meta: Any, source: str) -> Settings:
+def read(meta: Any, source: str, encoder_only: bool = False) -> Settings:
     """The settings in a checkpoint's `meta`: `cfg` of 1.x, `config` of 0.x, a text or a dictionary.
+
+    Args:
+        encoder_only: leave out what is said of the head and of the windows.
 
     Raises:
         BadModel: they cannot be read, or say something that cannot be done here; it is named.
     """
     values = _values(meta, source)
-    model = _Section("model", _mapping(values.get("model"), "model", source), source)
+    model = Section("model", mapping(values.get("model"), "model", source), source)
     model.only("type", "EncoderDecoder", kind=True)
     model.only("neck", None)
     based = "_base_" in values
 
-    def section(name: str) -> _Section:
+    def section(name: str) -> Section:
+        if encoder_only and name in ("decode_head", "test_cfg"):
+            return Section(name, {}, source)
         found = model.values[name] if name in model.values else values.get(name)
-        return _Section(name, _mapping(found, name, source), source, based)
+        return Section(name, mapping(found, name, source), source, based)
 
     backbone, head, test = section("backbone"), section("decode_head"), section("test_cfg")
     window, stride = _sliding(test, inside="test_cfg" in model.values)
     preprocessor = section("data_preprocessor")
     mean, std, bgr = _colours(preprocessor) if preprocessor else _pipeline(values, source)
-    sizes = [backbone.size("img_size", 224), window, _hint(preprocessor.values.get("size")), _hint(values.get("crop_size"))]
+    sizes = [backbone.size("img_size", 224), window, size_of(preprocessor.values.get("size")), size_of(values.get("crop_size"))]
     classes = head.whole("num_classes")
     return Settings(
         backbone={name: value for name in ("patch_size", "embed_dims", "num_layers") if (value := backbone.whole(name))},
@@ -98,69 +102,13 @@ def read(meta: Any, source: str) -> Settings:
     )
 
 
-class _Section:
-    """A part of the settings by name, and what it may say."""
-
-    def __init__(self, name: str, values: Mapping[str, Any], source: str, based: bool = False):
-        self.name, self.values, self.source = name, values, source
-        self.complete = "type" in values and not based
-
-    def __bool__(self) -> bool:
-        return bool(self.values)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A value; the default holds for sections that are whole."""
-        value = self.values.get(key, default if self.complete else None)
-        if isinstance(value, literals.Opaque):
-            raise self.refusal(key, value)
-        return value
-
-    def only(self, key: str, *allowed: Any, kind: bool = False) -> None:
-        """See that a value, if there is one, is among those that can be honoured."""
-        value = self.get(key)
-        if key in self.values and (str(value).rpartition(".")[2] if kind else value) not in allowed:
-            raise self.refusal(key, value)
-
-    def whole(self, key: str, default: int | None = None) -> int | None:
-        """A whole number from 1."""
-        value = self.get(key, default)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise self.refusal(key, value)
-        return value
-
-    def size(self, key: str, default: int | None = None) -> Size | None:
-        """(height, width) of a size, or of a side."""
-        value = self.get(key, default)
-        size = _hint(value)
-        if value is not None and size is None:
-            raise self.refusal(key, value)
-        return size
-
-    def triple(self, key: str) -> Triple | None:
-        """One number per channel, in 0 … 255, as a share of 255."""
-        value = self.get(key)
-        numbers = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
-        numbers = numbers * 3 if len(numbers) == 1 else numbers
-        if value is not None and (len(numbers) != 3 or not all(_number(number) for number in numbers)):
-            raise self.refusal(key, value)
-        return None if value is None else (numbers[0] / 255, numbers[1] / 255, numbers[2] / 255)
-
-    def refusal(self, key: str, value: Any) -> BadModel:
-        """The error for a value that cannot be honoured."""
-        what = f"{self.name}.{key}".strip(".")
-        return BadModel(
-            f"{self.source} says {what} = {repr(value)[:80]}, which segfast cannot do; run it in MMSegmentation, or, if what it says is "
-            "wrong, change checkpoint['meta']['cfg'] and save it again"
-        )
-
-
 def _values(meta: Any, source: str) -> Mapping[str, Any]:
     """The settings of a checkpoint as plain values."""
     meta = meta if isinstance(meta, Mapping) else {}
     said = meta.get("cfg", meta.get("config"))
     try:
         if isinstance(said, str):
-            return _mapping(json.loads(said), "", source) if said.lstrip().startswith("{") else literals.read(said)
+            return mapping(json.loads(said), "", source) if said.lstrip().startswith("{") else literals.read(said)
         if said is None or isinstance(said, Mapping):
             return said or {}
         raise ValueError(f"it is an object, {type(said).__name__}")
@@ -171,24 +119,7 @@ def _values(meta: Any, source: str) -> Mapping[str, Any]:
         ) from None
 
 
-def _hint(value: Any) -> Size | None:
-    """(height, width) of a size, or of a side; None for what is neither."""
-    sides = list(value) if isinstance(value, (list, tuple)) else [value]
-    sides = sides * 2 if len(sides) == 1 else sides
-    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        return None
-    return sides[0], sides[1]
-
-
-def _mapping(value: Any, name: str, source: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise _Section("", {}, source).refusal(name, value)
-    return value
-
-
-def _backbone_mode(backbone: _Section, head: _Section) -> str | None:
+def _backbone_mode(backbone: Section, head: Section) -> str | None:
     """How positions are resampled, after everything else of the backbone was found to be a Segmenter's."""
     backbone.only("type", "VisionTransformer", kind=True)
     for key, value in (("in_channels", 3), ("with_cls_token", True), ("output_cls_token", False), ("patch_pad", "corner")):
@@ -206,7 +137,7 @@ def _backbone_mode(backbone: _Section, head: _Section) -> str | None:
     return mode
 
 
-def _head(head: _Section, classes: int | None) -> dict[str, Any]:
+def _head(head: Section, classes: int | None) -> dict[str, Any]:
     """What a decode head says, as fields of Settings."""
     head.only("type", "FCNHead", "SegmenterMaskTransformerHead", kind=True)
     head.only("align_corners", False)
@@ -218,7 +149,7 @@ def _head(head: _Section, classes: int | None) -> dict[str, Any]:
     if said["out_channels"] == 1:
         threshold = head.get("threshold")
         said["threshold"] = _THRESHOLD if threshold is None else threshold
-        if not (_number(said["threshold"]) and 0 < said["threshold"] < 1):
+        if not (is_number(said["threshold"]) and 0 < said["threshold"] < 1):
             raise head.refusal("threshold", threshold)
     if str(head.values.get("type")).endswith("SegmenterMaskTransformerHead"):
         _gelu(head)
@@ -226,28 +157,28 @@ def _head(head: _Section, classes: int | None) -> dict[str, Any]:
     return said
 
 
-def _gelu(section: _Section) -> None:
-    activation = _Section(f"{section.name}.act_cfg", _mapping(section.get("act_cfg"), "act_cfg", section.source), section.source)
+def _gelu(section: Section) -> None:
+    activation = Section(f"{section.name}.act_cfg", mapping(section.get("act_cfg"), "act_cfg", section.source), section.source)
     activation.only("type", "GELU", kind=True)
 
 
-def _eps(section: _Section) -> float | None:
+def _eps(section: Section) -> float | None:
     """Of the LayerNorms."""
-    norm = _Section(f"{section.name}.norm_cfg", _mapping(section.get("norm_cfg"), "norm_cfg", section.source), section.source)
+    norm = Section(f"{section.name}.norm_cfg", mapping(section.get("norm_cfg"), "norm_cfg", section.source), section.source)
     norm.only("type", "LN", kind=True)
     value = norm.get("eps")
-    if value is not None and not (_number(value) and 0 <= value < 1):
+    if value is not None and not (is_number(value) and 0 <= value < 1):
         raise norm.refusal("eps", value)
     return float(value) if value is not None else _EPS if norm or section.complete else None
 
 
-def _sliding(test: _Section, inside: bool) -> tuple[Size | None, Size | None]:
+def _sliding(test: Section, inside: bool) -> tuple[Size | None, Size | None]:
     """Window and stride; a `test_cfg` outside of the model may be another thing, a loop of the test."""
     mode = test.get("mode")
     if not test or (mode is None and not inside):
         return None, None
     if mode != "slide":
-        raise test.refusal("mode", mode)
+        raise test.refusal("mode", mode, "slide windows: say model.test_cfg = dict(mode='slide', crop_size=(H, W), stride=(h, w))")
     window, stride = test.size("crop_size"), test.size("stride")
     for key, value in (("crop_size", window), ("stride", stride)):
         if value is None:
@@ -255,7 +186,7 @@ def _sliding(test: _Section, inside: bool) -> tuple[Size | None, Size | None]:
     return window, stride
 
 
-def _colours(section: _Section) -> tuple[Triple | None, Triple | None, bool]:
+def _colours(section: Section) -> tuple[Triple | None, Triple | None, bool]:
     """Mean and standard deviation of RGB, and whether the network takes BGR, of 1.x's data preprocessor."""
     section.only("type", "SegDataPreProcessor", kind=True)
     if section.get("test_cfg"):
@@ -270,13 +201,13 @@ def _pipeline(values: Mapping[str, Any], source: str) -> tuple[Triple | None, Tr
     data = values.get("data")
     test = data.get("test") if isinstance(data, Mapping) else None
     steps = list(_steps(test)) or list(_steps(values.get("test_pipeline")))
-    said = steps[0] if steps else _mapping(values.get("img_norm_cfg"), "img_norm_cfg", source)
-    section = _Section("img_norm_cfg", {key: value for key, value in said.items() if key != "type"}, source)
+    said = steps[0] if steps else mapping(values.get("img_norm_cfg"), "img_norm_cfg", source)
+    section = Section("img_norm_cfg", {key: value for key, value in said.items() if key != "type"}, source)
     to_rgb = section.get("to_rgb")
     return _normalised(section, bgr=to_rgb is not None and not to_rgb)
 
 
-def _normalised(section: _Section, bgr: bool) -> tuple[Triple | None, Triple | None, bool]:
+def _normalised(section: Section, bgr: bool) -> tuple[Triple | None, Triple | None, bool]:
     mean, std = section.triple("mean"), section.triple("std")
     if (mean is None) != (std is None):
         raise section.refusal("std" if std is None else "mean", None)
@@ -296,7 +227,3 @@ def _steps(value: Any, depth: int = 8) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, (list, tuple)) and depth:
         for item in value:
             yield from _steps(item, depth - 1)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

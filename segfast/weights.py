@@ -77,8 +77,11 @@ def save_model(model: Segmenter, path: str | os.PathLike[str]) -> None:
             raise CannotWrite(f"cannot write {path}: {error}; free some space or choose another folder") from error
 
 
-def read_checkpoint(source: str) -> tuple[Config, State]:
+def read_checkpoint(source: str, encoder_only: bool = False) -> tuple[Config, State]:
     """The configuration of a checkpoint and its tensors under the names of the original code.
+
+    Args:
+        encoder_only: what it says of its head and windows is not needed, and no reason to refuse it.
 
     Raises:
         As `load_model`.
@@ -98,7 +101,7 @@ def read_checkpoint(source: str) -> tuple[Config, State]:
     if any(name.startswith("encoder.patch_embed.") for name in found.state):
         config, state = original.read(path, found.state)
     else:
-        config, state = mmsegmentation.read(path, content.get("meta"), found.state)
+        config, state = mmsegmentation.read(path, content.get("meta"), found.state, encoder_only)
     digest = files.sha256(path)
     if published.is_name(source):
         published.check_digest(path, digest, published.PUBLISHED[source].digest)
@@ -158,7 +161,7 @@ def read_encoder(path: Path) -> EncoderFile:
         content = load_pickle(path)
         segmenter = states.find(content, states.SEGMENTER, str(path)) is not None
     if segmenter:
-        config, whole = read_checkpoint(str(path))
+        config, whole = read_checkpoint(str(path), encoder_only=True)
         encoder = {name.removeprefix("encoder."): t for name, t in whole.items() if name.startswith("encoder.")}
         return EncoderFile(config, encoder, [config.grid])
     found = states.find(content, states.VIT, str(path), allowed=("encoder", "backbone"))
