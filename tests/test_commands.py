@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 
@@ -52,6 +53,17 @@ def test_export_of_a_checkpoint(tmp_path, tiny_checkpoint):
         ended = run(*common, *contradiction, cwd=tmp_path, check=False)
         assert ended.returncode == 2
         assert words in ended.stderr
+
+
+def test_random_weights_do_not_replace_a_trained_file_unasked(tmp_path, tiny_onnx):
+    path = tmp_path / "seg-ti-32-64-fp32.onnx"
+    shutil.copy(tiny_onnx, path)
+    arguments = ("segfast.export", "--model", "seg-ti-32", "--fp32", "--size", 64)
+    ended = run(*arguments, cwd=tmp_path, check=False)
+    assert ended.returncode == 2
+    assert "holds trained weights" in ended.stderr
+    assert path.read_bytes() == tiny_onnx.read_bytes()
+    assert "it replaced a file of that name: seg-custom-mask-16, 7 classes" in run(*arguments, "--force", cwd=tmp_path).stdout
 
 
 def test_segment_writes_labels_and_overlays(tmp_path, tiny_onnx):

@@ -260,9 +260,9 @@ def _agree(folder: Path, settings: dict[str, Any]) -> bool:
     """
     path = folder / SETTINGS
     if not path.exists():
-        for name in (state.LAST, BEST):
+        for name, what in ((state.LAST, "a state"), (BEST, f"a {BEST}")):
             if (folder / name).exists():
-                raise BadOption(f"{folder} holds a {name} without its {SETTINGS}, which a run would replace; choose another --out")
+                raise BadOption(f"{folder} holds {what} without its {SETTINGS}, which a run would replace; choose another --out")
         return False
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
