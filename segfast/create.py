@@ -63,6 +63,8 @@ def create_model(
     if source is None:
         return Segmenter(config).eval()
     config, encoder = _read_encoder(config, source)
+    if encoder.heads not in (None, config.heads):                       # no tensor's shape would say so
+        raise BadModel(f"{source} has {encoder.heads} heads, {name} {config.heads}; choose the encoder of that model")
     model = Segmenter(config)
     fit(model.encoder, encoder.state, config, source, encoder.grids)
     return model.eval()
@@ -139,4 +141,4 @@ def _npz_encoder(path: Path, config: Config) -> EncoderFile:
 def _encoder_of(vit: Any) -> EncoderFile:
     """What a timm ViT holds, and the grid it was made for."""
     rows, columns = vit.patch_embed.grid_size
-    return EncoderFile(None, dict(vit.state_dict()), [(rows, columns)])
+    return EncoderFile(None, dict(vit.state_dict()), [(rows, columns)], vit.blocks[0].attn.num_heads)

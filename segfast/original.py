@@ -41,6 +41,8 @@ def _config(settings: dict[str, Any], distilled: bool) -> Config:
     names, palette = classes.of_dataset(dataset, K)
     sizes = {"width": net["d_model"], "depth": net["n_layers"], "heads": net["n_heads"], "patch": net["patch_size"]}
     kind = _DECODERS[decoder["name"]]
+    if kind == "mask" and sizes["heads"] != sizes["width"] // 64:       # the original's mask decoder always has these
+        raise ValueError(f"n_heads {sizes['heads']}, where the mask decoder has {sizes['width'] // 64}")
     return Config(
         name=family_name(**sizes, decoder=kind, distilled=distilled),
         **sizes,

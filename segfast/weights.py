@@ -139,11 +139,13 @@ class EncoderFile(NamedTuple):
     Attributes:
         config: of the Segmenter that it is part of, if it is.
         grids: of patches that its position embeddings may have, the weightiest first.
+        heads: of its attentions, where the file says so.
     """
 
     config: Config | None
     state: State
     grids: list[Size]
+    heads: int | None = None
 
 
 def read_encoder(path: Path) -> EncoderFile:
@@ -163,7 +165,7 @@ def read_encoder(path: Path) -> EncoderFile:
     if segmenter:
         config, whole = read_checkpoint(str(path), encoder_only=True)
         encoder = {name.removeprefix("encoder."): t for name, t in whole.items() if name.startswith("encoder.")}
-        return EncoderFile(config, encoder, [config.grid])
+        return EncoderFile(config, encoder, [config.grid], config.heads)
     found = states.find(content, states.VIT, str(path), allowed=("encoder", "backbone"))
     if found is None or "cls_token" not in found.state:
         raise BadModel(f"{path} holds no ViT encoder (its entries: {_first(content)}); pass one of timm, DeiT or segfast")

@@ -119,6 +119,7 @@ CHECKPOINTS = {
         lambda t: torch_file(t / "a.pth", {"state_dict": {
             name: value for name, value in torch.load(mmseg(), weights_only=True)["state_dict"].items()
             if "backbone" in name}}), "no Segmenter of MMSegmentation"),
+    "heads that its mask decoder has not": (lambda t: other_heads(t), "n_heads 2, where the mask decoder has 1"),
     "safetensors of others": (
         lambda t: safetensors_of_others(t / "a.safetensors"), "no segfast metadata"),
     "newer format": (
@@ -166,6 +167,14 @@ CHECKPOINTS = {
     "safetensors without a tensor": (
         lambda t: safetensors(t / "a.safetensors", state=without("decoder.cls_emb")), "decoder.cls_emb is missing"),
 }  # fmt: skip
+
+
+def other_heads(folder):
+    source = reference("official/deit-mask-16")
+    text = (source / "variant.yml").read_text()
+    assert "n_heads: 1" in text
+    (folder / "variant.yml").write_text(text.replace("n_heads: 1", "n_heads: 2"))
+    return write(folder / "checkpoint.pth", (source / "checkpoint.pth").read_bytes())
 
 
 def protocol(name, value):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -179,6 +181,20 @@ def test_registers_and_positions_of_patches_alone_are_refused(tmp_path):
         segfast.create_model("seg-ti-32", image_size=(96, 160), pretrained=tmp_path / "patches.pth")
 
 
+def test_heads_are_those_of_the_weights(tmp_path, monkeypatch):
+    """No shape says how many there are."""
+    import timm
+
+    donor = segfast.create_model("seg-ti-32", image_size=64)
+    donor.config = replace(donor.config, heads=6)
+    with pytest.raises(BadModel, match=r"has 6 heads, seg-ti-32 3; choose the encoder of that model"):
+        segfast.create_model("seg-ti-32", image_size=64, pretrained=segfast_file(tmp_path, donor))
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=64, num_heads=4, num_classes=0)
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: vit)
+    with pytest.raises(BadModel, match="has 4 heads"):
+        segfast.create_model("seg-ti-16", image_size=64, pretrained="vit_tiny_patch16_224")
+
+
 def test_an_encoder_inside_another_model(tmp_path):
     donor = segfast.create_model("seg-ti-32", image_size=64)
     for prefix in ("backbone.", "model._orig_mod.backbone."):
@@ -241,7 +257,7 @@ def test_unknown_timm_names_list_the_near_ones():
 def test_encoders_of_segmenter_checkpoints(tmp_path):
     tiny = tiny_model()
     tiny.save(tmp_path / "tiny.safetensors")
-    config, state, _ = create.read_encoder(tmp_path / "tiny.safetensors")
+    config, state, *_ = create.read_encoder(tmp_path / "tiny.safetensors")
     assert config == tiny.config
     assert {f"encoder.{name}" for name in state} == {name for name in tiny.state_dict() if name.startswith("encoder")}
     assert torch.equal(state["pos_embed"], tiny.encoder.pos_embed)
@@ -250,7 +266,7 @@ def test_encoders_of_segmenter_checkpoints(tmp_path):
 def test_mmsegmentation_encoders(tmp_path):
     path = reference("mmseg/linear-16") / "checkpoint.pth"
     whole = segfast.load_model(path)
-    config, state, _ = create.read_encoder(path)
+    config, state, *_ = create.read_encoder(path)
     assert config.encoder_eps == 1e-6
     assert torch.equal(state["norm.weight"], whole.encoder.norm.weight)
 

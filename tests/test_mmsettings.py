@@ -216,7 +216,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, case):
 
 @pytest.mark.parametrize("threshold", ["0", "1", "-0.5", "'half'", "True", "1e999"])
 def test_impossible_thresholds(tmp_path, threshold):
-    with pytest.raises(BadModel, match="decode_head.threshold"):
+    with pytest.raises(BadModel, match=r"decode_head\.threshold"):
         load(tmp_path, f"decode_head = dict(num_classes=2, out_channels=1, threshold={threshold})", one_row)
 
 
