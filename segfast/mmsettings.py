@@ -87,7 +87,7 @@ def read(meta: Any, source: str, encoder_only: bool = False) -> Settings:
     return Settings(
         backbone={name: value for name in ("patch_size", "embed_dims", "num_layers") if (value := backbone.whole(name))},
         sizes=tuple(size for size in sizes if size is not None),
-        exact="img_size" in backbone.values,
+        exact=backbone.values.get("img_size") is not None,
         heads=backbone.whole("num_heads"),
         usual_heads=12 if backbone.complete else None,
         encoder_eps=_eps(backbone),
