@@ -46,14 +46,19 @@ def main() -> int:
     size = check_size(model.config.protocol.window if options.size is None else options.size, model.config.patch)
     folder = files.make_folder(options.out)
 
+    from segfast.export.engine_file import engine_name
     from segfast.export.onnx_file import export_onnx, file_name
+    from segfast.export.replacing import replaced
 
     config = model.config
     print(f"{config.name}, {config.num_classes} classes, {size[0]}×{size[1]}, {options.precision}, {options.output}")
     if config.random_weights:
         print("random weights: for timing only, the labels mean nothing (--weights takes trained ones)")
-    path = folder / file_name(config.name, size, options.precision)
-    print(export_onnx(model, path, size=size, precision=options.precision, output=options.output, opset=options.opset))
+    path = folder / file_name(config.name, size, options.precision, options.output)
+    if choice.engine is not None:
+        replaced(folder / engine_name(path, choice.engine), config, options.force)  # said before any work
+    given = {name: getattr(options, name) for name in ("precision", "output", "opset", "force")}
+    print(export_onnx(model, path, size=size, **given))
     if choice.engine is not None:
         report = engine_command.build(choice, path, folder, options)
         print(report)
@@ -76,6 +81,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--output", choices=("logits", "labels"), default="logits", help="(default: logits)")
     parser.add_argument("--opset", type=int, default=18, help="of the ONNX file, 18 to 22 (default: 18)")
     parser.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: this one)")
+    parser.add_argument("--force", action="store_true", help="let random weights replace a file of trained ones")
     engine_command.add_options(parser)
     parser.set_defaults(precision="fp16")
     options = parser.parse_args()

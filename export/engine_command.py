@@ -83,6 +83,7 @@ def build(choice: Choice, onnx: Path, folder: Path, options: argparse.Namespace)
         level=options.level,
         hardware=options.hardware,
         version_compatible=options.version_compatible,
+        force=options.force,
     )
 
 

@@ -19,6 +19,7 @@ from segfast import devices, files, nvidia, origin, published
 from segfast.artifact import Artifact, read_artifact
 from segfast.errors import BadModel, BadOption, CannotWrite, ExportFailed, MissingRuntime, SegfastError
 from segfast.export.builder import Built, build_plan
+from segfast.export.replacing import replaced
 from segfast.export.targets import check_targets
 from segfast.needs import need
 from segfast.nvidia import KINDS
@@ -37,7 +38,7 @@ class EngineReport:
         seconds: that the compiler took.
         reused: the file was there already, built from the same `.onnx` file in the same way.
         verdict: of its first run; None where no GPU here runs it.
-        notes: what was not as asked.
+        notes: what was not as asked, or was replaced.
     """
 
     plan: Plan
@@ -74,6 +75,7 @@ def build_engine(
     hardware: str = Options.hardware,
     version_compatible: bool = Options.version_compatible,
     device: str = "cuda",
+    force: bool = False,
 ) -> EngineReport:
     """Compile one of our `.onnx` files for NVIDIA GPUs.
 
@@ -87,9 +89,10 @@ def build_engine(
         targets: for `rtx`: compute capabilities such as `"sm89,sm120"`; by default that of the GPU here.
         batch, workspace, level, hardware, version_compatible: see `segfast.plan.Options`.
         device: `cuda` or `cuda:N`.
+        force: let a model of random weights replace a file of trained ones.
 
     Raises:
-        BadOption: an option is out of range.
+        BadOption: an option is out of range, or a trained file would be replaced by one of random weights.
         BadModel: the `.onnx` file is not ours.
         MissingRuntime: the compiler or, for TensorRT, the GPU or a PyTorch with CUDA is not there.
         ExportFailed: the compiler refuses the network, or the plan does not pass; nothing was written.
@@ -106,11 +109,13 @@ def build_engine(
     with _alone(target):
         if (current := _current(job)) is not None:
             return EngineReport(current, target.stat().st_size, 0.0, True, None, ())
-        return _build(job)
+        old = replaced(target, artifact.config, force)
+        report = _build(job)
+    return report if old is None else replace(report, notes=(f"it replaced a file of that name: {old}", *report.notes))
 
 
 def engine_name(onnx: str | os.PathLike[str], engine: str) -> str:
-    """`{model}-{size}-fp16.engine`, or `…-fp16-rtx.engine`, for an `.onnx` file's name."""
+    """`{model}-{size}-fp16.engine`, or `…-fp16-rtx.engine`, for an `.onnx` file's name, whose output it keeps."""
     return f"{Path(onnx).stem}{'-rtx' if engine == 'rtx' else ''}.engine"
 
 

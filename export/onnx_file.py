@@ -21,6 +21,7 @@ from segfast.errors import BadOption, ExportFailed, MissingRuntime
 from segfast.export import check
 from segfast.export.graph import Deployed, at_size
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
+from segfast.export.replacing import replaced
 from segfast.model import Segmenter
 from segfast.progress import bar
 from segfast.protocol import Size
@@ -43,6 +44,7 @@ class ExportReport:
         peak: the largest activation over photos, black, white and noise (fp16 only).
         checks: agreement in ONNX Runtime, which is the gate, and in the Engine's default runtime.
         gate: largest relative error that is published.
+        replaced: what was at `path` before, in words.
     """
 
     path: Path
@@ -50,9 +52,12 @@ class ExportReport:
     peak: Peak | None
     checks: tuple[check.Agreement, ...]
     gate: float
+    replaced: str | None = None
 
     def __str__(self) -> str:
         lines = [f"wrote {self.path} ({self.bytes / 1e6:.1f} MB)"]
+        if self.replaced is not None:
+            lines.append(f"it replaced a file of that name: {self.replaced}")
         if self.peak is not None:
             lines.append(f"largest activation {self.peak}")
         lines += [f"{agreement} (gate {self.gate:g})" for agreement in self.checks[:1]]
@@ -67,6 +72,7 @@ def export_onnx(
     precision: str = "fp16",
     output: str = "logits",
     opset: int = 18,
+    force: bool = False,
 ) -> ExportReport:
     """Write a model as one `.onnx` file; docs/onnx.md is its contract.
 
@@ -78,9 +84,10 @@ def export_onnx(
         precision: `fp16` (weights and activations) or `fp32`.
         output: `logits` at patch resolution, or `labels` of every pixel.
         opset: 18 to 22.
+        force: let a model of random weights replace a file of trained ones.
 
     Raises:
-        BadOption: an option is out of range.
+        BadOption: an option is out of range, or a trained file would be replaced by one of random weights.
         ExportFailed: the file does not pass; nothing was written.
         CannotWrite: the destination is full, read-only or missing; nothing was written.
     """
@@ -90,6 +97,7 @@ def export_onnx(
     _check_option("precision", precision, PRECISIONS)
     _check_option("output", output, OUTPUTS)
     _check_option("opset", opset, OPSETS)
+    old = replaced(Path(path), config, force)
     phases = _Phases(f"export {config.name}")
     with files.publish(path) as temporary, phases:
         with phases("reference"):
@@ -112,13 +120,14 @@ def export_onnx(
             _check_gate(strict, GATES[precision])
         with phases("default runtime"):
             checks = (strict, *_default_agreement(temporary, expected))
-    return ExportReport(Path(path), Path(path).stat().st_size, peak, checks, GATES[precision])
+    return ExportReport(Path(path), Path(path).stat().st_size, peak, checks, GATES[precision], old)
 
 
-def file_name(model_name: str, size: Size, precision: str) -> str:
-    """`{model}-{size}-{precision}.onnx`, the size as one number where it is square."""
+def file_name(model_name: str, size: Size, precision: str, output: str = "logits") -> str:
+    """`{model}-{size}-{precision}.onnx`, `…-labels.onnx` where it gives labels; the size as one number where it is square."""
     H, W = size
-    return f"{model_name}-{H if H == W else f'{H}x{W}'}-{precision}.onnx"
+    kind = "" if output == "logits" else f"-{output}"
+    return f"{model_name}-{H if H == W else f'{H}x{W}'}-{precision}{kind}.onnx"
 
 
 def digest(model: Segmenter) -> str:

@@ -45,6 +45,24 @@ def numbered(count: int) -> tuple[Names, Palette]:
     return tuple(f"class {index}" for index in range(count)), generated_palette(count)
 
 
+def unique(names: Names) -> Names:
+    """The names, those that an earlier class has already with a number behind them: `road`, `road (2)`."""
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        return names                                                    # damaged, which Config.check says
+    if len(set(names)) == len(names):
+        return names
+    taken, numbers, told = set(names), dict[str, int](), list[str]()
+    for name in names:
+        own = name
+        while name in numbers and own in taken:
+            numbers[name] += 1
+            own = f"{name} ({numbers[name]})"
+        numbers.setdefault(name, 1)
+        taken.add(own)
+        told.append(own)
+    return tuple(told)
+
+
 def generated_palette(count: int) -> Palette:
     """Distinct colours for K classes: the bits of the number spread over the channels, as in Pascal VOC."""
     return tuple(_spread(index + 1) for index in range(count))

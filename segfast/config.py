@@ -11,14 +11,14 @@ from numbers import Integral
 from typing import Any
 
 from segfast import classes as labels
-from segfast import origin
+from segfast import formats
 from segfast.errors import BadModel, BadOption
 from segfast.protocol import Protocol, Size
 from segfast.variants import Variant
 
-# The version of the metadata in our files; a newer one is refused with the advice to upgrade.
-FORMAT = 1
 METADATA_KEY = "segfast"
+# What the metadata of an exported file says beside the Config.
+EXPORTED = ("size", "precision", "output", "digest")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Config:
         num_classes: K.
         image_size: of training; its grid of patches is that of the position embeddings.
         protocol: preprocessing and sliding window.
-        classes, palette: K names and K RGB colours.
+        classes, palette: K names, each of its own (a second `road` becomes `road (2)`), and K RGB colours.
         distilled: the encoder has a distillation token (DeiT).
         encoder_eps, decoder_eps: of the LayerNorms (original 1e-5; MMSegmentation's encoder 1e-6).
         position_mode: resampling of position embeddings, `bilinear` or `bicubic` (MMSegmentation).
@@ -61,6 +61,10 @@ class Config:
     decoder_dropout: float = 0.1
     drop_path: float = 0.1
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Names are keys of answers, so no two are alike, wherever they come from."""
+        object.__setattr__(self, "classes", labels.unique(self.classes))
 
     @property
     def grid(self) -> Size:
@@ -118,8 +122,8 @@ class Config:
         return self
 
     def to_json(self, **more: Any) -> str:
-        """One JSON object: `format`, every field, and `more`."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self), **more}, ensure_ascii=False)
+        """One JSON object: the lowest `format` that says enough, the fields, and `more` (see `segfast.formats`)."""
+        return json.dumps(formats.stamped({**dataclasses.asdict(self), **more}, formats.METADATA), ensure_ascii=False)
 
 
 def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
@@ -129,19 +133,16 @@ def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
         source: the file it comes from, for messages.
 
     Raises:
-        BadModel: it is malformed, or of a newer format.
+        BadModel: it is malformed, of a newer format, or has fields that are not known here and not listed as ignorable.
     """
     try:
         values = json.loads(text)
-        version = values.pop("format")
-        if not _whole(version) or version < 1:
-            raise ValueError(f"format {version!r}")
-        if version > FORMAT:
-            raise BadModel(
-                f"{source} has format {version}; this segfast reads up to {FORMAT}: {origin.install(newer=True)}"
-            )
-        known = {f.name for f in dataclasses.fields(Config)}
-        more = {key: values.pop(key) for key in list(values) if key not in known}
+        formats.check_version(values["format"], formats.METADATA, source)
+        known = {"": (*_fields(Config), *EXPORTED), "protocol": _fields(Protocol)}
+        formats.check_fields(values, known, formats.METADATA, source)
+        values = formats.without_ignored(values, known)
+        values.pop("format")
+        more = {key: values.pop(key) for key in EXPORTED if key in values}
         values["protocol"] = Protocol(**{k: _frozen(v) for k, v in values["protocol"].items()})
         provenance = {str(k): str(v) for k, v in values.pop("provenance", {}).items()}
         config = Config(**{k: _frozen(v) for k, v in values.items()}, provenance=provenance)
@@ -208,6 +209,10 @@ _FRACTIONS = (
     ("decoder_dropout", 0, 1),
     ("drop_path", 0, 1),
 )
+
+
+def _fields(kind: type[Config] | type[Protocol]) -> tuple[str, ...]:
+    return tuple(item.name for item in dataclasses.fields(kind))
 
 
 def _whole(value: object) -> bool:

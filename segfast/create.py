@@ -12,7 +12,7 @@ from segfast.errors import BadModel, BadOption, DownloadFailed, UnknownModel
 from segfast.needs import need
 from segfast.protocol import Size
 from segfast.variants import VARIANTS, near, variant
-from segfast.weights import State, fit, read_encoder
+from segfast.weights import EncoderFile, fit, read_encoder
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -35,8 +35,8 @@ def create_model(
         pretrained: False draws all weights at random. True loads the encoder the paper starts from
             (section 4.2), a timm name that one, and a path an encoder from a `.npz` of the ViT
             authors, a timm or DeiT checkpoint, or any Segmenter checkpoint. Position embeddings are
-            resampled bilinearly to the training grid, mean and std are those of the weights where
-            they say so; the decoder stays random.
+            resampled bilinearly to the training grid, from the grid that the file says they have, else from
+            a square; mean and std are those of the weights where they say so; the decoder stays random.
 
     Raises:
         UnknownModel: no such name; the near ones are listed.
@@ -62,30 +62,32 @@ def create_model(
 
     if source is None:
         return Segmenter(config).eval()
-    config, state = _read_encoder(config, source)
+    config, encoder = _read_encoder(config, source)
+    if encoder.heads not in (None, config.heads):                       # no tensor's shape would say so
+        raise BadModel(f"{source} has {encoder.heads} heads, {name} {config.heads}; choose the encoder of that model")
     model = Segmenter(config)
-    fit(model.encoder, state, config, source)
+    fit(model.encoder, encoder.state, config, source, encoder.grids)
     return model.eval()
 
 
-def _read_encoder(config: Config, source: str) -> tuple[Config, State]:
-    """Encoder tensors from a timm name or a file, and the Config with the preprocessing they were trained for."""
+def _read_encoder(config: Config, source: str) -> tuple[Config, EncoderFile]:
+    """An encoder from a timm name or a file, and the Config with the preprocessing it was trained for."""
     path = Path(source)
     if path.suffix.lower() == ".npz":
-        return config, _npz_state(path, config)
+        return config, _npz_encoder(path, config)
     if path.suffix.lower() not in (".pth", ".pt", ".bin", ".safetensors") and not path.exists():
-        return _timm_state(config, source)
-    theirs, state = read_encoder(path)
-    if theirs is not None:
+        return _timm_encoder(config, source)
+    encoder = read_encoder(path)
+    if (theirs := encoder.config) is not None:
         protocol = replace(config.protocol, mean=theirs.protocol.mean, std=theirs.protocol.std)
         config = replace(
             config, protocol=protocol, encoder_eps=theirs.encoder_eps, position_mode=theirs.position_mode
         )
-    return config, state
+    return config, encoder
 
 
-def _timm_state(config: Config, name: str) -> tuple[Config, State]:
-    """Encoder tensors of a pretrained timm model, and the Config with its mean and std.
+def _timm_encoder(config: Config, name: str) -> tuple[Config, EncoderFile]:
+    """The encoder of a pretrained timm model, and the Config with its mean and std.
 
     The LayerNorms keep the eps of the original code, 1e-5, though timm's have 1e-6.
     """
@@ -103,11 +105,11 @@ def _timm_state(config: Config, name: str) -> tuple[Config, State]:
         ) from error
     trained: Any = vit.pretrained_cfg
     protocol = replace(config.protocol, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
-    return replace(config, protocol=protocol), dict(vit.state_dict())
+    return replace(config, protocol=protocol), _encoder_of(vit)
 
 
-def _npz_state(path: Path, config: Config) -> State:
-    """Encoder tensors of a `.npz` of the ViT authors, read by timm into a ViT of the file's own grid."""
+def _npz_encoder(path: Path, config: Config) -> EncoderFile:
+    """The encoder in a `.npz` of the ViT authors, read by timm into a ViT of the file's own grid."""
     import numpy as np
     import timm
 
@@ -133,4 +135,10 @@ def _npz_state(path: Path, config: Config) -> State:
         vit.load_pretrained(str(path))
     except Exception as error:  # timm checks little: shapes that differ come out as anything
         raise BadModel(f"{path} does not fit {config.name} ({error}); choose the file of the same size") from error
-    return dict(vit.state_dict())
+    return _encoder_of(vit)
+
+
+def _encoder_of(vit: Any) -> EncoderFile:
+    """What a timm ViT holds, and the grid it was made for."""
+    rows, columns = vit.patch_embed.grid_size
+    return EncoderFile(None, dict(vit.state_dict()), [(rows, columns)], vit.blocks[0].attn.num_heads)

@@ -16,11 +16,6 @@ _NORMALIZATIONS = {"vit": (HALF, HALF), "deit": (IMAGENET_MEAN, IMAGENET_STD)}
 _DECODERS = {"linear": "linear", "mask_transformer": "mask"}
 
 
-def recognises(state: Mapping[str, Any]) -> bool:
-    """Whether tensors carry the original names."""
-    return any(str(name).removeprefix("module.").startswith("encoder.patch_embed.") for name in state)
-
-
 def read(path: Path, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     """Configuration and tensors of a checkpoint, by the `variant.yml` beside it.
 
@@ -28,12 +23,11 @@ def read(path: Path, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
         BadModel: `variant.yml` is missing, or lacks what is needed.
     """
     settings = _read_settings(path.with_name("variant.yml"))
-    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
     try:
         config = _config(settings, "encoder.dist_token" in state)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"{path.with_name('variant.yml')} lacks or garbles {error}; restore the original file") from None
-    return config.check(), state
+    return config.check(), dict(state)
 
 
 def _config(settings: dict[str, Any], distilled: bool) -> Config:
@@ -47,6 +41,8 @@ def _config(settings: dict[str, Any], distilled: bool) -> Config:
     names, palette = classes.of_dataset(dataset, K)
     sizes = {"width": net["d_model"], "depth": net["n_layers"], "heads": net["n_heads"], "patch": net["patch_size"]}
     kind = _DECODERS[decoder["name"]]
+    if kind == "mask" and sizes["heads"] != sizes["width"] // 64:       # the original's mask decoder always has these
+        raise ValueError(f"n_heads {sizes['heads']}, where the mask decoder has {sizes['width'] // 64}")
     return Config(
         name=family_name(**sizes, decoder=kind, distilled=distilled),
         **sizes,

@@ -17,15 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from segfast import config as configs
-from segfast import files, origin
+from segfast import files, formats
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, BadOption, EngineMismatch
 from segfast.inspection import Nodes
 from segfast.nvidia import KINDS, release
 from segfast.probe import Probe
 
-# The version of the sidecar; a newer one is refused with the advice to upgrade.
-FORMAT = 1
+# What a sidecar says, by section.
+_FIELDS = {
+    "": ("sha256", "onnx", "version", "device", "driver", "options", "nodes", "probe", "verified", "model"),
+    "onnx": ("name", "sha256"),
+    "options": ("engine", "targets", "batch", "workspace", "level", "hardware", "version_compatible"),
+    "nodes": ("attention", "half"),
+    "probe": ("photo", "dtype", "shape", "values"),
+}
 _LARGEST_SIDECAR = 64 << 20
 
 HARDWARE = ("none", "same", "ampere+")
@@ -236,9 +242,14 @@ def mark(plan: Plan) -> None:
 def to_text(plan: Plan) -> str:
     """The sidecar's text, sealed with the SHA-256 of everything else in it."""
     artifact = plan.artifact
-    model = artifact.config.to_json(size=artifact.size, precision=artifact.precision, output=artifact.output)
-    values = {
-        "format": FORMAT,
+    more = {"size": artifact.size, "precision": artifact.precision, "output": artifact.output}
+    model = json.loads(artifact.config.to_json(**more))
+    values = formats.stamped(_values(plan, model), formats.sidecar())
+    return _dump({**values, "seal": _seal(values)})
+
+
+def _values(plan: Plan, model: dict[str, Any]) -> dict[str, Any]:
+    return {
         "sha256": plan.digest,
         "onnx": {"name": plan.onnx, "sha256": plan.onnx_digest},
         "version": plan.version,
@@ -248,28 +259,26 @@ def to_text(plan: Plan) -> str:
         "nodes": asdict(plan.nodes),
         "probe": plan.probe.to_json(),
         "verified": plan.verified,
-        "model": json.loads(model),
+        "model": model,
     }
-    return _dump({**values, "seal": _seal(values)})
 
 
 def _parse(path: Path, text: str) -> Plan:
     """The Plan in a sidecar's text."""
+    late, source = formats.sidecar(), str(sidecar(path))
     try:
         values = json.loads(text)
         version, seal = values["format"], values.pop("seal")
-        newer = _whole(version) and version > FORMAT
-        if not newer and (not _whole(version) or seal != _seal(values) or text != _dump({**values, "seal": seal})):
+        newer = _whole(version) and version > formats.newest(late)
+        if not newer and (seal != _seal(values) or text != _dump({**values, "seal": seal})):
             raise ValueError("its seal is broken")
-        if version == FORMAT:
-            return _plan(path, values)
         if not newer:
-            raise ValueError(f"format {version!r}")
+            formats.check_version(version, late, source)
+            formats.check_fields(values, _FIELDS, late, source)
+            return _plan(path, formats.without_ignored(values, _FIELDS))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, zlib.error, BadModel) as error:
         raise _damaged(path, error) from None
-    raise BadModel(
-        f"{sidecar(path)} has format {version}; this segfast reads up to {FORMAT}: {origin.install(newer=True)}"
-    )
+    raise formats.newer(version, late, source)
 
 
 def _plan(path: Path, values: Mapping[str, Any]) -> Plan:

@@ -24,7 +24,7 @@ class Segmentation:
 
     Attributes:
         labels: class index of every pixel, [H, W], uint8 (uint16 over 256 classes).
-        classes: K names.
+        classes: K names, no two alike, so that they can be keys.
         palette: K RGB colours.
         image: the pixels that were segmented, uint8 [H, W, 3].
     """

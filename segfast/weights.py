@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segfast import config as configs
-from segfast import files, mmsegmentation, original, published
+from segfast import files, mmsegmentation, original, published, states
 from segfast.config import Config
 from segfast.errors import BadModel, CannotWrite, UnknownModel
 from segfast.needs import need
 from segfast.pickles import load_pickle
+from segfast.positions import regrid, stated_grids
+from segfast.protocol import Size
 from segfast.variants import VARIANTS, near
 
 if TYPE_CHECKING:
@@ -47,9 +50,10 @@ def load_model(path_or_name: str | os.PathLike[str]) -> Segmenter:
 
     source = os.fspath(path_or_name)
     config, state = read_checkpoint(source)
+    grids = [config.grid]                                               # what came with the tensors is of their own grid
     with torch.device("meta"):  # shapes only: a file that lies about its sizes costs nothing
         model = Segmenter(config)
-    fit(model, state, config, source)
+    fit(model, state, config, source, grids)
     return model.eval()
 
 
@@ -65,7 +69,7 @@ def save_model(model: Segmenter, path: str | os.PathLike[str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {states.plain(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with files.publish(path) as temporary:
         try:
             save_file(state, temporary, metadata={configs.METADATA_KEY: model.config.to_json()})
@@ -73,8 +77,11 @@ def save_model(model: Segmenter, path: str | os.PathLike[str]) -> None:
             raise CannotWrite(f"cannot write {path}: {error}; free some space or choose another folder") from error
 
 
-def read_checkpoint(source: str) -> tuple[Config, State]:
+def read_checkpoint(source: str, encoder_only: bool = False) -> tuple[Config, State]:
     """The configuration of a checkpoint and its tensors under the names of the original code.
+
+    Args:
+        encoder_only: what it says of its head and windows is not needed, and no reason to refuse it.
 
     Raises:
         As `load_model`.
@@ -85,21 +92,22 @@ def read_checkpoint(source: str) -> tuple[Config, State]:
     if path.suffix.lower() == ".onnx":
         raise BadModel(f"{path} is an exported file, no checkpoint; run it with segfast.Engine")
     content = load_pickle(path)
-    inner = content.get("model", content.get("state_dict", content))
-    if isinstance(inner, dict) and original.recognises(inner):
-        config, state = original.read(path, inner)
-    elif isinstance(inner, dict) and mmsegmentation.recognises(inner):
-        config, state = mmsegmentation.read(path, content.get("meta"), inner)
-    else:
+    found = states.find(content, states.SEGMENTER, str(path))
+    if found is None:
         raise BadModel(
             f"{path} is a PyTorch file, but no Segmenter of the original code or of MMSegmentation "
             f"(its entries: {_first(content)}); pass the checkpoint of such a model"
         )
+    if any(name.startswith("encoder.patch_embed.") for name in found.state):
+        config, state = original.read(path, found.state)
+    else:
+        config, state = mmsegmentation.read(path, content.get("meta"), found.state, encoder_only)
     digest = files.sha256(path)
     if published.is_name(source):
         published.check_digest(path, digest, published.PUBLISHED[source].digest)
     name = source if published.is_name(source) else path.name
-    return replace(config, provenance={**config.provenance, "weights": name, "sha256": digest}), state
+    words = {"tensors": f"{found.where}; not {', '.join(found.unused)}"} if found.unused else {}
+    return replace(config, provenance={**config.provenance, **words, "weights": name, "sha256": digest}), state
 
 
 def existing(source: str) -> Path:
@@ -125,34 +133,52 @@ def existing(source: str) -> Path:
     raise BadModel(f"there is no file {source}; check the path (published weights: {hint})")
 
 
-def read_encoder(path: Path) -> tuple[Config | None, State]:
-    """Tensors of an encoder alone, from a Segmenter checkpoint or a timm or DeiT `.pth`/`.safetensors`.
+class EncoderFile(NamedTuple):
+    """An encoder alone, as a file has it.
 
-    With them the Config of the Segmenter, if it is one's.
+    Attributes:
+        config: of the Segmenter that it is part of, if it is.
+        grids: of patches that its position embeddings may have, the weightiest first.
+        heads: of its attentions, where the file says so.
+    """
+
+    config: Config | None
+    state: State
+    grids: list[Size]
+    heads: int | None = None
+
+
+def read_encoder(path: Path) -> EncoderFile:
+    """An encoder's tensors from a Segmenter checkpoint or a timm or DeiT `.pth`/`.safetensors`.
 
     Raises:
         As `load_model`.
     """
-    config: Config | None = None
-    existing(str(path))
+    path = existing(str(path))
+    content: Mapping[str, Any]
     if path.suffix.lower() == ".safetensors":
-        text, state = _load_safetensors(path)
-        config = configs.from_json(text, str(path))[0] if text is not None else None
+        text, content = _load_safetensors(path)
+        segmenter = text is not None
     else:
         content = load_pickle(path)
-        inner = content.get("model", content.get("state_dict", content))
-        state = inner if isinstance(inner, dict) else content
-        if original.recognises(state) or mmsegmentation.recognises(state):
-            config, state = read_checkpoint(str(path))
-    encoder = {str(name).removeprefix("encoder."): t for name, t in state.items() if str(name).startswith("encoder.")}
-    encoder = encoder or state
-    if "cls_token" not in encoder:
-        raise BadModel(f"{path} holds no ViT encoder (its entries: {_first(state)}); pass one of timm, DeiT or segfast")
-    return config, encoder
+        segmenter = states.find(content, states.SEGMENTER, str(path)) is not None
+    if segmenter:
+        config, whole = read_checkpoint(str(path), encoder_only=True)
+        encoder = {name.removeprefix("encoder."): t for name, t in whole.items() if name.startswith("encoder.")}
+        return EncoderFile(config, encoder, [config.grid], config.heads)
+    found = states.find(content, states.VIT, str(path), allowed=("encoder", "backbone"))
+    if found is None or "cls_token" not in found.state:
+        raise BadModel(f"{path} holds no ViT encoder (its entries: {_first(content)}); pass one of timm, DeiT or segfast")
+    patch: Any = found.state.get("patch_embed.proj.weight")            # [D, 3, P, P]
+    grids = stated_grids(content, patch.shape[-1]) if _is_plain(patch) and patch.ndim == 4 else []
+    return EncoderFile(None, found.state, grids)
 
 
-def fit(module: nn.Module, state: State, config: Config, source: str) -> None:
+def fit(module: nn.Module, state: State, config: Config, source: str, grids: Sequence[Size] = ()) -> None:
     """Give a module its tensors, as fp32; position embeddings of another grid are resampled.
+
+    Args:
+        grids: of patches that the position embeddings of the state may have, the weightiest first.
 
     Raises:
         BadModel: tensors are missing, unexpected or of another shape; the first are named.
@@ -162,8 +188,8 @@ def fit(module: nn.Module, state: State, config: Config, source: str) -> None:
     state = {name: t for name, t in state.items() if _is_plain(t) and not _unused(name)}
     wanted = module.state_dict()
     positions = "encoder.pos_embed" if "encoder.pos_embed" in wanted else "pos_embed"
-    if positions in state and state[positions].shape[1:2] != wanted[positions].shape[1:2]:
-        state[positions] = _regrid(state[positions], config, source)
+    if positions in state:
+        state[positions] = regrid(state[positions], config, grids, source)
     problems = [
         *(f"{name} is missing" for name in wanted if name not in state),
         *(f"{name} is unexpected" for name in state if name not in wanted),
@@ -189,7 +215,8 @@ def _read_safetensors(path: Path) -> tuple[Config, State]:
             f"{path} has no segfast metadata; save the model with Segmenter.save, "
             "or pass the original checkpoint of which it is a copy"
         )
-    return configs.from_json(text, str(path))[0], state
+    found = states.find(state, states.SEGMENTER, str(path))
+    return configs.from_json(text, str(path))[0], found.state if found else state
 
 
 def _load_safetensors(path: Path) -> tuple[str | None, State]:
@@ -201,21 +228,6 @@ def _load_safetensors(path: Path) -> tuple[str | None, State]:
             return text, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise BadModel(f"{path} is no whole .safetensors file ({error}); copy or download it again") from None
-
-
-def _regrid(positions: Any, config: Config, source: str) -> Any:
-    """Position embeddings [1, prefix + n², D] of a square grid, resampled to the config's grid."""
-    from segfast.model import resample_positions
-
-    prefix = config.prefix_tokens
-    tokens = positions.shape[1] - prefix if positions.ndim == 3 else 0
-    side = round(max(0, tokens) ** 0.5)
-    if side < 1 or side * side != tokens:
-        raise BadModel(
-            f"{source} has position embeddings {list(positions.shape)}, no square grid after {prefix} prefix "
-            f"token(s) as {config.name} wants; choose the encoder of that model"
-        )
-    return resample_positions(positions.float(), prefix, (side, side), config.grid, config.position_mode)
 
 
 def _is_plain(value: Any) -> bool:

@@ -120,10 +120,11 @@ CHECKPOINTS = {
         lambda t: torch_file(t / "a.pth", {"state_dict": {
             name: value for name, value in torch.load(mmseg(), weights_only=True)["state_dict"].items()
             if "backbone" in name}}), "no Segmenter of MMSegmentation"),
+    "heads that its mask decoder has not": (lambda t: other_heads(t), "n_heads 2, where the mask decoder has 1"),
     "safetensors of others": (
         lambda t: safetensors_of_others(t / "a.safetensors"), "no segfast metadata"),
     "newer format": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "format": 99}), "reads up to 1: " + re.escape(origin.install(newer=True))),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "format": 99}), "with a newer segfast"),
     "damaged metadata": (lambda t: safetensors(t / "a.safetensors", lambda m: "{"), "damaged"),
     "metadata is a list": (lambda t: safetensors(t / "a.safetensors", lambda m: []), "damaged"),
     "metadata without sizes": (
@@ -167,6 +168,14 @@ CHECKPOINTS = {
     "safetensors without a tensor": (
         lambda t: safetensors(t / "a.safetensors", state=without("decoder.cls_emb")), "decoder.cls_emb is missing"),
 }  # fmt: skip
+
+
+def other_heads(folder):
+    source = reference("official/deit-mask-16")
+    text = (source / "variant.yml").read_text()
+    assert "n_heads: 1" in text
+    (folder / "variant.yml").write_text(text.replace("n_heads: 1", "n_heads: 2"))
+    return write(folder / "checkpoint.pth", (source / "checkpoint.pth").read_bytes())
 
 
 def protocol(name, value):
@@ -231,7 +240,7 @@ ARTIFACTS = {
     "a picture": (lambda t, o: write(t / "a.onnx", b"\x89PNG\r\n\x1a\n" + bytes(99)), "export or copy it again"),
     "without our metadata": (
         lambda t, o: changed(t / "a.onnx", o, lambda m: m.ClearField("metadata_props")), "was not exported by segfast"),
-    "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=2)), "reads up to 1: " + re.escape(origin.install(newer=True))),
+    "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=2)), "with a newer segfast"),
     "damaged metadata": (lambda t, o: changed(t / "a.onnx", o, metadata(protocol=3)), "damaged"),
     "no size": (lambda t, o: changed(t / "a.onnx", o, metadata(size=None)), "damaged"),
     "unknown output": (lambda t, o: changed(t / "a.onnx", o, metadata(output="boxes")), "damaged"),

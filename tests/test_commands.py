@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 
@@ -45,13 +46,24 @@ def test_export_of_a_checkpoint(tmp_path, tiny_checkpoint):
     (tmp_path / "names.txt").write_text("\n".join("abcdefg") + "\n\n")
     common = ("segfast.export", "--weights", tiny_checkpoint)
     run(*common, "--fp32", "--output", "labels", "--opset", 20, "--classes", "names.txt", "--out", "deep/er", cwd=tmp_path)
-    artifact = read_artifact(tmp_path / "deep" / "er" / "seg-custom-mask-16-64-fp32.onnx")
+    artifact = read_artifact(tmp_path / "deep" / "er" / "seg-custom-mask-16-64-fp32-labels.onnx")
     assert (artifact.output, artifact.precision) == ("labels", "fp32")
     assert artifact.config.classes == tuple("abcdefg")
     for contradiction, words in ((("--model", "seg-ti-16"), "leave --model out"), (("--classes", 3), "leave --classes out")):
         ended = run(*common, *contradiction, cwd=tmp_path, check=False)
         assert ended.returncode == 2
         assert words in ended.stderr
+
+
+def test_random_weights_do_not_replace_a_trained_file_unasked(tmp_path, tiny_onnx):
+    path = tmp_path / "seg-ti-32-64-fp32.onnx"
+    shutil.copy(tiny_onnx, path)
+    arguments = ("segfast.export", "--model", "seg-ti-32", "--fp32", "--size", 64)
+    ended = run(*arguments, cwd=tmp_path, check=False)
+    assert ended.returncode == 2
+    assert "holds trained weights" in ended.stderr
+    assert path.read_bytes() == tiny_onnx.read_bytes()
+    assert "it replaced a file of that name: seg-custom-mask-16, 7 classes" in run(*arguments, "--force", cwd=tmp_path).stdout
 
 
 def test_segment_writes_labels_and_overlays(tmp_path, tiny_onnx):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,120 @@ def test_positions_of_another_grid_are_resampled_bilinearly(tmp_path, vit):
     torch.testing.assert_close(model.encoder.pos_embed[:, :1], vit.pos_embed[:, :1])
 
 
+def resampled(positions, old, new, prefix=1):
+    """[1, prefix + h·w, D] of a grid → of another, bilinearly."""
+    grid = torch.nn.functional.interpolate(positions[:, prefix:].unflatten(1, old).permute(0, 3, 1, 2), new, mode="bilinear")
+    return torch.cat([positions[:, :prefix], grid.flatten(2).transpose(1, 2)], 1)
+
+
+def segfast_file(folder, donor):
+    donor.save(folder / "donor.safetensors")
+    return folder / "donor.safetensors"
+
+
+def original_file(folder, donor):
+    """A checkpoint of the original code, with its variant.yml."""
+    c = donor.config
+    text = (reference("official/linear-8") / "variant.yml").read_text()
+    for old, new in (("d_model: 64", f"d_model: {c.width}"), ("n_heads: 1", f"n_heads: {c.heads}"), ("n_layers: 2", f"n_layers: {c.depth}"),
+                     ("patch_size: 8", f"patch_size: {c.patch}"), ("n_cls: 5", f"n_cls: {c.num_classes}"),
+                     ("distilled: false", f"distilled: {str(c.distilled).lower()}"),
+                     ("  - 64\n  - 64", f"  - {c.image_size[0]}\n  - {c.image_size[1]}")):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "variant.yml").write_text(text)
+    torch.save({"model": donor.state_dict()}, folder / "checkpoint.pth")
+    return folder / "checkpoint.pth"
+
+
+def sized_file(folder, donor):
+    """An encoder alone, which says the size that it was trained at as training scripts do."""
+    state = {"epoch": 3, "args": {"img_size": list(donor.config.image_size)}, "state_dict": donor.encoder.state_dict()}
+    torch.save(state, folder / "donor.pth")
+    return folder / "donor.pth"
+
+
+def whole_file(folder, donor):
+    """The same, as its size in channels, rows and columns."""
+    torch.save({**donor.encoder.state_dict(), "input_size": (3, *donor.config.image_size)}, folder / "donor.pth")
+    return folder / "donor.pth"
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("seg-ti-32", segfast_file), ("seg-ti-32", original_file), ("seg-ti-32", sized_file), ("seg-ti-deit-32", whole_file)],
+)
+def test_positions_come_from_their_own_grid_not_from_a_square_of_as_many(tmp_path, name, write):
+    """2 × 8 patches are as many as 4 × 4."""
+    donor, prefix = segfast.create_model(name, num_classes=5, image_size=(64, 256)), 2 if "deit" in name else 1
+    path = write(tmp_path, donor)
+    positions = donor.encoder.pos_embed.detach()
+    square = segfast.create_model(name, num_classes=5, image_size=128, pretrained=path).encoder.pos_embed
+    torch.testing.assert_close(square.detach(), resampled(positions, (2, 8), (4, 4), prefix=prefix))
+    same = segfast.create_model(name, num_classes=5, image_size=(64, 256), pretrained=path).encoder.pos_embed
+    assert torch.equal(same, positions)
+    if write in (segfast_file, original_file):
+        assert torch.equal(segfast.load_model(path).encoder.pos_embed, positions)
+
+
+def test_a_square_is_resampled_to_a_grid_of_as_many(tmp_path):
+    """A file that says nothing: 4 × 4, not 2 × 8."""
+    donor = segfast.create_model("seg-ti-32", image_size=128)
+    torch.save({"model": donor.encoder.state_dict()}, tmp_path / "vit.pth")
+    got = segfast.create_model("seg-ti-32", image_size=(64, 256), pretrained=tmp_path / "vit.pth").encoder.pos_embed
+    torch.testing.assert_close(got.detach(), resampled(donor.encoder.pos_embed.detach(), (4, 4), (2, 8)))
+
+
+def test_the_grid_of_a_timm_model_is_its_own(monkeypatch):
+    import timm
+
+    wide = timm.create_model("vit_tiny_patch16_224", img_size=(64, 256), num_classes=0)
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: wide)
+    got = segfast.create_model("seg-ti-16", image_size=128, pretrained=True).encoder.pos_embed
+    torch.testing.assert_close(got.detach(), resampled(wide.pos_embed.detach(), (4, 16), (8, 8)))
+
+
+def test_a_count_that_is_no_square_and_says_nothing_is_refused_with_the_words_to_add(tmp_path):
+    """12 patches would fill 2 × 6 and 3 × 4 alike, also where one of them is asked for."""
+    donor = segfast.create_model("seg-ti-32", image_size=(96, 128))
+    torch.save(donor.encoder.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(BadModel, match=r"no square grid.*does not say which grid.*'img_size': \(H, W\)"):
+        segfast.create_model("seg-ti-32", image_size=(64, 192), pretrained=tmp_path / "vit.pth")
+
+
+def test_registers_and_positions_of_patches_alone_are_refused(tmp_path):
+    state = segfast.create_model("seg-ti-32", image_size=128).encoder.state_dict()
+    torch.save({**state, "reg_token": torch.zeros(1, 4, 192)}, tmp_path / "registers.pth")
+    with pytest.raises(BadModel, match="reg_token is unexpected"):
+        segfast.create_model("seg-ti-32", image_size=128, pretrained=tmp_path / "registers.pth")
+    torch.save({**state, "pos_embed": torch.zeros(1, 16, 192)}, tmp_path / "patches.pth")
+    with pytest.raises(BadModel, match="no square grid after 1 prefix"):  # 15 = 3 × 5 patches are asked for, as many as remain
+        segfast.create_model("seg-ti-32", image_size=(96, 160), pretrained=tmp_path / "patches.pth")
+
+
+def test_heads_are_those_of_the_weights(tmp_path, monkeypatch):
+    """No shape says how many there are."""
+    import timm
+
+    donor = segfast.create_model("seg-ti-32", image_size=64)
+    donor.config = replace(donor.config, heads=6)
+    with pytest.raises(BadModel, match=r"has 6 heads, seg-ti-32 3; choose the encoder of that model"):
+        segfast.create_model("seg-ti-32", image_size=64, pretrained=segfast_file(tmp_path, donor))
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=64, num_heads=4, num_classes=0)
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: vit)
+    with pytest.raises(BadModel, match="has 4 heads"):
+        segfast.create_model("seg-ti-16", image_size=64, pretrained="vit_tiny_patch16_224")
+
+
+def test_an_encoder_inside_another_model(tmp_path):
+    donor = segfast.create_model("seg-ti-32", image_size=64)
+    for prefix in ("backbone.", "model._orig_mod.backbone."):
+        state = {f"{prefix}{name}": tensor for name, tensor in donor.encoder.state_dict().items()}
+        torch.save({"state_dict": {**state, "head.weight": torch.ones(2)}}, tmp_path / "m.bin")
+        model = segfast.create_model("seg-ti-32", image_size=64, pretrained=tmp_path / "m.bin")
+        assert torch.equal(model.encoder.norm.weight, donor.encoder.norm.weight)
+
+
 def test_timm_and_deit_files(tmp_path, vit):
     torch.save({"model": {**vit.state_dict(), "head.weight": torch.zeros(1000, 192)}}, tmp_path / "deit.pth")
     model = segfast.create_model("seg-ti-mask-16", image_size=96, pretrained=str(tmp_path / "deit.pth"))
@@ -141,7 +257,7 @@ def test_unknown_timm_names_list_the_near_ones():
 def test_encoders_of_segmenter_checkpoints(tmp_path):
     tiny = tiny_model()
     tiny.save(tmp_path / "tiny.safetensors")
-    config, state = create.read_encoder(tmp_path / "tiny.safetensors")
+    config, state, *_ = create.read_encoder(tmp_path / "tiny.safetensors")
     assert config == tiny.config
     assert {f"encoder.{name}" for name in state} == {name for name in tiny.state_dict() if name.startswith("encoder")}
     assert torch.equal(state["pos_embed"], tiny.encoder.pos_embed)
@@ -150,7 +266,7 @@ def test_encoders_of_segmenter_checkpoints(tmp_path):
 def test_mmsegmentation_encoders(tmp_path):
     path = reference("mmseg/linear-16") / "checkpoint.pth"
     whole = segfast.load_model(path)
-    config, state = create.read_encoder(path)
+    config, state, *_ = create.read_encoder(path)
     assert config.encoder_eps == 1e-6
     assert torch.equal(state["norm.weight"], whole.encoder.norm.weight)
 

@@ -264,3 +264,35 @@ def test_impossible_options(tmp_path, options):
     with pytest.raises(BadOption, match=next(iter(options))):
         export_onnx(tiny_model(), tmp_path / "m.onnx", **options)
     assert not list(tmp_path.iterdir())
+
+
+def random_model():
+    return tiny_model(provenance={"weights": "random"})
+
+
+def test_random_weights_do_not_replace_trained_ones_unasked(tmp_path):
+    path = tmp_path / "m.onnx"
+    export_onnx(tiny_model(provenance={"weights": "best.safetensors"}), path, precision="fp32")
+    before = path.read_bytes()
+    with pytest.raises(BadOption, match=r"holds trained weights \(best.safetensors\).*--force"):
+        export_onnx(random_model(), path, precision="fp32")
+    assert path.read_bytes() == before
+    report = export_onnx(random_model(), path, precision="fp32", force=True)
+    assert report.replaced == "seg-custom-mask-16, 7 classes, fp32, logits, weights: best.safetensors"
+    assert f"it replaced a file of that name: {report.replaced}" in str(report).splitlines()
+
+
+def test_other_replacements_are_said(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"something else")
+    assert export_onnx(random_model(), path, precision="fp32").replaced == "a file that is none of segfast's, or damaged"
+    assert "weights: random" in export_onnx(tiny_model(), path, precision="fp32", output="labels").replaced
+    path.unlink()
+    report = export_onnx(tiny_model(), path, precision="fp32")
+    assert report.replaced is None
+    assert "replaced" not in str(report)
+
+
+def test_names_carry_the_kind_of_output():
+    assert onnx_file.file_name("seg-b-16", (512, 512), "fp16", "logits") == "seg-b-16-512-fp16.onnx"
+    assert onnx_file.file_name("seg-b-16", (512, 640), "fp32", "labels") == "seg-b-16-512x640-fp32-labels.onnx"

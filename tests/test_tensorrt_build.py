@@ -138,6 +138,18 @@ def test_another_model_under_the_same_name_is_built_anew(tiny, tmp_path):
     assert not build(tmp_path / "tiny.onnx", tmp_path).reused
 
 
+def test_what_an_engine_replaces_is_said_and_trained_weights_stay_unless_they_may_go(tiny, tmp_path):
+    build(tiny, tmp_path)
+    before = (tmp_path / "x-rtx.engine").read_bytes()
+    onnx_file.export_onnx(tiny_model(provenance={"weights": "random"}), tmp_path / "random.onnx")
+    with pytest.raises(BadOption, match=r"x-rtx.engine holds trained weights.*--force"):
+        build(tmp_path / "random.onnx", tmp_path)
+    assert (tmp_path / "x-rtx.engine").read_bytes() == before
+    said = "it replaced a file of that name: seg-custom-mask-16, 7 classes, fp16, logits, weights: "
+    assert f"{said}trained" in str(build(tmp_path / "random.onnx", tmp_path, force=True)).splitlines()
+    assert f"{said}random" in str(build(tiny, tmp_path)).splitlines()
+
+
 def test_workspace_and_level_are_taken(tiny, tmp_path):
     report = build(tiny, tmp_path, workspace=256, level=5, batch=(2, 2, 2))
     assert report.plan.rebuild().endswith(f"--target sm89 --batch 2,2,2 --workspace 256 --level 5 --out {tmp_path}")

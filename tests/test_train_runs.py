@@ -291,6 +291,13 @@ def test_a_state_without_settings_is_not_overwritten(tmp_path):
         train(recipe("shapes", **TINY), None, tmp_path, QUIET)
 
 
+def test_trained_weights_that_no_run_left_here_are_not_overwritten(tmp_path):
+    (tmp_path / "best.safetensors").write_bytes(b"x")
+    with pytest.raises(BadOption, match=r"a best\.safetensors without its settings\.json, which a run would replace"):
+        train(recipe("shapes", **TINY), None, tmp_path, QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
+
+
 def test_a_half_written_line_of_the_log_is_left_out(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"kind": "train", "iteration": 2}\n{"kind": "tra')
     assert [row["iteration"] for row in read_log(tmp_path / "log.jsonl")] == [2]

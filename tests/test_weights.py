@@ -151,3 +151,29 @@ def test_the_mmsegmentation_engine_takes_small_images_as_they_are(tmp_path, phot
     with torch.inference_mode():
         expected = segfast.load_model(tmp_path / "m.pth")(images)[0]
     np.testing.assert_allclose(answer.scores, expected.softmax(0).numpy(), atol=1e-5)
+
+
+def test_classes_of_one_name_are_told_apart_wherever_they_come_from(tmp_path, photo):
+    from segfast.classes import unique
+    from segfast.config import from_json
+
+    assert unique(("road", "car", "road", "road (2)", "road")) == ("road", "car", "road (3)", "road (2)", "road (4)")
+    content = mmseg_checkpoint()
+    content["meta"]["CLASSES"] = ("road", "road", "car", "x", "car")
+    torch.save(content, tmp_path / "m.pth")
+    told = ("road", "road (2)", "car", "x", "car (2)")
+    answer = segfast.Engine(tmp_path / "m.pth", device="cpu").segment(photo)
+    assert sum(answer.areas.values()) == pytest.approx(1)
+    assert set(answer.areas) <= set(answer.classes) == set(told)
+    assert [answer.areas.get(name, 0) * photo[..., 0].size for name in told] == np.bincount(answer.labels.ravel(), minlength=5).tolist()
+    model = tiny_model(num_classes=5, classes=("road", "road", "car", "x", "car"))
+    model.save(tmp_path / "m.safetensors")
+    assert segfast.load_model(tmp_path / "m.safetensors").config.classes == told
+    written = tiny_config(num_classes=5).to_json().replace("thing 4", "thing 3")
+    assert from_json(written, "an older file")[0].classes[3:] == ("thing 3", "thing 3 (2)")
+
+
+def test_many_classes_of_one_name_are_told_apart_quickly():
+    from segfast.classes import unique
+
+    assert len(set(unique(("x",) * 65536))) == 65536

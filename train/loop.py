@@ -260,8 +260,9 @@ def _agree(folder: Path, settings: dict[str, Any]) -> bool:
     """
     path = folder / SETTINGS
     if not path.exists():
-        if (folder / state.LAST).exists():
-            raise BadOption(f"{folder} holds a state without its {SETTINGS}; choose another --out")
+        for name, what in ((state.LAST, "a state"), (BEST, f"a {BEST}")):
+            if (folder / name).exists():
+                raise BadOption(f"{folder} holds {what} without its {SETTINGS}, which a run would replace; choose another --out")
         return False
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
