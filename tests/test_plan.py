@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shlex
 import shutil
 import sys
@@ -13,7 +12,7 @@ import pytest
 from helpers import tiny_config
 
 import segfast
-from segfast import devices, nvidia, origin, plan
+from segfast import devices, nvidia, plan
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, BadOption, EngineMismatch, MissingRuntime
 from segfast.inspection import Nodes
