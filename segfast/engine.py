@@ -141,11 +141,14 @@ class Engine:
         """What `segment` gives for each image, in order, with reading, network and merging overlapped.
 
         Windows of neighbouring images share the network's batches, for which a CPU gets a second
-        network ready once it has seen eight images. At most ten images are held at a time, forty on a
-        GPU. Closing the iterator stops the work.
+        network ready once it has seen eight images. At most eight images are held at a time, 26 on a
+        GPU. Closing the iterator, or Ctrl-C, stops the work between two windows.
 
         Args:
-            images: a list, generator, … of whatever `segment` takes, consumed as needed.
+            images: a list, generator, … of whatever `segment` takes, consumed as needed, ahead of the answers,
+                in a thread of its own that finds the caller's context variables. An image is copied or decoded before the
+                next is asked for: a source may use one buffer again and again, delete its files, or wait
+                for an answer. What it raises comes after the answers of all that it gave.
             multiscale, stride, fit: as of `segment`.
             errors: `raise` ends the iteration at an image that `segment` would refuse; `yield` gives
                 the error in its place and goes on.
