@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread, current_thread
 from typing import Any, NamedTuple
 
+from segfast.border import border
 from segfast.errors import SegfastError
 from segfast.kernels.stopping import Stopped, check, stoppable
 
@@ -56,7 +57,8 @@ def answers(items: Iterable[Any], stages: Sequence[Stage], strict: bool) -> Iter
     """
     line = _Line(items, stages)
     try:
-        line.start()
+        with border("starting the threads"):
+            line.start()
         yield from line.results(strict)
     finally:
         line.stop()

@@ -12,12 +12,13 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from helpers import REPOSITORY
 from PIL import Image
 
 import segfast
 from segfast import pipeline
-from segfast.errors import BadImage
+from segfast.errors import BadImage, NotSupported
 from segfast.kernels import cpu, stopping
 from segfast.runtimes import HostRuntime
 
@@ -35,16 +36,28 @@ def engine(tiny_onnx):
 
 def pictures(count):
     random = np.random.default_rng(0)
-    return [random.integers(0, 256, (64, 64 + i % 3, 3), np.uint8) for i in range(count)]
+    return [random.integers(0, 256, (64, 70, 3), np.uint8) for _ in range(count)]
 
 
 def one_array(images, folder):
-    buffer = np.empty((64, 66, 3), np.uint8)
+    buffer = np.empty((64, 70, 3), np.uint8)
     for image in images:
-        view = buffer[:, : image.shape[1]]
-        view[:] = image
-        yield view
+        buffer[:] = image
+        yield buffer
     buffer[:] = 0
+
+
+def one_tensor(images, folder):
+    for buffer in one_array(images, folder):
+        yield torch.from_numpy(buffer)
+
+
+def one_picture(images, folder):
+    buffer = Image.new("RGB", (70, 64))
+    for image in images:
+        buffer.paste(Image.fromarray(image))
+        yield buffer
+    buffer.paste(0, (0, 0, *buffer.size))
 
 
 def one_file(images, folder):
@@ -61,7 +74,7 @@ def one_open_picture(images, folder):
             yield picture
 
 
-@pytest.mark.parametrize("source", [one_array, one_file, one_open_picture])
+@pytest.mark.parametrize("source", [one_array, one_tensor, one_picture, one_file, one_open_picture])
 def test_a_source_has_its_buffer_back_when_it_goes_on(engine, tmp_path, source):
     images = pictures(9)
     answers = list(engine.segment_many(source(images, tmp_path)))
@@ -163,6 +176,20 @@ def test_closing_does_not_wait_for_a_source_that_blocks():
     assert not ended.is_set()
     go_on.set()
     assert ended.wait(30)
+
+
+def test_a_system_without_threads_is_said_and_those_begun_end(monkeypatch):
+    start = threading.Thread.start
+
+    def fail(thread):
+        if thread.name.endswith("-2"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(NotSupported, match=r"starting the threads failed .*can't start new thread"):
+        list(pipeline.answers(range(9), STAGES, strict=True))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("segfast-stage")]
 
 
 def test_a_pipeline_that_waits_holds_nothing():
