@@ -5,13 +5,10 @@ from pathlib import Path
 
 import torch
 
+from segfast import memory
+
 RESET, STATUS, INFO = Path("/proc/self/clear_refs"), Path("/proc/self/status"), Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")
-# By version of the control groups: the bound, the use, and what of that is read from disk and given back when wanted.
-LIMITS = [
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-]
 
 
 def peak(function, device="cpu", held=None):
@@ -46,15 +43,7 @@ def resident(device="cpu"):
 
 def available():
     """Bytes of the host that programs may still take; None where it cannot be told."""
-    if not INFO.exists():
-        return None
-    found = _bytes(INFO, "MemAvailable")
-    # A container's own bound; `max` or a huge number where there is none.
-    for limit, used, stat, cached in LIMITS:
-        if (GROUPS / limit).exists() and (told := (GROUPS / limit).read_text().strip()).isdigit():
-            kept = dict(line.split() for line in (GROUPS / stat).read_text().splitlines())[cached]
-            found = min(found, int(told) - int((GROUPS / used).read_text()) + int(kept))
-    return found
+    return memory.available(INFO, GROUPS)
 
 
 def _taken():

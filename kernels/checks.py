@@ -7,6 +7,9 @@ from typing import Any
 
 from .reference import Size
 
+# Kernels and loops count in 32 bits, a last tile beyond the end.
+MOST = (1 << 31) - 1024
+
 
 def check_size(size: Any, name: str, least: int = 1) -> Size:
     """`size` as a pair of ints of at least `least`. Raises TypeError for what is no pair, ValueError for less."""
@@ -31,8 +34,8 @@ def check_threads(threads: int | None) -> int:
 
 
 def check_count(count: int, name: str) -> None:
-    """Raises ValueError for more than 2^31 - 1024: kernels and loops count in 32 bits, a last tile beyond the end."""
-    if count > (1 << 31) - 1024:
+    """Raises ValueError for more than MOST."""
+    if count > MOST:
         raise ValueError(f"{count} {name} are more than 2^31 - 1024")
 
 

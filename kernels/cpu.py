@@ -11,6 +11,7 @@ from typing import Any
 import numba
 
 from .checks import cpus
+from .stopping import check
 
 # Fewer pixels than this are not worth another thread.
 SMALL = 1 << 14
@@ -34,6 +35,7 @@ def run(tasks: Sequence[Callable[[], None]], threads: int) -> None:
                 task = left.pop()
             except IndexError:      # another thread took it
                 return
+            check()
             task()
 
     helpers = [_pool().submit(work) for _ in range(min(threads, len(tasks)) - 1)]

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .stopping import check
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -88,6 +90,7 @@ def merge_windows(views: Sequence[Windows], size: Size, out: Labels | None = Non
     K = views[0].logits.shape[1]
     labels = np.empty(size, label_dtype(K)) if out is None else out
     for start, stop in _bands(K, size):
+        check()
         with np.errstate(invalid="ignore", over="ignore"):
             if len(views) == 1:
                 best = view_logits(views[0], size, start, stop).argmax(0)
@@ -102,6 +105,7 @@ def merge_scores(views: Sequence[Windows], size: Size) -> NDArray[np.float32]:
     K = views[0].logits.shape[1]
     scores = np.empty((K, *size), np.float32)
     for start, stop in _bands(K, size):
+        check()
         with np.errstate(invalid="ignore", over="ignore"):
             scores[:, start:stop] = view_scores(views, size, start, stop)
     return scores

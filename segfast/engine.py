@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import kernels, opening, pipeline
+from segfast import kernels, limits, opening, pipeline
+from segfast.border import border
 from segfast.config import Config
-from segfast.errors import BadOption, NotSupported, SegfastError
+from segfast.errors import BadImage, BadModel, BadOption, NotSupported, SegfastError
 from segfast.image import Pixels, read_image, read_windows
 from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
@@ -100,9 +101,12 @@ class Engine:
         trusted: bool = False,
     ):
         threads = int(threads) if isinstance(threads, np.integer) else threads
-        opened = opening.open_model(path, runtime, device, threads, precision, attention, trusted)
+        with border("opening the model", BadModel):
+            opened = opening.open_model(path, runtime, device, threads, precision, attention, trusted)
         self.config, self._protocol, self.output = opened.config, opened.protocol, opened.output
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
+        on_host = self._runtime.device == "cpu"
+        self._network = limits.Network(self.config.patch, self.config.num_classes, on_host)
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
 
     def segment(
@@ -124,8 +128,10 @@ class Engine:
         Raises:
             BadImage: the image cannot be read.
             BadOption: the stride is not from 1 to the window, or `fit` is no size.
-            NotSupported: a labels artifact is asked for more than one exact window, or a GPU's memory
-                does not hold the image.
+            NotSupported: a labels artifact is asked for more than one exact window; the image has to be
+                enlarged to cover the window and is over 100 times as long as wide; it takes over 65,536
+                windows, an array of over 2^31 - 1024 numbers, or more memory than there is (told before
+                anything is allocated); or a library fails at it, whose error is then the cause.
         """
         return self._finish(self._infer([self._prepare(image, multiscale, stride, fit)])[0])
 
@@ -141,11 +147,15 @@ class Engine:
         """What `segment` gives for each image, in order, with reading, network and merging overlapped.
 
         Windows of neighbouring images share the network's batches, for which a CPU gets a second
-        network ready once it has seen eight images. At most ten images are held at a time, forty on a
-        GPU. Closing the iterator stops the work.
+        network ready once it has seen eight images. At most eight images are held at a time, 26 on a
+        GPU. Closing the iterator, or Ctrl-C, stops the work between two windows.
 
         Args:
-            images: a list, generator, … of whatever `segment` takes, consumed as needed.
+            images: a list, generator, … of whatever `segment` takes, consumed as needed, ahead of the
+                answers, in a thread of its own that finds the caller's context variables. An image is
+                copied or decoded before the next is asked for: a source may use one buffer again and
+                again, delete its files, or wait for an answer. What it raises comes after the answers of
+                all that it gave.
             multiscale, stride, fit: as of `segment`.
             errors: `raise` ends the iteration at an image that `segment` would refuse; `yield` gives
                 the error in its place and goes on.
@@ -172,6 +182,7 @@ class Engine:
         )
         return pipeline.answers(images, stages, errors == "raise")
 
+    @border("running the network")
     def run(self, windows: Any, *, labels: bool = False) -> NDArray[Any]:
         """The network on windows that are cut already, any number of them.
 
@@ -185,7 +196,7 @@ class Engine:
 
         Raises:
             BadImage: they are of another shape or dtype.
-            NotSupported: a GPU's memory does not hold them.
+            NotSupported: memory does not hold them, or a library fails at them, whose error is then the cause.
         """
         H, W = size = self._protocol.window
         cut = read_windows(windows, size)
@@ -202,14 +213,19 @@ class Engine:
         notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes))
         return f"Engine({what}: {self.runtime}{notes})"
 
+    @border("laying the image out")
     def _prepare(self, image: Any, multiscale: bool, stride: int | None, fit: Size | None = None) -> _Work:
         """Read an image and lay its views out. Those of a multi-scale request are cut when their turn comes."""
-        pixels = read_image(image)
-        size, protocol = pixels.shape[:2], self._protocol.with_stride(stride)
-        laid_out = views(size, multiscale, check_fit(fit))
+        protocol, fit = self._protocol.with_stride(stride), check_fit(fit)
+        if (size := limits.size_of(image)) is not None:
+            self._check(size, multiscale, protocol, fit)                # before it is copied
+        with border("reading the image", BadImage):
+            pixels = read_image(image)
+        if size is None:
+            self._check(size := pixels.shape[:2], multiscale, protocol, fit)
         if self.output == "labels":
-            self._check_window(size, multiscale, laid_out[0][0])
             return _Work(pixels, [])
+        laid_out = views(size, multiscale, fit)
         cuts = (self._cut(pixels, view, mirrored, protocol, fit is not None) for view, mirrored in laid_out)
         return _Work(pixels, cuts if multiscale else list(cuts))
 
@@ -223,6 +239,7 @@ class Engine:
         image = image[:, ::-1] if mirrored else image
         return _Cut(image, *protocol.windows((image.shape[0], image.shape[1])), mirrored)
 
+    @border("running the network")
     def _infer(self, works: Sequence[_Work]) -> list[_Answer]:
         """Run the network over everything that was laid out."""
         with self._runtime.lane() as lane:
@@ -237,7 +254,11 @@ class Engine:
         if all(isinstance(work.cuts, list) for work in works):
             views = iter(self._run_cuts([cut for work in works for cut in work.cuts], lane))
             return [_Answer(work.pixels, [next(views) for _ in work.cuts], lane) for work in works]
-        return [_Answer(work.pixels, [self._run_cuts([cut], lane)[0] for cut in work.cuts], lane) for work in works]
+        # By `map`, which lets go of a view's image before the next is made; a loop's variable would keep it.
+        return [_Answer(work.pixels, list(map(partial(self._run_cut, lane), work.cuts)), lane) for work in works]
+
+    def _run_cut(self, lane: Lane, cut: _Cut) -> Windows:
+        return self._run_cuts([cut], lane)[0]
 
     def _run_cuts(self, cuts: Sequence[_Cut], lane: Lane) -> list[Windows]:
         """The network's answers for views; a window is a view of the image until it is copied in."""
@@ -256,6 +277,7 @@ class Engine:
         (h, w), P = window, self.config.patch
         return (h + -h % P, w + -w % P) if self._protocol.crop_padding else window
 
+    @border("merging the windows")
     def _finish(self, answer: _Answer) -> Segmentation:
         """Merge what the network gave into labels."""
         pixels, size = answer.pixels, answer.pixels.shape[:2]
@@ -263,8 +285,16 @@ class Engine:
         if isinstance(answer.given, np.ndarray):
             return Segmentation(answer.given, *names, pixels)
         labels = answer.lane.fetch(merge_windows, answer.given, size, threads=self._threads)
-        scores = partial(answer.lane.fetch, merge_scores, answer.given, size, threads=self._threads)
+        scores = partial(_scores, answer.lane, answer.given, size, self._threads)
         return Segmentation(labels, *names, pixels, scores)
+
+    def _check(self, size: Size, multiscale: bool, protocol: Protocol, fit: Size | None) -> None:
+        """Refuse what this network or this machine cannot do."""
+        laid_out = [view for view, _ in views(size, multiscale, fit)]
+        if self.output == "labels":
+            self._check_window(size, multiscale, laid_out[0])
+        else:
+            limits.check_views(size, laid_out, protocol, self._network, fit)
 
     def _check_window(self, size: Size, multiscale: bool, view: Size) -> None:
         """Refuse what a labels artifact cannot do exactly: anything but one image of the window's size."""
@@ -276,6 +306,13 @@ class Engine:
                 f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
                 "python -m segfast.export --output logits, with the same --model or --weights"
             )
+
+
+@border("computing the scores")
+def _scores(lane: Lane, given: list[Windows], size: Size, threads: int | None) -> NDArray[np.float32]:
+    """Softmax scores [K, H, W] of an image."""
+    limits.check_scores(size, given[0].logits.shape[1])
+    return lane.fetch(merge_scores, given, size, threads=threads)
 
 
 def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArray[Any]:

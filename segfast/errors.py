@@ -2,7 +2,7 @@
 
 SegfastError
 ├── BadData            a dataset that cannot be used, with the files at fault
-├── BadImage           a picture, array or tensor that cannot be segmented
+├── BadImage           a picture, array or tensor that cannot be read as an image
 ├── BadModel           a checkpoint or artifact that cannot be read, or does not fit
 │   ├── EngineMismatch an engine file that is not what its sidecar says, or was built for another machine
 │   └── UnknownModel   a name that is not in the family or among the published weights
@@ -10,7 +10,7 @@ SegfastError
 ├── DownloadFailed     published weights that could not be fetched whole
 ├── ExportFailed       an export that did not pass its gate; nothing was written
 ├── MissingRuntime     a library or device that is not there
-├── NotSupported       a request that this artifact cannot serve
+├── NotSupported       a request that this model cannot serve here, of a sound picture: its output, limits, or memory
 ├── TrainingFailed     a run whose loss stopped being a number; its last good state is kept
 └── CannotWrite        a full, read-only or missing destination; nothing is left half written
 """
@@ -58,7 +58,7 @@ class BadData(SegfastError):
 
 
 class BadImage(SegfastError):
-    """A picture, array or tensor that cannot be segmented."""
+    """A picture, array or tensor that cannot be read as an image."""
 
 
 class BadModel(SegfastError):
@@ -90,7 +90,11 @@ class MissingRuntime(SegfastError):
 
 
 class NotSupported(SegfastError):
-    """A request that this artifact cannot serve."""
+    """A request that this model cannot serve on this machine, though the picture is sound.
+
+    Its network gives another output, the request passes a limit of `segfast.limits`, memory does not hold it, or a
+    library fails at it (which is then the error's cause).
+    """
 
 
 class TrainingFailed(SegfastError):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +85,7 @@ def evaluate(
     K, start = len(dataset.classes), time.perf_counter()
     total, sizes = np.zeros((K, K), np.int64), np.zeros((3, K, K), np.int64) if by_size else None
     samples, kept = [], _Extremes(keep)
-    images = (dataset.image(index) for index in range(len(dataset)))
-    answers = engine.segment_many(images, multiscale=multiscale, stride=stride, fit=fit)
+    answers = engine.segment_many(_Images(dataset), multiscale=multiscale, stride=stride, fit=fit)
     shown = bar(answers, "evaluate", total=len(dataset), unit="picture", disable=not progress)
     for index, answer in enumerate(shown):
         truth, labels = dataset.labels(index), answer.labels  # type: ignore[union-attr]  # errors are raised
@@ -150,6 +150,22 @@ def _count(key: str, truth: NDArray[Any], labels: NDArray[Any], num_classes: int
         return confusion(truth, labels, num_classes)
     except BadData as error:
         raise BadData(f"{key}: {error}") from None
+
+
+class _Images(Sequence[NDArray[np.uint8]]):
+    """A dataset's pictures. A sequence, so that the network's batches are the same in every run."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._dataset.image(index)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self._dataset.image(index) for index in range(len(self)))
 
 
 class _Extremes:

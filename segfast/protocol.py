@@ -71,6 +71,15 @@ class Protocol:
             return wh, max(ww, int(W / H * wh))
         return max(wh, int(H / W * ww)), ww
 
+    def count(self, size: Size) -> tuple[int, Size]:
+        """How many windows an image of working size `size` has, and their size: of `windows`, without making them."""
+        window = min(self.window[0], size[0]), min(self.window[1], size[1])
+        rows, columns = (
+            len(range(0, length - extent, step)) + 1
+            for length, extent, step in zip(size, window, self.stride, strict=True)
+        )
+        return rows * columns, window
+
     def windows(self, size: Size) -> tuple[list[Size], Size]:
         """Anchors (top, left) of the windows of an image of working size `size`, and their size."""
         window = min(self.window[0], size[0]), min(self.window[1], size[1])

@@ -53,7 +53,8 @@ class Segmentation:
         1.2 MB with 8, and twice that in fp32.
 
         Raises:
-            NotSupported: the artifact gives labels only.
+            NotSupported: the artifact gives labels only; or there are over 2^31 - 1024 scores, or more than
+                memory holds.
         """
         compute = self._compute_scores                                  # first: another thread may be done with it
         if self._scores is None:

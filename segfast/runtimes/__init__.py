@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segfast.kernels.stopping import check
+
 # From so many windows of an image, or images of a stream, getting ready for many is worth its time.
 MANY = 8
 
@@ -94,8 +96,10 @@ class _HostLane:
     def run(self, windows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         if len(windows) >= MANY:
             self._runtime.widen()
-        step = self._runtime.batch
-        parts = [self._runtime.run(np.stack(windows[i : i + step])) for i in range(0, len(windows), step)]
+        step, parts = self._runtime.batch, []
+        for start in range(0, len(windows), step):
+            check()
+            parts.append(self._runtime.run(np.stack(windows[start : start + step])))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segfast.errors import NotSupported
+from segfast.kernels.stopping import check
 from segfast.protocol import Size
 
 # Windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255 → their logits, on the current stream and without
@@ -204,6 +205,7 @@ class DeviceLane:
     def _run(self, windows: Sequence[NDArray[Any]], largest: int) -> Tensor:
         logits, start = None, 0
         for count, batch in batches(len(windows), largest):
+            check()
             staging = self._staging[0]
             self._staging.rotate()
             staging.fill(windows[start : start + count], batch)         # which may wait for the device

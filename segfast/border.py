@@ -1,0 +1,56 @@
+"""Where an Engine meets its caller: errors of the layers within become ours there."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from segfast.errors import BadImage, BadModel, NotSupported, SegfastError
+
+# What NumPy, Pillow, the runtimes and our own kernels raise for what they cannot do. Others are plain faults of the
+# program, and stay what they are.
+INNER = (ValueError, TypeError, OverflowError, RuntimeError)
+# How libraries without a MemoryError of their own say it.
+SCARCE = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "bad allocation", "ALLOC_FAILED")
+
+_REMEDIES = {
+    BadImage: "pass a path, a PIL image or a uint8 array [H, W, 3]",
+    BadModel: "export, copy or download it again, or open it with another runtime or device",
+    NotSupported: "try another runtime or device; if that fails too, report it with this traceback",
+}
+
+
+@contextmanager
+def border(what: str, kind: type[SegfastError] = NotSupported) -> Iterator[None]:
+    """Errors of inner layers become errors of ours, each the cause of its own.
+
+    Args:
+        what: was done, for the message: "reading the picture".
+        kind: of error; where memory is scarce it is NotSupported in any case.
+    """
+    try:
+        yield
+    except SegfastError:
+        raise
+    except Exception as error:
+        if _is_scarce(error):
+            remedy = "close what else uses it, make the picture smaller, or cut it and pass the parts"
+            raise NotSupported(f"{what} takes more memory than there is ({_reason(error)}); {remedy}") from error
+        # ONNX Runtime's exceptions have no base but Exception.
+        if not isinstance(error, INNER) and not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise kind(f"{what} failed ({_reason(error)}); {_REMEDIES[kind]}") from error
+
+
+def _is_scarce(error: Exception) -> bool:
+    """Whether memory ran out, of the host or of a device."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or any(words in str(error) for words in SCARCE)
+
+
+def _reason(error: Exception) -> str:
+    """Kind and first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
