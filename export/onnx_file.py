@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from segfast import config as configs
 from segfast import files
+from segfast.ambient import made, true_products
 from segfast.config import check_size
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
 from segfast.export import check
@@ -90,8 +91,15 @@ def export_onnx(
     _check_option("precision", precision, PRECISIONS)
     _check_option("output", output, OUTPUTS)
     _check_option("opset", opset, OPSETS)
-    phases = _Phases(f"export {config.name}")
-    with files.publish(path) as temporary, phases:
+    return made(_export, model, path, window, precision, output, opset)
+
+
+def _export(
+    model: Segmenter, path: str | os.PathLike[str], window: Size, precision: str, output: str, opset: int
+) -> ExportReport:
+    """See `export_onnx`; the options are checked."""
+    phases = _Phases(f"export {model.config.name}")
+    with files.publish(path) as temporary, phases, true_products():
         with phases("reference"):
             fixed = at_size(model, window)
             expected = check.expect(fixed)

@@ -51,5 +51,6 @@ def run(tasks: Sequence[Callable[[], None]], threads: int) -> None:
 @cache
 def _pool() -> ThreadPoolExecutor:
     """Our threads, from the first use on; a forked process, which inherits none, starts its own."""
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_pool.cache_clear)
     return ThreadPoolExecutor(max(1, cpus() - 1), "segfast-kernels")

@@ -54,6 +54,11 @@ class Runtime(Protocol):
         """Every fall-back that was taken, for people."""
         ...
 
+    @property
+    def outlives_forks(self) -> bool:
+        """Whether it runs in forked children of the process that made it."""
+        ...
+
     def widen(self) -> None:
         """Get ready for many windows, where that costs something."""
         ...
@@ -67,6 +72,7 @@ class HostRuntime(ABC):
     """What runtimes share that take and give arrays of the host, `batch` windows a call; any thread may call `run`."""
 
     batch: int
+    outlives_forks = False
 
     @property
     def group(self) -> int:
