@@ -101,9 +101,7 @@ def _onnx_runtime(
     if runtime == "openvino" and device != "cpu":
         raise BadOption(f"OpenVINO does not run on {device}; use device='cpu', or runtime='onnxruntime'")
     if runtime is None and device == "cpu":
-        runtime = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
-        if runtime == "onnxruntime":
-            notes.append("OpenVINO is not installed: ONNX Runtime instead, slower on CPUs")
+        return _default_of_cpus(artifact, threads, notes)
     if runtime == "openvino":
         from segfast.runtimes.openvino import OpenVINORuntime
 
@@ -111,6 +109,25 @@ def _onnx_runtime(
     from segfast.runtimes.onnxruntime import ONNXRuntime
 
     return ONNXRuntime(artifact, device, threads)
+
+
+def _default_of_cpus(artifact: Artifact, threads: int | None, notes: list[str]) -> Runtime:
+    """OpenVINO; ONNX Runtime, noted, where OpenVINO is missing or broken."""
+    from segfast.runtimes.onnxruntime import ONNXRuntime
+
+    trouble = "OpenVINO is not installed"
+    if importlib.util.find_spec("openvino") is not None:
+        try:
+            from segfast.runtimes.openvino import OpenVINORuntime
+
+            return OpenVINORuntime(artifact, threads)
+        except MissingRuntime as error:
+            trouble = str(error).partition("; pip install")[0]
+    notes.append(f"{trouble}: ONNX Runtime instead, slower on CPUs")
+    try:
+        return ONNXRuntime(artifact, "cpu", threads)
+    except MissingRuntime as error:
+        raise MissingRuntime(f"{trouble} (pip install openvino), and {error}") from None
 
 
 def _engine_runtime(path: Path, runtime: str | None, device: str, trusted: bool) -> TensorRTRuntime:
