@@ -15,6 +15,7 @@ from segfast import kernels, opening, pipeline
 from segfast.config import Config
 from segfast.errors import BadOption, NotSupported, SegfastError
 from segfast.image import Pixels, read_image, read_windows
+from segfast.kernels import loops
 from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
 from segfast.protocol import Protocol, Size, check_fit, views
@@ -199,7 +200,8 @@ class Engine:
     def __repr__(self) -> str:
         H, W = self._protocol.window
         what = f"{self.config.name}, {self.config.num_classes} classes, {H}×{W} windows, {self.output}"
-        notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes))
+        loops_run = [] if self.output == "labels" else loops.notes(merging=self._runtime.device == "cpu")
+        notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes, *loops_run))
         return f"Engine({what}: {self.runtime}{notes})"
 
     def _prepare(self, image: Any, multiscale: bool, stride: int | None, fit: Size | None = None) -> _Work:

@@ -65,8 +65,6 @@ def open_model(
 
         network = PyTorchRuntime(model, device, threads, precision, attention)
         opened = Opened(network, model.config, model.config.protocol, "logits", [])
-    if importlib.util.find_spec("numba") is None:
-        opened.notes.append("numba is not installed: windows are merged in NumPy, slower")
     if opened.config.random_weights:
         opened.notes.append("random weights: for timing only")
     return opened

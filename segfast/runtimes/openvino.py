@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ class OpenVINORuntime(HostRuntime):
     batch = 2
 
     def __init__(self, artifact: Artifact, threads: int | None):
+        tolerate_no_home()
         openvino = optional.load("openvino", "OpenVINO", "openvino")
         try:
             self._core = openvino.Core()
@@ -126,6 +129,15 @@ class OpenVINORuntime(HostRuntime):
         except (RuntimeError, IndexError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise BadModel(f"OpenVINO cannot run {self._artifact.path} ({reason}); export it again") from error
+
+
+def tolerate_no_home() -> None:
+    """Hide OpenVINO's telemetry, which asks for a home directory as it is imported, from users who have none."""
+    try:
+        Path.home()
+    except RuntimeError:
+        modules: dict[str, Any] = sys.modules                           # None: not to be found, which OpenVINO is ready for
+        modules.setdefault("openvino_telemetry", None)
 
 
 def _load_kernels() -> None:
