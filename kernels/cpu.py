@@ -23,7 +23,7 @@ uncached: list[str] = []
 def compiled(function: Callable[..., Any]) -> Any:
     """Compiled without the GIL; kept beside its file, in the user's cache, or nowhere if neither can be written."""
     try:
-        dispatcher = numba.njit(nogil=True, cache=True)(function)
+        dispatcher: Any = numba.njit(nogil=True, cache=True)(function)
         dispatcher._cache = _Lenient(dispatcher._cache)
     except Exception as error:  # no folder that can be written, or none that can be named: no HOME, an unknown user
         uncached.append(_brief(error))

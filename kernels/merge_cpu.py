@@ -314,7 +314,7 @@ def merge(views: Sequence[Windows], size: Size, labels: Labels, threads: int) ->
 def trial() -> None:
     """A smallest call, which fails where the loops cannot be compiled."""
     view = Windows(np.zeros((1, 2, 2, 2), np.float32), [(0, 0)], (2, 2), (2, 2), (2, 2))
-    label([view], (2, 2), [np.zeros((2, 2), np.uint8)], 1)
+    label([view], (2, 2), np.zeros((1, 2, 2), np.uint8), 1)
 
 
 def _plan(view: Windows, size: Size) -> Grid:

@@ -56,7 +56,8 @@ class _TrueProducts:
     to the process: it is put back when the last of the blocks that run at once ends.
     """
 
-    _KINDS = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    _ONEDNN: Any = torch.backends.mkldnn
+    _KINDS = _ONEDNN.matmul, _ONEDNN.conv
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,7 +87,7 @@ class _TrueProducts:
 
     def _release(self) -> None:
         if self._running == 0:
-            inherited = torch.backends.mkldnn.fp32_precision
+            inherited = self._ONEDNN.fp32_precision
             for kind, value in zip(self._KINDS, self._before, strict=True):
                 kind.fp32_precision = "none" if value == inherited else value
 

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import kernels, opening, pipeline
+from segfast import forks, kernels, opening, pipeline
 from segfast.config import Config
 from segfast.errors import BadOption, NotSupported, SegfastError
 from segfast.image import Pixels, read_image, read_windows
 from segfast.kernels import loops
-from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
+from segfast.kernels.merge import Windows, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
 from segfast.protocol import Protocol, Size, check_fit, views
 from segfast.remedies import check_many
 from segfast.runtimes import MANY, Lane, to_bytes
+from segfast.scores import Scores
 from segfast.segmentation import Segmentation
+from segfast.sent import Origin
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -73,6 +75,10 @@ class Engine:
     Any number of threads may call one Engine; they get what one after the other would.
     `repr(engine)` says what runs where, and every fall-back.
 
+    Pickled, an Engine of a file or published name is its absolute path, options and digest, and is opened
+    again where it arrives, if the file there is the same; one of a Segmenter cannot be sent. A copy is the
+    Engine itself. In a forked child it answers if it runs in PyTorch on the CPU, and is refused otherwise.
+
     Attributes:
         config: architecture, protocol and classes of the model.
         output: `logits` or `labels`: what its network gives.
@@ -104,6 +110,9 @@ class Engine:
         opened = opening.open_model(path, runtime, device, threads, precision, attention, trusted)
         self.config, self._protocol, self.output = opened.config, opened.protocol, opened.output
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
+        options = {"runtime": runtime, "device": device, "threads": threads}
+        self._origin = Origin(path, {**options, "precision": precision, "attention": attention, "trusted": trusted})
+        self._process = os.getpid()
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
 
     def segment(
@@ -155,6 +164,7 @@ class Engine:
             As `segment`; BadOption also for an unknown `errors`, and for one image in place of many.
         """
         images = check_many(images)
+        self._check_process()
         if errors not in ("raise", "yield"):
             raise BadOption(f"errors must be 'raise' or 'yield'; got {errors!r}")
         seen = 0
@@ -171,7 +181,7 @@ class Engine:
             pipeline.Stage(infer, self._runtime.group),
             pipeline.one_by_one(self._finish),
         )
-        return pipeline.answers(images, stages, errors == "raise")
+        return forks.Here(pipeline.answers(images, stages, errors == "raise"))
 
     def run(self, windows: Any, *, labels: bool = False) -> NDArray[Any]:
         """The network on windows that are cut already, any number of them.
@@ -197,6 +207,15 @@ class Engine:
         padded = self._padded(size)
         return lane.fetch(lambda: upsample_argmax(given, padded, threads=self._threads)[:, :H, :W])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._origin.reduce(type(self))
+
+    def __copy__(self) -> Engine:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Engine:
+        return self
+
     def __repr__(self) -> str:
         H, W = self._protocol.window
         what = f"{self.config.name}, {self.config.num_classes} classes, {H}×{W} windows, {self.output}"
@@ -206,6 +225,7 @@ class Engine:
 
     def _prepare(self, image: Any, multiscale: bool, stride: int | None, fit: Size | None = None) -> _Work:
         """Read an image and lay its views out. Those of a multi-scale request are cut when their turn comes."""
+        self._check_process()
         pixels = read_image(image)
         size, protocol = pixels.shape[:2], self._protocol.with_stride(stride)
         laid_out = views(size, multiscale, check_fit(fit))
@@ -265,8 +285,13 @@ class Engine:
         if isinstance(answer.given, np.ndarray):
             return Segmentation(answer.given, *names, pixels)
         labels = answer.lane.fetch(merge_windows, answer.given, size, threads=self._threads)
-        scores = partial(answer.lane.fetch, merge_scores, answer.given, size, threads=self._threads)
+        scores = Scores(answer.lane, answer.given, size, self._threads)
         return Segmentation(labels, *names, pixels, scores)
+
+    def _check_process(self) -> None:
+        """Refuse to run in a forked child what would hang there."""
+        if not self._runtime.outlives_forks:
+            forks.check(self._process, self._runtime.name)
 
     def _check_window(self, size: Size, multiscale: bool, view: Size) -> None:
         """Refuse what a labels artifact cannot do exactly: anything but one image of the window's size."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, TypeVar
@@ -32,9 +32,26 @@ def check(process: int, runtime: str) -> None:
     """
     if os.getpid() != process:
         raise NotSupported(
-            f"this Engine was made before the process was forked, and {runtime} does not outlive a fork: make the Engine "
-            "in the child (gunicorn: without --preload, or in post_fork), or start children by spawn"
+            f"{runtime} was set up before this process was forked, and does not work in its children: make the Engine in "
+            "the child (gunicorn: in post_fork, or without --preload), or start children by spawn"
         )
+
+
+class Here(Iterator[T]):
+    """A generator for the process that made it alone: in a forked child its threads, which it waits for, are missing."""
+
+    def __init__(self, generator: Generator[T, None, None]):
+        leave_behind(generator)
+        self._generator, self._process = generator, os.getpid()
+
+    def __next__(self) -> T:
+        check(self._process, "segment_many")
+        return next(self._generator)
+
+    def close(self) -> None:
+        """End the work."""
+        if os.getpid() == self._process:
+            self._generator.close()
 
 
 def leave_behind(owner: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
@@ -32,7 +32,7 @@ def one_by_one(function: Callable[[Any], Any]) -> Stage:
 DEPTH = 1
 
 
-def answers(items: Iterable[Any], stages: Sequence[Stage], strict: bool) -> Iterator[Any]:
+def answers(items: Iterable[Any], stages: Sequence[Stage], strict: bool) -> Generator[Any, None, None]:
     """Every item through all stages, in order; each stage has a thread of its own.
 
     Args:

@@ -72,7 +72,11 @@ class HostRuntime(ABC):
     """What runtimes share that take and give arrays of the host, `batch` windows a call; any thread may call `run`."""
 
     batch: int
-    outlives_forks = False
+
+    @property
+    def outlives_forks(self) -> bool:
+        """See `Runtime`; libraries with threads of their own do not."""
+        return False
 
     @property
     def group(self) -> int:
