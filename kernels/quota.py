@@ -53,7 +53,7 @@ def _folders(mount: Path, own: Path) -> Iterator[Path]:
     """
     yield from (mount / name for name in (*_UNIFIED, *_CPU))
     for line in _read(own).splitlines():                                # number:controllers:path
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         names = _UNIFIED if not controllers else _CPU if "cpu" in controllers.split(",") else ()
         inner = Path(path.lstrip("/"))
         for name in names:

@@ -199,6 +199,7 @@ class Engine:
             NotSupported: a GPU's memory does not hold them.
         """
         H, W = size = self._protocol.window
+        self._check_process()
         cut = read_windows(windows, size)
         with self._runtime.lane() as lane:
             given = lane.run(cut)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from segfast import optional
 from segfast.artifact import Artifact, read_artifact
 from segfast.config import Config
 from segfast.devices import check_device
@@ -135,6 +136,7 @@ def _engine_runtime(path: Path, runtime: str | None, device: str, trusted: bool)
     read_plan(path, trusted)                                            # said before PyTorch is missed
     if importlib.util.find_spec("torch") is None:
         raise MissingRuntime(f"{path} is an engine file, whose tensors are PyTorch's: pip install 'segfast[gpu]'")
+    optional.load("torch", "PyTorch", "torch")
     from segfast.runtimes.tensorrt import open_engine
 
     return open_engine(path, device, trusted)
@@ -154,6 +156,7 @@ def _checkpoint(path: Any, runtime: str | None) -> Segmenter:
             f"{name} is a checkpoint, which needs PyTorch: pip install 'segfast[export]'; "
             "an .onnx file exported from it does not"
         )
+    optional.load("torch", "PyTorch", "torch")
     from segfast.weights import load_model
 
     return load_model(name)

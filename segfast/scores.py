@@ -24,6 +24,7 @@ class Scores:
         self._lane, self._views, self._size, self._threads = lane, views, size, threads
 
     def __call__(self) -> NDArray[np.float32]:
+        """Compute them, on the lane."""
         return self._lane.fetch(merge_scores, self._views, self._size, threads=self._threads)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -2,7 +2,6 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segfast import forks
+
 # From so many windows of an image, or images of a stream, getting ready for many is worth its time.
 MANY = 8
 
@@ -105,8 +107,12 @@ class _HostLane:
         if len(windows) >= MANY:
             self._runtime.widen()
         step = self._runtime.batch
-        parts = [self._runtime.run(np.stack(windows[i : i + step])) for i in range(0, len(windows), step)]
+        parts = [self._call(np.stack(windows[i : i + step])) for i in range(0, len(windows), step)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _call(self, windows: NDArray[Any]) -> NDArray[Any]:
+        with forks.running():
+            return self._runtime.run(windows)
 
     def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
         result: NDArray[Any] = function(*args, **options)

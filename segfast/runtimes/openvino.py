@@ -111,7 +111,7 @@ class OpenVINORuntime(HostRuntime):
             return model
 
     def _compile(self, model: Any, kept: Kept) -> Any:
-        with kept.lent() as folder:
+        with forks.running(), kept.lent() as folder:
             network = None
             if folder is not None:
                 with suppress(RuntimeError):                            # whatever the cache has to do with it
