@@ -43,7 +43,7 @@ def test_broken_openvino_falls_back_loudly(tiny_onnx, monkeypatch, tmp_path, pho
     reason = str(error) or "SystemError"
     assert f"ONNX Runtime on cpu in fp32; OpenVINO is broken ({reason}): ONNX Runtime instead, slower on CPUs" in repr(engine)
     np.testing.assert_array_equal(engine.segment(photo).labels, expected)
-    with pytest.raises(MissingRuntime, match="OpenVINO is broken .*; pip install --force-reinstall openvino"):
+    with pytest.raises(MissingRuntime, match=r"OpenVINO is broken .*; pip install --force-reinstall openvino"):
         segfast.Engine(tiny_onnx, runtime="openvino", device="cpu")
 
 
