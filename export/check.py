@@ -68,8 +68,8 @@ def expect(model: Segmenter) -> Expected:
 
 def normalise(image: NDArray[np.uint8], protocol: Protocol) -> Tensor:
     """RGB bytes [H, W, 3] → the model's input [1, 3, H, W]."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (protocol.mean, protocol.std))
-    return (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 - mean) / std
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (protocol.mean, protocol.std))
+    return (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 - mean) / std
 
 
 def agreement(path: Path, expected: Expected, runtime: str | None) -> Agreement:

@@ -223,22 +223,26 @@ def _build(job: _Job) -> EngineReport:
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """While no other process of this user builds the same file."""
+    """While no other process of this user builds the same file; without a cache directory, whoever else does."""
     from filelock import FileLock, Timeout
 
     name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
-    lock = FileLock(files.make_folder(published.cache_directory() / "locks") / f"{name}.lock")
+    lock = None
     try:
+        lock = FileLock(files.make_folder(published.cache_directory() / "locks") / f"{name}.lock")
         lock.acquire(timeout=0)
     except Timeout:
+        assert lock is not None
         print(f"another process builds {target}: waiting for it", file=sys.stderr)
         lock.acquire()
-    except OSError as error:
-        raise files.cannot_write(Path(lock.lock_file), error) from error
+    except (CannotWrite, OSError, NotImplementedError) as error:
+        lock = None
+        print(f"processes that build {target} at once do not wait for each other: {error}", file=sys.stderr)
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _current(job: _Job) -> Plan | None:

@@ -31,8 +31,8 @@ class Deployed(nn.Module):
         self.mean: Tensor
         self.factor: Tensor
         # In bytes, and rounded last: the mean of ViTs, 127.5, is exact in half precision.
-        self.register_buffer("mean", (255 * torch.tensor(protocol.mean)).view(3, 1, 1).to(dtype))
-        self.register_buffer("factor", (1 / (255 * torch.tensor(protocol.std))).view(3, 1, 1).to(dtype))
+        self.register_buffer("mean", (255 * torch.tensor(protocol.mean, dtype=torch.float32)).view(3, 1, 1).to(dtype))
+        self.register_buffer("factor", (1 / (255 * torch.tensor(protocol.std, dtype=torch.float32))).view(3, 1, 1).to(dtype))
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, H, W, 3] uint8 RGB → logits or labels."""

@@ -16,6 +16,7 @@ import torch
 
 from segfast import config as configs
 from segfast import files
+from segfast.ambient import made, true_products
 from segfast.config import check_size
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
 from segfast.export import check
@@ -97,9 +98,17 @@ def export_onnx(
     _check_option("precision", precision, PRECISIONS)
     _check_option("output", output, OUTPUTS)
     _check_option("opset", opset, OPSETS)
+    return made(_export, model, path, window, precision, output, opset, force)
+
+
+def _export(
+    model: Segmenter, path: str | os.PathLike[str], window: Size, precision: str, output: str, opset: int, force: bool
+) -> ExportReport:
+    """See `export_onnx`; the options are checked."""
+    config = model.config
     old = replaced(Path(path), config, force)
     phases = _Phases(f"export {config.name}")
-    with files.publish(path) as temporary, phases:
+    with files.publish(path) as temporary, phases, true_products():
         with phases("reference"):
             fixed = at_size(model, window)
             expected = check.expect(fixed)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+from .quota import cpus as cpus
 from .reference import Size
 
 # Kernels and loops count in 32 bits, a last tile beyond the end.
@@ -37,8 +37,3 @@ def check_count(count: int, name: str) -> None:
     """Raises ValueError for more than MOST."""
     if count > MOST:
         raise ValueError(f"{count} {name} are more than 2^31 - 1024")
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,12 +17,46 @@ from .stopping import check
 SMALL = 1 << 14
 
 
+# Why numba's files cannot be kept, if they cannot.
+uncached: list[str] = []
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """Compiled without the GIL; kept beside its file, in the user's cache, or nowhere if neither can be written."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
+        dispatcher: Any = numba.njit(nogil=True, cache=True)(function)
+        dispatcher._cache = _Lenient(dispatcher._cache)
+    except Exception as error:  # no folder that can be written, or none that can be named: no HOME, an unknown user
+        uncached.append(_brief(error))
         return numba.njit(nogil=True)(function)
+    return dispatcher
+
+
+class _Lenient:
+    """numba's files of one function; where one cannot be read or written, it is compiled without."""
+
+    def __init__(self, cache: Any):
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        try:
+            return self._cache.load_overload(*arguments)
+        except Exception:  # another user's, or damaged: pickle meets that with nearly any exception
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        try:
+            self._cache.save_overload(*arguments)
+        except OSError as error:
+            uncached.append(_brief(error))
+
+
+def _brief(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (reason.strip().splitlines() or [type(error).__name__])[0]
 
 
 def run(tasks: Sequence[Callable[[], None]], threads: int) -> None:
@@ -53,5 +87,6 @@ def run(tasks: Sequence[Callable[[], None]], threads: int) -> None:
 @cache
 def _pool() -> ThreadPoolExecutor:
     """Our threads, from the first use on; a forked process, which inherits none, starts its own."""
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_pool.cache_clear)
     return ThreadPoolExecutor(max(1, cpus() - 1), "segfast-kernels")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import reference
+from . import loops, reference
 from .checks import check_count, check_size, check_threads
 from .reference import Size
 
@@ -17,7 +17,7 @@ __all__ = ["resize"]
 def resize(image: NDArray[Any], size: Size, *, threads: int | None = None) -> NDArray[np.float32]:
     """An image [h, w, C] resized to float32 [*size, C]: bilinear, align_corners False, no antialiasing.
 
-    Twin: `reference.upsample`, which also runs where numba is missing.
+    Twin: `reference.upsample`, which also runs where numba is missing or broken.
 
     Args:
         image: uint8 or float32, of any strides; the result is in its range.
@@ -35,8 +35,7 @@ def resize(image: NDArray[Any], size: Size, *, threads: int | None = None) -> ND
         raise ValueError(f"an image must be [h, w, C], none of them 0; got {list(image.shape)}")
     check_count(image.size, "values")
     check_count(size[0] * size[1] * image.shape[2], "values")
-    try:
-        from .resize_cpu import resize as compiled
-    except ImportError:
+    compiled = loops.load("resize_cpu")
+    if compiled is None:
         return np.ascontiguousarray(reference.upsample(image.transpose(2, 0, 1), size).transpose(1, 2, 0))
-    return compiled(np.require(image, None, ["C", "W"]), size, threads)
+    return compiled.resize(np.require(image, None, ["C", "W"]), size, threads)

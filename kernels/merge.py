@@ -1,7 +1,7 @@
 """The end of the pipeline: windows of patch logits in, labels of an image out.
 
 Checks what is asked, then runs the compiled loops of `merge_cpu`; the NumPy twins where numba is
-missing, and for logits with NaN, infinities or values beyond 1e30, whose meaning the twins define.
+missing or broken, and for logits with NaN, infinities or values beyond 1e30, whose meaning the twins define.
 CUDA tensors stay where they are: the kernels of `merge_cuda` take all of them, and the answer is a tensor
 beside them. Where Triton is missing they are computed on the host and copied back, which waits for the GPU.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import reference
+from . import loops, reference
 from .checks import check_count, check_size, check_threads
 from .reference import Floats, Labels, Size, Windows, label_dtype
 
@@ -119,13 +119,8 @@ def merge_scores(views: Sequence[Windows], size: Size, *, threads: int | None = 
     return out
 
 
-@cache
 def _compiled() -> ModuleType | None:
-    try:
-        from . import merge_cpu
-    except ImportError:
-        return None
-    return merge_cpu
+    return loops.load("merge_cpu")
 
 
 @cache

@@ -311,6 +311,12 @@ def merge(views: Sequence[Windows], size: Size, labels: Labels, threads: int) ->
     score(views, size, threads, lambda start, scores: _first_best(scores, labels[start : start + scores.shape[1]]))
 
 
+def trial() -> None:
+    """A smallest call, which fails where the loops cannot be compiled."""
+    view = Windows(np.zeros((1, 2, 2, 2), np.float32), [(0, 0)], (2, 2), (2, 2), (2, 2))
+    label([view], (2, 2), np.zeros((1, 2, 2), np.uint8), 1)
+
+
 def _plan(view: Windows, size: Size) -> Grid:
     """Where the cells of an image of `size` lie in a view."""
     tops, lefts = (np.array(starts, np.intp) for starts in zip(*view.anchors, strict=True))

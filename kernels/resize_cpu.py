@@ -65,3 +65,8 @@ def resize(image: NDArray[Any], size: Size, threads: int) -> NDArray[np.float32]
     edges = [size[0] * band // bands for band in range(bands + 1)]
     run([partial(_resize, image, rows, columns, *band, out) for band in itertools.pairwise(edges)], threads)
     return out
+
+
+def trial() -> None:
+    """A smallest call, which fails where the loops cannot be compiled."""
+    resize(np.zeros((2, 2, 3), np.uint8), (3, 3), 1)

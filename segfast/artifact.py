@@ -57,6 +57,7 @@ class Artifact:
         size: (H, W) of its input, one window.
         precision: `fp16` or `fp32`.
         output: `logits` [B, K, h, w], or `labels` [B, H, W].
+        identity: what tells it from others: its metadata, which have the digest of the weights, and its size.
     """
 
     path: Path
@@ -64,7 +65,7 @@ class Artifact:
     size: Size
     precision: str
     output: str
-
+    identity: tuple[str, int] = ("", 0)
 
     def check_shapes(self, given: Sequence[object], returned: Sequence[object]) -> None:
         """See that the network is the one the metadata speaks of.
@@ -96,7 +97,8 @@ def read_artifact(path: Path) -> Artifact:
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            whole = range(len(content))
+            size_in_bytes = len(content)
+            whole = range(size_in_bytes)
             text, external = _metadata(content, whole), _keeps_outside(content, whole, "model")
     except FileNotFoundError:
         raise BadModel(f"there is no file {path}; check the path, or export it: python -m segfast.export") from None
@@ -113,7 +115,7 @@ def read_artifact(path: Path) -> Artifact:
     size, precision, output = more.get("size"), more.get("precision"), more.get("output")
     if size != list(config.protocol.window) or precision not in ("fp16", "fp32") or output not in ("logits", "labels"):
         raise BadModel(f"the segfast metadata in {path} is damaged; export it again")
-    return Artifact(path, config, config.protocol.window, precision, output)
+    return Artifact(path, config, config.protocol.window, precision, output, (text, size_in_bytes))
 
 
 def _metadata(content: mmap.mmap, model: range) -> str | None:

@@ -58,6 +58,13 @@ def create_model(
     config = family_config(row, num_classes, image_size, **weights)
     need("export", "torch", *(["timm", "safetensors", "yaml"] if source else []))
 
+    from segfast.ambient import made
+
+    return made(_create, config, source)
+
+
+def _create(config: Config, source: str | None) -> Segmenter:
+    """The model of a configuration, its encoder from `source`, if any."""
     from segfast.model import Segmenter
 
     if source is None:

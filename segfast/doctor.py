@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +40,8 @@ _IDENTITY = (
 COMPILERS = ("tensorrt", "tensorrt_rtx")
 # Run in a process of their own: a broken library may end it, and must not end the doctor.
 _PROBES = {
-    "openvino": "import openvino; core = openvino.Core(); answer = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')",
+    "openvino": "from segfast.runtimes.openvino import tolerate_no_home; tolerate_no_home()\n"
+    "import openvino; core = openvino.Core(); answer = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')",
     "onnxruntime": f"""
 import onnxruntime, sys
 if sys.argv[1] != "cpu" and hasattr(onnxruntime, "preload_dlls"): onnxruntime.preload_dlls()
@@ -50,10 +52,14 @@ if wanted[0] in answer:
     started = onnxruntime.InferenceSession(bytes.fromhex("{_IDENTITY}"), options, wanted).get_providers()
     if started[0] != wanted[0]: sys.exit(wanted[0] + " does not start")
 """,
+    "numba": "import numba; from segfast.kernels import merge_cpu; merge_cpu.trial(); answer = []",
+    "torch": "import torch; answer = []",
     "tensorrt": "import tensorrt; answer = []",
     "tensorrt_rtx": "import tensorrt_rtx; answer = []",
     "engine": "import segfast.engine; answer = []",
 }
+
+_ENDS = "importing it ends Python with"
 
 
 def main() -> int:
@@ -71,11 +77,7 @@ def examine() -> dict[str, Any]:
     gpus = _ask(_gpus, 0, warnings, "count the NVIDIA GPUs")
     device = "cuda" if gpus else "cpu"
     packages = {package.module: _package(package) for package in PACKAGES}
-    for name in ("openvino", "onnxruntime", *COMPILERS):
-        if packages[name]["present"]:
-            packages[name] |= (answer := _probe(name, device))
-            if answer["error"]:
-                packages[name]["get"] = _mend(name, answer["error"])
+    _try(packages, device)
     warnings += _conflicts()
     return {
         "segfast": __version__,
@@ -96,6 +98,17 @@ def examine() -> dict[str, Any]:
         "cache": _ask(_cache, {"path": None, "bytes": None, "writable": False}, warnings, "find the cache directory"),
         "warnings": warnings,
     }
+
+
+def _try(packages: dict[str, Any], device: str) -> None:
+    """Import what is there and may be broken, and note what comes of it: all at once, PyTorch alone takes seconds."""
+    names = [name for name in _PROBES if name in packages and packages[name]["present"]]
+    with ThreadPoolExecutor(len(names) or 1) as pool:
+        for name, answer in zip(names, pool.map(lambda name: _probe(name, device), names), strict=True):
+            entry = packages[name]
+            entry |= {"detail": entry["detail"] or answer["detail"] or None, "error": answer["error"]}
+            if answer["error"]:
+                entry["get"] = _mend(name, answer["error"])
 
 
 def describe(found: dict[str, Any]) -> list[str]:
@@ -136,11 +149,11 @@ def cpu_model() -> str | None:
     return named or None
 
 
-def cores() -> int | None:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+def cores() -> int:
+    """How many cores this process may use, by affinity and quota."""
+    from segfast.kernels.quota import cpus
+
+    return cpus()
 
 
 def instructions() -> dict[str, bool] | None:
@@ -223,8 +236,8 @@ def _probe(name: str, device: str = "cpu") -> dict[str, Any]:
 
 def _ending(code: int) -> str:
     if code < 0 and -code in set(signal.Signals):
-        return f"importing it ends Python with {signal.Signals(-code).name}"
-    return f"importing it ends Python with code {code}"
+        return f"{_ENDS} {signal.Signals(-code).name}"
+    return f"{_ENDS} code {code}"
 
 
 def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
@@ -232,11 +245,17 @@ def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
     for name in ("numpy", "PIL"):
         if not packages[name]["present"]:
             return _cannot(f"{name} is missing; {packages[name]['get']}")
-    name = "openvino" if device == "cpu" and _spec("openvino") is not None else "onnxruntime"
+    name, why = "onnxruntime", ""
+    if device == "cpu" and _spec("openvino") is not None:
+        trouble = packages["openvino"]["error"]
+        if trouble and trouble.startswith(_ENDS):                       # which no Engine outlives
+            return _cannot(f"openvino is broken; {packages['openvino']['get']}")
+        name, why = ("onnxruntime", ", as openvino is broken") if trouble else ("openvino", "")
     entry = packages[name]
     if not entry["present"]:
         missing = "openvino" if device == "cpu" else name
-        return _cannot(f"{missing} is missing; {packages[missing]['get']}")
+        state = "broken" if why else "missing"
+        return _cannot(f"{missing} is {state}; {packages[missing]['get']}")
     if entry["error"]:
         return _cannot(f"{name} is broken; {entry['get']}")
     answers = (entry["detail"] or "").split(", ")
@@ -245,9 +264,9 @@ def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
     if error := _probe("engine")["error"]:
         return _cannot(f"segfast.engine cannot be imported ({error}); {origin.install()}")
     if name == "onnxruntime":
-        return {"runs": True, "text": f"ONNX Runtime on {device}: every file in its own precision"}
+        return {"runs": True, "text": f"ONNX Runtime on {device}: every file in its own precision{why}{_slower(packages)}"}
     half = next((half.lower() for half in ("BF16", "FP16") if half in answers), "f32")
-    return {"runs": True, "text": f"OpenVINO on cpu: fp16 files in {half}, fp32 files in f32"}
+    return {"runs": True, "text": f"OpenVINO on cpu: fp16 files in {half}, fp32 files in f32{_slower(packages)}"}
 
 
 def _checkpoint_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
@@ -260,8 +279,10 @@ def _checkpoint_default(packages: dict[str, Any], device: str) -> dict[str, Any]
         return _cannot(f"triton, which compiles the GPU's kernels, is missing; {triton['get']}")
     if device != "cpu" and torch["detail"] == "no CUDA":
         return _cannot("this PyTorch has no CUDA, and an Engine takes the GPU unless told device='cpu'; pip install torch")
+    if torch.get("error"):
+        return _cannot(f"torch is broken; {torch['get']}")
     if device == "cpu":
-        return {"runs": True, "text": "PyTorch on cpu in fp32"}
+        return {"runs": True, "text": f"PyTorch on cpu in fp32{_slower(packages)}"}
     built = f"PyTorch {torch['version'] or '?'} ({torch['detail'] or 'CUDA unknown'}), Triton {triton['version'] or '?'}"
     return {"runs": True, "text": f"{built} on {device} in fp16"}
 
@@ -278,6 +299,14 @@ def _engine_default(packages: dict[str, Any], gpus: int) -> dict[str, Any]:
     if not torch["present"] or torch["detail"] == "no CUDA":
         return _cannot(f"their tensors are those of a PyTorch with CUDA; {torch['get']}{builds}")
     return {"runs": True, "text": f"those that {' or '.join(ready)} of the same version built for this GPU"}
+
+
+def _slower(packages: dict[str, Any]) -> str:
+    """What is said where numba's loops do not run."""
+    numba = packages["numba"]
+    if numba["present"] and not numba["error"]:
+        return ""
+    return f"; windows merged in NumPy, slower, as numba is {'broken' if numba['present'] else 'missing'}"
 
 
 def _cannot(reason: str) -> dict[str, Any]:

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import kernels, limits, opening, pipeline
+from segfast import forks, kernels, limits, opening, pipeline
 from segfast.border import border
 from segfast.config import Config
 from segfast.errors import BadImage, BadModel, BadOption, NotSupported, SegfastError
 from segfast.image import Pixels, read_image, read_windows
-from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax
+from segfast.kernels import loops
+from segfast.kernels.merge import Windows, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
 from segfast.protocol import Protocol, Size, check_fit, views
 from segfast.remedies import check_many
 from segfast.runtimes import MANY, Lane, to_bytes
+from segfast.scores import Scores
 from segfast.segmentation import Segmentation
+from segfast.sent import Origin
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -73,6 +76,10 @@ class Engine:
     Any number of threads may call one Engine; they get what one after the other would.
     `repr(engine)` says what runs where, and every fall-back.
 
+    Pickled, an Engine of a file or published name is its absolute path, options and digest, and is opened
+    again where it arrives, if the file there is the same; one of a Segmenter cannot be sent. A copy is the
+    Engine itself. In a forked child it answers if it runs in PyTorch on the CPU, and is refused otherwise.
+
     Attributes:
         config: architecture, protocol and classes of the model.
         output: `logits` or `labels`: what its network gives.
@@ -107,6 +114,9 @@ class Engine:
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
         on_host = self._runtime.device == "cpu"
         self._network = limits.Network(self.config.patch, self.config.num_classes, on_host)
+        options = {"runtime": runtime, "device": device, "threads": threads}
+        self._origin = Origin(path, {**options, "precision": precision, "attention": attention, "trusted": trusted})
+        self._process = os.getpid()
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
 
     def segment(
@@ -164,6 +174,7 @@ class Engine:
             As `segment`; BadOption also for an unknown `errors`, and for one image in place of many.
         """
         images = check_many(images)
+        self._check_process()
         if errors not in ("raise", "yield"):
             raise BadOption(f"errors must be 'raise' or 'yield'; got {errors!r}")
         seen = 0
@@ -180,7 +191,7 @@ class Engine:
             pipeline.Stage(infer, self._runtime.group),
             pipeline.one_by_one(self._finish),
         )
-        return pipeline.answers(images, stages, errors == "raise")
+        return forks.Here(pipeline.answers(images, stages, errors == "raise"))
 
     @border("running the network")
     def run(self, windows: Any, *, labels: bool = False) -> NDArray[Any]:
@@ -199,6 +210,7 @@ class Engine:
             NotSupported: memory does not hold them, or a library fails at them, whose error is then the cause.
         """
         H, W = size = self._protocol.window
+        self._check_process()
         cut = read_windows(windows, size)
         with self._runtime.lane() as lane:
             given = lane.run(cut)
@@ -207,15 +219,26 @@ class Engine:
         padded = self._padded(size)
         return lane.fetch(lambda: upsample_argmax(given, padded, threads=self._threads)[:, :H, :W])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._origin.reduce(type(self))
+
+    def __copy__(self) -> Engine:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Engine:
+        return self
+
     def __repr__(self) -> str:
         H, W = self._protocol.window
         what = f"{self.config.name}, {self.config.num_classes} classes, {H}×{W} windows, {self.output}"
-        notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes))
+        loops_run = [] if self.output == "labels" else loops.notes(merging=self._runtime.device == "cpu")
+        notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes, *loops_run))
         return f"Engine({what}: {self.runtime}{notes})"
 
     @border("laying the image out")
     def _prepare(self, image: Any, multiscale: bool, stride: int | None, fit: Size | None = None) -> _Work:
         """Read an image and lay its views out. Those of a multi-scale request are cut when their turn comes."""
+        self._check_process()
         protocol, fit = self._protocol.with_stride(stride), check_fit(fit)
         if (size := limits.size_of(image)) is not None:
             self._check(size, multiscale, protocol, fit)                # before it is copied
@@ -285,7 +308,7 @@ class Engine:
         if isinstance(answer.given, np.ndarray):
             return Segmentation(answer.given, *names, pixels)
         labels = answer.lane.fetch(merge_windows, answer.given, size, threads=self._threads)
-        scores = partial(_scores, answer.lane, answer.given, size, self._threads)
+        scores = Scores(answer.lane, answer.given, size, self._threads)
         return Segmentation(labels, *names, pixels, scores)
 
     def _check(self, size: Size, multiscale: bool, protocol: Protocol, fit: Size | None) -> None:
@@ -295,6 +318,11 @@ class Engine:
             self._check_window(size, multiscale, laid_out[0])
         else:
             limits.check_views(size, laid_out, protocol, self._network, fit)
+
+    def _check_process(self) -> None:
+        """Refuse to run in a forked child what would hang there."""
+        if not self._runtime.outlives_forks:
+            forks.check(self._process, self._runtime.name)
 
     def _check_window(self, size: Size, multiscale: bool, view: Size) -> None:
         """Refuse what a labels artifact cannot do exactly: anything but one image of the window's size."""
@@ -306,13 +334,6 @@ class Engine:
                 f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
                 "python -m segfast.export --output logits, with the same --model or --weights"
             )
-
-
-@border("computing the scores")
-def _scores(lane: Lane, given: list[Windows], size: Size, threads: int | None) -> NDArray[np.float32]:
-    """Softmax scores [K, H, W] of an image."""
-    limits.check_scores(size, given[0].logits.shape[1])
-    return lane.fetch(merge_scores, given, size, threads=threads)
 
 
 def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArray[Any]:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from segfast import origin
 from segfast.errors import MissingRuntime
+from segfast.optional import load
 
 
 def need(extra: str, *modules: str) -> None:
@@ -15,8 +16,10 @@ def need(extra: str, *modules: str) -> None:
         extra: of segfast, which brings them.
 
     Raises:
-        MissingRuntime: one is not.
+        MissingRuntime: one is not, or PyTorch is broken.
     """
     missing = [module for module in modules if find_spec(module) is None]
+    if not missing and "torch" in modules:
+        load("torch", "PyTorch", "torch")                               # installed is not working
     if missing:
         raise MissingRuntime(f"this needs {', '.join(missing)}; {origin.install(extra)}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from segfast import origin
+from segfast import optional, origin
 from segfast.artifact import Artifact, read_artifact
 from segfast.config import Config
 from segfast.devices import check_device
@@ -66,8 +66,6 @@ def open_model(
 
         network = PyTorchRuntime(model, device, threads, precision, attention)
         opened = Opened(network, model.config, model.config.protocol, "logits", [])
-    if importlib.util.find_spec("numba") is None:
-        opened.notes.append("numba is not installed: windows are merged in NumPy, slower")
     if opened.config.random_weights:
         opened.notes.append("random weights: for timing only")
     return opened
@@ -102,9 +100,7 @@ def _onnx_runtime(
     if runtime == "openvino" and device != "cpu":
         raise BadOption(f"OpenVINO does not run on {device}; use device='cpu', or runtime='onnxruntime'")
     if runtime is None and device == "cpu":
-        runtime = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
-        if runtime == "onnxruntime":
-            notes.append("OpenVINO is not installed: ONNX Runtime instead, slower on CPUs")
+        return _default_of_cpus(artifact, threads, notes)
     if runtime == "openvino":
         from segfast.runtimes.openvino import OpenVINORuntime
 
@@ -114,6 +110,25 @@ def _onnx_runtime(
     return ONNXRuntime(artifact, device, threads)
 
 
+def _default_of_cpus(artifact: Artifact, threads: int | None, notes: list[str]) -> Runtime:
+    """OpenVINO; ONNX Runtime, noted, where OpenVINO is missing or broken."""
+    from segfast.runtimes.onnxruntime import ONNXRuntime
+
+    trouble = "OpenVINO is not installed"
+    if importlib.util.find_spec("openvino") is not None:
+        try:
+            from segfast.runtimes.openvino import OpenVINORuntime
+
+            return OpenVINORuntime(artifact, threads)
+        except MissingRuntime as error:
+            trouble = str(error).partition("; pip install")[0]
+    notes.append(f"{trouble}: ONNX Runtime instead, slower on CPUs")
+    try:
+        return ONNXRuntime(artifact, "cpu", threads)
+    except MissingRuntime as error:
+        raise MissingRuntime(f"{trouble} (pip install openvino), and {error}") from None
+
+
 def _engine_runtime(path: Path, runtime: str | None, device: str, trusted: bool) -> TensorRTRuntime:
     """The runtime of an `.engine` file, after its sidecar was found to fit."""
     if runtime is not None:
@@ -121,6 +136,7 @@ def _engine_runtime(path: Path, runtime: str | None, device: str, trusted: bool)
     read_plan(path, trusted)                                            # said before PyTorch is missed
     if importlib.util.find_spec("torch") is None:
         raise MissingRuntime(f"{path} is an engine file, whose tensors are PyTorch's: {origin.install('gpu')}")
+    optional.load("torch", "PyTorch", "torch")
     from segfast.runtimes.tensorrt import open_engine
 
     return open_engine(path, device, trusted)
@@ -140,6 +156,7 @@ def _checkpoint(path: Any, runtime: str | None) -> Segmenter:
             f"{name} is a checkpoint, which needs PyTorch: {origin.install('export')}; "
             "an .onnx file exported from it does not"
         )
+    optional.load("torch", "PyTorch", "torch")
     from segfast.weights import load_model
 
     return load_model(name)

@@ -45,7 +45,7 @@ POLL = 0.2
 _NOTHING = object()
 
 
-def answers(items: Iterable[Any], stages: Sequence[Stage], strict: bool) -> Iterator[Any]:
+def answers(items: Iterable[Any], stages: Sequence[Stage], strict: bool) -> Generator[Any, None, None]:
     """Every item through all stages, in order; each stage has a thread of its own.
 
     The first stage, if it takes items one by one, has done its work before the source is advanced. Groups

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from segfast import files
-from segfast.errors import BadModel, DownloadFailed, UnknownModel
+from segfast.errors import BadModel, CannotWrite, DownloadFailed, UnknownModel
 from segfast.progress import bar
 from segfast.variants import near
 
@@ -56,20 +56,30 @@ PUBLISHED = MappingProxyType({
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept: $SEGFAST_CACHE, else `segfast` in the user's cache directory."""
+    """Where downloads are kept: $SEGFAST_CACHE, else `segfast` in the user's cache directory.
+
+    Raises:
+        CannotWrite: this user has no home directory.
+    """
     if chosen := os.environ.get("SEGFAST_CACHE"):
         return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "segfast"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "segfast"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segfast"
+    try:
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "segfast"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "segfast"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segfast"
+    except RuntimeError:                                                # no HOME, and the system does not know the user
+        raise CannotWrite("there is no home directory for a cache; set SEGFAST_CACHE to a folder") from None
 
 
 def cached(name: str) -> Path | None:
-    """The file of published weights, if it was downloaded."""
-    path = _destination(PUBLISHED[name])
-    return path if path.is_file() else None
+    """The file of published weights, if it was downloaded and can be seen."""
+    try:
+        path = _destination(PUBLISHED[name])
+        return path if path.is_file() else None
+    except (CannotWrite, OSError):
+        return None
 
 
 def is_name(text: str) -> bool:
@@ -93,7 +103,7 @@ def fetch(name: str) -> Path:
     Raises:
         UnknownModel: no such name; those that exist are listed.
         DownloadFailed: it could not be fetched whole; what came is kept, and a later call resumes.
-        CannotWrite: the cache directory is full or read-only.
+        CannotWrite: the cache directory is full or read-only, or there is none.
     """
     if name not in PUBLISHED:
         raise UnknownModel(f"no published weights are named {name!r}; {near(name, list(PUBLISHED))}")

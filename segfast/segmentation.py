@@ -20,7 +20,8 @@ Labels = NDArray[np.unsignedinteger[Any]]
 class Segmentation:
     """Labels of one image, at its own size.
 
-    `np.asarray(segmentation)` is its labels.
+    `np.asarray(segmentation)` is its labels. It can be pickled, and takes no Engine along: scores that were not
+    computed yet travel as the logits they come from.
 
     Attributes:
         labels: class index of every pixel, [H, W], uint8 (uint16 over 256 classes).

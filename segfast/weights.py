@@ -44,11 +44,17 @@ def load_model(path_or_name: str | os.PathLike[str]) -> Segmenter:
     if not isinstance(path_or_name, (str, os.PathLike)):
         raise BadModel(f"a checkpoint is a path or a published name, not {type(path_or_name).__name__}")
     need("export", "torch", "safetensors", "yaml", "filelock")
+    from segfast.ambient import made
+
+    return made(_load, os.fspath(path_or_name))
+
+
+def _load(source: str) -> Segmenter:
+    """See `load_model`."""
     import torch
 
     from segfast.model import Segmenter
 
-    source = os.fspath(path_or_name)
     config, state = read_checkpoint(source)
     grids = [config.grid]                                               # what came with the tensors is of their own grid
     with torch.device("meta"):  # shapes only: a file that lies about its sizes costs nothing

@@ -1,7 +1,7 @@
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -17,6 +17,7 @@ from segfast import benchmark, doctor, image, models, published
 from segfast.config import family_config
 from segfast.errors import BadImage, NotSupported, UnknownModel
 from segfast.kernels import reference
+from segfast.kernels.checks import cpus
 from segfast.model import Segmenter
 from segfast.variants import VARIANTS
 
@@ -123,7 +124,7 @@ def test_doctor_of_a_whole_installation(hide, monkeypatch, capsys, tmp_path):
     assert found["packages"]["openvino"]["version"] == importlib.metadata.version("openvino")
     assert "CPUExecutionProvider" in found["packages"]["onnxruntime"]["detail"]
     assert found["packages"]["torch"]["detail"] == (f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA")
-    assert found["cpu"]["cores"] == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert found["cpu"]["cores"] == cpus()
     assert found["cache"] == {"path": str(tmp_path / "a" / "b"), "bytes": 0, "writable": True}
     assert f"segfast {segfast.__version__}, Python " in text
 
@@ -153,23 +154,49 @@ def test_doctor_names_the_command_for_what_is_missing(hide, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "words", "runs"),
     [
-        ("raise ImportError('libfoo.so: no such thing')", "libfoo.so: no such thing"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
-        ("print('hello')", "has no attribute"),
+        ("raise ImportError('libfoo.so: no such thing')", "libfoo.so: no such thing", True),
+        ("raise OSError('wrong ELF class')", "wrong ELF class", True),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL", False),
+        ("print('hello')", "has no attribute", True),
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_doctor_survives_broken_packages(hide, monkeypatch, capsys, tmp_path, body, words):
+def test_doctor_survives_broken_packages(hide, monkeypatch, capsys, tmp_path, body, words, runs):
+    absent = "torch", "numba", "tensorrt_rtx"
+    hide(*absent)
     (tmp_path / "openvino.py").write_text(body)
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     code, text, found = examined(monkeypatch, capsys)
-    assert code == 1
     assert words in found["packages"]["openvino"]["error"]
     assert "broken: " in text
+    assert code == (0 if runs else 1)
+    if runs:                                                            # as the Engine does
+        assert "ONNX Runtime on cpu: every file in its own precision, as openvino is broken" in text
+        hide("onnxruntime", *absent)
+        code, text, _ = examined(monkeypatch, capsys)
+        assert code == 1
     assert "cannot run: openvino is broken; pip install --force-reinstall openvino" in text
+
+
+@pytest.mark.parametrize("module", ["numba", "torch"])
+def test_doctor_names_what_is_installed_and_broken(hide, monkeypatch, capsys, tmp_path, module):
+    hide("openvino", "tensorrt_rtx", *({"numba", "torch"} - {module}))
+    (tmp_path / f"{module}.py").write_text("raise AttributeError('made for another NumPy')")
+    monkeypatch.syspath_prepend(tmp_path)
+    found_spec = importlib.util.find_spec
+    origin = importlib.machinery.ModuleSpec(module, None, origin=str(tmp_path / f"{module}.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: origin if name == module else found_spec(name, *a))
+    code, text, found = examined(monkeypatch, capsys)
+    assert code == 0
+    assert found["packages"][module]["error"] == "AttributeError: made for another NumPy"
+    assert "broken: AttributeError: made for another NumPy; pip install --force-reinstall" in text
+    if module == "numba":
+        assert "windows merged in NumPy, slower, as numba is broken" in found["engine"]["onnx"]["text"]
+    else:
+        assert found["engine"]["checkpoints"] == {"runs": False, "text": "cannot run: torch is broken; pip install --force-reinstall torch"}
 
 
 def test_doctor_survives_everything_at_once(monkeypatch, capsys):

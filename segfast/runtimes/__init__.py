@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segfast import forks
 from segfast.kernels.stopping import check
 
 # From so many windows of an image, or images of a stream, getting ready for many is worth its time.
@@ -56,6 +57,11 @@ class Runtime(Protocol):
         """Every fall-back that was taken, for people."""
         ...
 
+    @property
+    def outlives_forks(self) -> bool:
+        """Whether it runs in forked children of the process that made it."""
+        ...
+
     def widen(self) -> None:
         """Get ready for many windows, where that costs something."""
         ...
@@ -69,6 +75,11 @@ class HostRuntime(ABC):
     """What runtimes share that take and give arrays of the host, `batch` windows a call; any thread may call `run`."""
 
     batch: int
+
+    @property
+    def outlives_forks(self) -> bool:
+        """See `Runtime`; libraries with threads of their own do not."""
+        return False
 
     @property
     def group(self) -> int:
@@ -99,8 +110,12 @@ class _HostLane:
         step, parts = self._runtime.batch, []
         for start in range(0, len(windows), step):
             check()
-            parts.append(self._runtime.run(np.stack(windows[start : start + step])))
+            parts.append(self._call(np.stack(windows[start : start + step])))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _call(self, windows: NDArray[Any]) -> NDArray[Any]:
+        with forks.running():
+            return self._runtime.run(windows)
 
     def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
         result: NDArray[Any] = function(*args, **options)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from numpy.typing import NDArray
 
-from segfast import origin
+from segfast import forks, optional, origin
 from segfast.artifact import Artifact
 from segfast.errors import BadModel, MissingRuntime
+from segfast.kernels import quota
 from segfast.runtimes import HostRuntime, to_bytes
 
 
@@ -18,17 +20,14 @@ class ONNXRuntime(HostRuntime):
     name = "ONNX Runtime"
 
     def __init__(self, artifact: Artifact, device: str, threads: int | None):
-        try:
-            import onnxruntime
-        except ImportError:
-            package = "onnxruntime-gpu" if device != "cpu" else "onnxruntime"
-            raise MissingRuntime(f"ONNX Runtime is not installed; pip install {package}") from None
-
+        onnxruntime = _library("onnxruntime-gpu" if device != "cpu" else "onnxruntime")
         self.device, self.precision = device, artifact.precision
         self.notes: list[str] = []
         self.batch = 1 if device == "cpu" else 8
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if threads is None and quota.cpus() < (os.cpu_count() or 1):    # by default it would take the whole machine's
+            threads = quota.cpus()
         if threads is not None:
             options.intra_op_num_threads = threads
         providers: list[Any] = ["CPUExecutionProvider"]
@@ -47,6 +46,7 @@ class ONNXRuntime(HostRuntime):
         self._session.disable_fallback()  # which would otherwise move a failing call to the CPU
         artifact.check_shapes(self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape)
         self._input = self._session.get_inputs()[0].name
+        forks.leave_behind(self)
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
         """See `HostRuntime`."""
@@ -57,8 +57,27 @@ class ONNXRuntime(HostRuntime):
         """See `Runtime`; nothing to do."""
 
 
+# Read when it is first imported.
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+
+
 def _cuda_remedy() -> str:
     return f"to bring what it needs, {origin.install('gpu')}; device='cpu' runs on the CPU"
+
+
+def _library(package: str) -> Any:
+    """ONNX Runtime, without its telemetry: the thread of it would hang forked children as they end.
+
+    Raises:
+        MissingRuntime: it is not installed, or broken.
+    """
+    told = os.environ.get(_TELEMETRY)
+    os.environ[_TELEMETRY] = "1" if told is None else told
+    try:
+        return optional.load("onnxruntime", "ONNX Runtime", package)
+    finally:
+        if told is None:
+            del os.environ[_TELEMETRY]
 
 
 def _require_cuda(onnxruntime: Any) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import files, published
+from segfast import forks, optional
 from segfast.artifact import Artifact
-from segfast.errors import BadModel, CannotWrite, MissingRuntime
-from segfast.kernels import upsample_argmax
-from segfast.kernels.checks import cpus
+from segfast.errors import BadModel, MissingRuntime
+from segfast.kernels import quota, upsample_argmax
 from segfast.runtimes import HostRuntime, rows, to_bytes
+from segfast.runtimes.blobs import Kept
 
 
 class OpenVINORuntime(HostRuntime):
@@ -34,27 +35,28 @@ class OpenVINORuntime(HostRuntime):
     batch = 2
 
     def __init__(self, artifact: Artifact, threads: int | None):
+        tolerate_no_home()
+        openvino = optional.load("openvino", "OpenVINO", "openvino")
         try:
-            import openvino
-        except ImportError as error:
-            raise MissingRuntime(f"OpenVINO cannot be imported ({error}); pip install openvino") from None
-
-        self._core = openvino.Core()
-        self._artifact, self._threads = artifact, threads or cpus()
+            self._core = openvino.Core()
+            capable = load_plugin(self._core)
+        except Exception as error:  # of an installation in pieces, anything
+            raise MissingRuntime(optional.broken("OpenVINO", "openvino", error)) from error
+        self._version = str(getattr(openvino, "__version__", ""))
+        self._artifact, self._threads = artifact, threads or quota.cpus()
         self.notes: list[str] = []
-        with ThreadPoolExecutor(1, "segfast-load") as pool:
+        self._choose(capable, threads)
+        with ThreadPoolExecutor(2, "segfast-load") as pool:
             if artifact.output == "logits":
                 pool.submit(_load_kernels)                              # a failure of it is said at the first image
-            self._load(threads)
+            self._load(pool)
         self._compiling = threading.Lock()
         self._local = threading.local()
+        forks.leave_behind(self)
 
-    def _load(self, threads: int | None) -> None:
-        """Read the network and compile it for single windows."""
-        if (cache := _cache_directory()) is not None:
-            self._core.set_property({"CACHE_DIR": str(cache)})
+    def _choose(self, capable: Any, threads: int | None) -> None:
+        """The arithmetic and the threads."""
         self.precision = "f32"
-        capable = load_plugin(self._core)
         if self._artifact.precision == "fp16":
             self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "f32")
             if self.precision == "f32":
@@ -63,11 +65,22 @@ class OpenVINORuntime(HostRuntime):
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
+        elif (few := quota.cut()) is not None:
+            # Containers that share a machine by quotas would all be pinned to its first cores.
+            self._options |= {"INFERENCE_NUM_THREADS": few, "ENABLE_CPU_PINNING": False}
+        self._identity = self._version, sorted(capable), self._artifact.identity, self._options
+
+    def _load(self, pool: ThreadPoolExecutor) -> None:
+        """Read the network and compile it for single windows; what is kept of it is checked meanwhile."""
+        kept = Kept(self._artifact.path, 1, self._identity)
+        checked = pool.submit(kept.check)
         with self._errors():
             self._model = self._core.read_model(self._artifact.path)
             given, returned = self._model.input(0).partial_shape, self._model.output(0).partial_shape
             self._artifact.check_shapes(_plain(given), _plain(returned))
-        self._networks = {1: self._compile(1)}
+        model = self._shaped(1)
+        checked.result()
+        self._networks = {1: self._compile(model, kept)}
 
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
         """See `HostRuntime`."""
@@ -84,16 +97,30 @@ class OpenVINORuntime(HostRuntime):
         """Compile the network for pairs, the first time; later starts take it from the cache on disk."""
         with self._compiling:
             if self.batch not in self._networks:
-                self._networks[self.batch] = self._compile(self.batch)
+                kept = Kept(self._artifact.path, self.batch, self._identity)
+                kept.check()
+                self._networks[self.batch] = self._compile(self._shaped(self.batch), kept)
 
-    def _compile(self, batch: int) -> Any:
-        """The network for `batch` windows at a time."""
+    def _shaped(self, batch: int) -> Any:
+        """The network for `batch` windows at a time, not compiled yet."""
         with self._errors():
             model = self._model.clone()
             model.reshape({0: [batch, *self._artifact.size, 3]})
             if self.precision == "bf16" and self._threads <= rows.THREADS:
                 rows.split_rows(model)
-            return self._core.compile_model(model, "CPU", self._options)
+            return model
+
+    def _compile(self, model: Any, kept: Kept) -> Any:
+        with forks.running(), kept.lent() as folder:
+            network = None
+            if folder is not None:
+                with suppress(RuntimeError):                            # whatever the cache has to do with it
+                    network = self._core.compile_model(model, "CPU", self._options | {"CACHE_DIR": str(folder)})
+            if network is None:
+                with self._errors():
+                    network = self._core.compile_model(model, "CPU", self._options)
+        self.notes += [note for note in kept.notes if note not in self.notes]
+        return network
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -102,6 +129,15 @@ class OpenVINORuntime(HostRuntime):
         except (RuntimeError, IndexError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise BadModel(f"OpenVINO cannot run {self._artifact.path} ({reason}); export it again") from error
+
+
+def tolerate_no_home() -> None:
+    """Hide OpenVINO's telemetry, which asks for a home directory as it is imported, from users who have none."""
+    try:
+        Path.home()
+    except RuntimeError:
+        modules: dict[str, Any] = sys.modules                           # None: not to be found, which OpenVINO is ready for
+        modules.setdefault("openvino_telemetry", None)
 
 
 def _load_kernels() -> None:
@@ -123,11 +159,3 @@ def load_plugin(core: Any) -> Any:
 def _plain(shape: Any) -> list[int | str]:
     """A partial shape as numbers, and `?` where it is not fixed."""
     return [side.get_length() if side.is_static else "?" for side in shape]
-
-
-def _cache_directory() -> Path | None:
-    """Where compiled models are kept, so that the next start takes half as long; None if it cannot be written."""
-    try:
-        return files.make_folder(published.cache_directory() / "openvino")
-    except CannotWrite:
-        return None

@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segfast import kernels
+from segfast import forks, kernels
+from segfast.ambient import true_products
 from segfast.errors import BadOption, MissingRuntime, NotSupported
 from segfast.kernels.attend import choose
-from segfast.model import Segmenter
+from segfast.kernels.quota import cut
+from segfast.model import Segmenter, without_autocast
 from segfast.runtimes import HostRuntime, Lane
 from segfast.runtimes.device import GROUP, REMEDY, Lanes, largest_batch, out_of_memory
 
@@ -62,9 +64,9 @@ class PyTorchRuntime(HostRuntime):
             self._notes.append(f"attention by {attention}")
         protocol = model.config.protocol
         try:
-            self._mean = torch.tensor(protocol.mean, device=device)[:, None, None]
-            self._std = torch.tensor(protocol.std, device=device)[:, None, None]
-            self.precision = self._load(model, precision, attention)
+            self._mean = torch.tensor(protocol.mean, dtype=torch.float32, device=device)[:, None, None]
+            self._std = torch.tensor(protocol.std, dtype=torch.float32, device=device)[:, None, None]
+            self.precision = forks.with_threads(self._load, model, precision, attention)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -91,17 +93,26 @@ class PyTorchRuntime(HostRuntime):
         """See `Runtime`."""
         return super().lane() if self._lanes is None else self._lanes.lane()
 
-    @torch.inference_mode()
+    @property
+    def outlives_forks(self) -> bool:
+        """See `Runtime`."""
+        return self.device == "cpu"
+
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
         """See `HostRuntime`."""
-        with _threads(self._threads):
-            logits = self.logits(torch.tensor(np.ascontiguousarray(windows)))
+        return forks.with_threads(self._run, windows)
+
+    @torch.inference_mode()
+    def _run(self, windows: NDArray[Any]) -> NDArray[Any]:
+        with _threads(self._threads), true_products():
+            logits = self.logits(torch.tensor(np.ascontiguousarray(windows), device="cpu"))
         return (logits.float() if logits.dtype == torch.bfloat16 else logits).numpy()  # NumPy has no bf16
 
     def logits(self, windows: Tensor) -> Tensor:
         """Patch logits [n, K, h, w] of windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255."""
-        images = (windows.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-        return self._model.patch_logits(images.to(DTYPES[self.precision]))
+        with without_autocast(windows):
+            images = (windows.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+            return self._model.patch_logits(images.to(DTYPES[self.precision]))
 
     def _chosen(self, tokens: int) -> str:
         """The attention that the table of measurements has for the encoder's tokens."""
@@ -129,7 +140,8 @@ class PyTorchRuntime(HostRuntime):
     def _try(self, attention: str | None) -> bool:
         """Whether the logits of a noisy, a black and a white window are finite."""
         shape = 1, *self._model.config.protocol.window, 3
-        noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        seeded = torch.Generator("cpu").manual_seed(0)
+        noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=seeded, device="cpu")
         windows = noise, torch.zeros_like(noise), torch.full_like(noise, 255)
         try:
             return all(bool(self.logits(window.to(self.device)).isfinite().all()) for window in windows)
@@ -175,9 +187,14 @@ def _check(device: str, precision: str | None, attention: str | None) -> None:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """So many of PyTorch's CPU threads for what this thread computes; the rest of the process keeps its own number."""
+    """So many of PyTorch's CPU threads for what this thread computes; the rest of the process keeps its own number.
+
+    By default those it has, which follow the CPUs' affinity but not a quota.
+    """
     before = torch.get_num_threads()
-    if count is None or count == before:
+    if count is None:
+        count = min(before, cut() or before)
+    if count == before:
         yield
         return
     torch.set_num_threads(count)

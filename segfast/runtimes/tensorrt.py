@@ -44,6 +44,8 @@ class TensorRTRuntime:
         NotSupported: the device's memory does not hold it.
     """
 
+    outlives_forks = False
+
     def __init__(self, plan: Plan | None, path: Path, content: bytes, device: str):
         kind = plan.options.engine if plan is not None else "rtx" if content.startswith(_RTX_MAGIC) else "tensorrt"
         self._library, self.device, self._notes = nvidia.load(kind), device, list[str]()

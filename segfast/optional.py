@@ -1,0 +1,39 @@
+"""Libraries that one can do without: absent or broken, they are said so, and nothing else of theirs reaches the caller."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from segfast.errors import MissingRuntime
+
+
+def load(module: str, title: str, package: str) -> ModuleType:
+    """Import a library, whose import may raise whatever it likes.
+
+    Args:
+        title: its name for people.
+        package: what to give `pip install`.
+
+    Raises:
+        MissingRuntime: it is not installed, or broken.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            raise MissingRuntime(f"{title} is not installed; pip install {package}") from None
+        raise MissingRuntime(broken(title, package, error)) from error
+    except Exception as error:  # of broken binaries, wrong versions, missing system libraries
+        raise MissingRuntime(broken(title, package, error)) from error
+
+
+def broken(title: str, package: str, error: Exception) -> str:
+    """The message about a library that is there and does not work."""
+    return f"{title} is broken ({brief(error)}); pip install --force-reinstall {package}"
+
+
+def brief(error: BaseException) -> str:
+    """The first line of what an exception says, else its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
