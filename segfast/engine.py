@@ -21,6 +21,7 @@ from segfast.protocol import Protocol, Size, check_fit, views
 from segfast.remedies import check_many
 from segfast.runtimes import MANY, Lane, to_bytes
 from segfast.segmentation import Segmentation
+from segfast.warming import warm_up_kernels, warm_up_resize
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -195,6 +196,23 @@ class Engine:
             return lane.fetch(lambda: given)
         padded = self._padded(size)
         return lane.fetch(lambda: upsample_argmax(given, padded, threads=self._threads)[:, :H, :W])
+
+    def warm_up(self) -> None:
+        """Compile, load and capture now what segmenting will need: images of any size, multi-scale or not, any thread.
+
+        Without it the first images wait: on a GPU, where a CUDA graph is captured for every batch that may come,
+        for seconds in all. A capture suffers none that waits for the whole device meanwhile: so call it before
+        other threads use `torch.cuda.synchronize()`, which would raise there. A capture broken so is tried again.
+
+        Raises:
+            NotSupported: a GPU's memory does not hold one window.
+        """
+        self._runtime.warm_up(self._protocol.window)
+        warm_up_resize(self._threads)
+        if self.output == "logits":
+            window = self._protocol.window
+            with self._runtime.lane() as lane:
+                warm_up_kernels(lane, window, self._padded(window), self._threads)
 
     def __repr__(self) -> str:
         H, W = self._protocol.window
