@@ -11,8 +11,11 @@ import importlib
 import importlib.util
 import re
 import sys
+import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -43,6 +46,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     "rtx": Kind("TensorRT-RTX", "tensorrt_rtx", "tensorrt-rtx-cu13", (1, 7)),
 })  # fmt: skip
 
+# Errors of a library that are kept: the first of a failing build explains the rest.
+HEARD = 1000
 # Numbers of cuda.h and nvml.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NVML_VERSION_BYTES, _NAME_BYTES = 80, 256
@@ -115,17 +120,53 @@ def release(version: str) -> tuple[int, int]:
     return (*numbers, 0, 0)[0], (*numbers, 0, 0)[1]
 
 
-def logger(library: Library) -> Any:
-    """A logger that shows nothing and keeps the errors, in order, in `errors`."""
+class Listener:
+    """What a library says is wrong from now on, in order.
+
+    Attributes:
+        log: what its builders and runtimes are made with.
+    """
+
+    def __init__(self, log: Any):
+        self.log, self._start = log, log.heard
+
+    @property
+    def errors(self) -> list[str]:
+        """The last of them, HEARD at most."""
+        return list(self.log.errors)[-(self.log.heard - self._start) :] if self.log.heard > self._start else []
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._start = self.log.heard
+
+
+def listen(library: Library) -> Listener:
+    """A listener to a library's logger.
+
+    There is one logger, which lives as long as the process: a library goes on using the first that it was given,
+    whatever the next builder or runtime is given, and whether that first one still lives or not.
+    """
+    with _listening:
+        return Listener(_logger(cast(Any, library)))
+
+
+_listening = threading.Lock()
+
+
+@cache
+def _logger(library: Any) -> Any:
+    """A logger that shows nothing and keeps the last errors."""
 
     class Log(library.ILogger):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
-            self.errors: list[str] = []
+            self.errors: deque[str] = deque(maxlen=HEARD)
+            self.heard = 0
 
         def log(self, severity: Any, msg: str) -> None:
             if severity <= library.ILogger.Severity.ERROR:
                 self.errors.append(msg.strip())
+                self.heard += 1
 
     return Log()
 

@@ -92,7 +92,7 @@ class TensorRTRuntime:
 
     def verdict(self, plan: Plan) -> Verdict:
         """Run the plan on its probe's photo, and judge it."""
-        with self.lane() as lane:
+        with self._lanes.lane() as lane:                                # the plan may not be published yet
             given = lane.run([photo(self.artifact.size)])
         return judge(plan, self._program.layers(), lane.fetch(lambda: given))
 

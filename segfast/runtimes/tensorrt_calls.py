@@ -49,16 +49,16 @@ class Program:
     def __init__(self, kind: str, content: bytes, device: str, host_code: bool):
         self.library = nvidia.load(kind)
         self.name, self.device, self.made = f"{KINDS[kind].title} {self.library.__version__}", device, 0
-        self._log = nvidia.logger(self.library)
+        self._heard = nvidia.listen(self.library)
         with torch.cuda.device(device):
-            self._runtime = self.library.Runtime(self._log)
+            self._runtime = self.library.Runtime(self._heard.log)
             self._runtime.engine_host_code_allowed = host_code
             self.engine = self._runtime.deserialize_cuda_engine(content)
         self.kernels: Kernels | None = None
         self.configured = self._configure() if kind == "rtx" and self.engine is not None else None
 
     def __del__(self) -> None:
-        for name in ("configured", "kernels", "engine", "_runtime", "_log"):
+        for name in ("configured", "kernels", "engine", "_runtime"):
             self.__dict__.pop(name, None)
 
     def context(self, batch: int) -> tensorrt.IExecutionContext:
@@ -122,8 +122,8 @@ class Program:
 
     def failure(self, what: str) -> str:
         """What the library said last, marked where it means that memory ran out."""
-        said = " ".join(self._log.errors[-1].split())[:300] if self._log.errors else ""
-        self._log.errors.clear()
+        said = " ".join(self._heard.errors[-1].split())[:300] if self._heard.errors else ""
+        self._heard.clear()
         scarce = any(word in said.lower() for word in ("outofmemory", "out of memory", "memory could not be allocated"))
         return f"out of memory: {said}" if scarce else f"{what}: {said}" if said else what
 
@@ -150,9 +150,6 @@ class Network:
     def __init__(self, program: Program):
         self._program = program
         self._calls: dict[int, _Call] = {}
-
-    def __del__(self) -> None:
-        self._calls.clear()                                             # contexts go before what they are of
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Answers of windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255, on the current stream.
