@@ -19,7 +19,9 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from segfast import devices
 from segfast.errors import BadOption, MissingRuntime
+from segfast.nvml import driver_version as driver_version
 
 if TYPE_CHECKING:
     import tensorrt
@@ -48,9 +50,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
 
 # Errors of a library that are kept: the first of a failing build explains the rest.
 HEARD = 1000
-# Numbers of cuda.h and nvml.h.
+# Numbers of cuda.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_NVML_VERSION_BYTES, _NAME_BYTES = 80, 256
+_NAME_BYTES = 256
 
 
 class Library(Protocol):
@@ -208,29 +210,12 @@ def device_name(device: str) -> str:
     return name.value.decode(errors="replace")
 
 
-def driver_version() -> str | None:
-    """The version of the NVIDIA driver, such as `580.65.06`; None without one."""
-    try:
-        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
-    except OSError:
-        return None
-    text = ctypes.create_string_buffer(_NVML_VERSION_BYTES)
-    if nvml.nvmlInit_v2() != 0:
-        return None
-    try:
-        told = nvml.nvmlSystemGetDriverVersion(text, _NVML_VERSION_BYTES) == 0
-    finally:
-        nvml.nvmlShutdown()
-    return text.value.decode(errors="replace") if told else None
-
-
 def _device(device: str) -> tuple[ctypes.CDLL, ctypes.c_int]:
     """The driver, and its handle of a GPU."""
     handle, index = ctypes.c_int(0), int(device.partition(":")[2] or 0)
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        raise MissingRuntime("there is no NVIDIA driver here; an engine file runs on an NVIDIA GPU alone") from None
-    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(handle), index) != 0:
+    driver = devices.cuda_driver()
+    if driver is None:
+        raise MissingRuntime("there is no NVIDIA driver here that starts; an engine file runs on an NVIDIA GPU alone")
+    if driver.cuDeviceGet(ctypes.byref(handle), index) != 0:
         raise MissingRuntime(f"the NVIDIA driver shows no {device}; python -m segfast.doctor tells what it shows")
     return driver, handle
