@@ -70,7 +70,9 @@ class Engine:
         trusted: open an `.engine` file that has no sidecar of ours. It is a program, and nothing of it
             can be checked: say so only of files that you vouch for.
 
-    Any number of threads may call one Engine; they get what one after the other would.
+    Any number of threads may call one Engine; they get what one after the other would. On a GPU the last bits
+    of logits depend on the size of the batch, so that where two classes tie but for rounding the labels of
+    `segment_many`, whose images share batches, may differ from those of `segment`.
     `repr(engine)` says what runs where, and every fall-back.
 
     Attributes:

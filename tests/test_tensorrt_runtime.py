@@ -185,7 +185,7 @@ def test_sixteen_threads_get_what_serial_calls_give(built):
         assert not thread.is_alive()
     assert not wrong
     for image, answer in zip(images, fresh.segment_many(images), strict=True):
-        np.testing.assert_array_equal(answer.labels, engine.segment(image).labels)
+        same_labels(answer, engine.segment(image))                      # in batches of other sizes
 
 
 @on_gpu
