@@ -4,17 +4,20 @@ import gc
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from fake_cuda import install, pretend
-from helpers import tiny_model
+from helpers import tiny_config, tiny_model
 from test_device import expected, mean_network, windows
 
 import segfast
-from segfast.errors import NotSupported
-from segfast.runtimes import graphs
+from segfast.errors import BadOption, NotSupported
+from segfast.kernels import attend, attention_table
+from segfast.runtimes import graphs, patch_logits
 from segfast.runtimes.device import Lanes, all_batches, batches
 from segfast.runtimes.graphs import TRIES, no_collection
 
@@ -276,6 +279,48 @@ def test_trying_a_new_engine_stands_apart_from_captures(believing, monkeypatch):
     monkeypatch.setattr(PyTorchRuntime, "_try", lambda *args: alone.append(graphs.launching.locked()) or attempt(*args))
     engine_on_a_gpu(attention="sdpa")
     assert alone == [True]
+
+
+def test_a_cudnn_that_is_wrong_is_refused_by_name(believing, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91500)
+    with pytest.raises(BadOption, match=r"attention='cudnn' cannot run.*cuDNN 91500 gives wrong answers for 17 tokens.*leave it out"):
+        engine_on_a_gpu(attention="cudnn")
+    protocol = replace(tiny_config().protocol, small_windows=True)
+    with pytest.raises(BadOption, match=r"images of some sizes.*leave it out, or use 'flash'"):
+        segfast.Engine(tiny_model(protocol=protocol), device="cuda", attention="cudnn")
+    assert "cudnn" not in repr(engine_on_a_gpu())
+
+
+@pytest.mark.parametrize(
+    ("version", "tokens", "right"),
+    [(91500, 1025, False), (91500, 1024, True), (91501, 1025, True), (8902, 4097, False), (8902, 4096, True), (None, 1025, True)],
+)
+def test_which_cudnn_is_right(monkeypatch, version, tokens, right):
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
+    assert attend.cudnn_is_right(tokens) == right
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(attention_table, "ROWS", (None,))
+    monkeypatch.setattr(attention_table, "fastest", lambda *_: "cudnn")
+    x = SimpleNamespace(is_cuda=True, element_size=lambda: 2, device=None, shape=(1, tokens, 12, 64))
+    assert attend.choose(x) == ("cudnn" if right else "sdpa")
+    with patch_logits.sdpa_kernel(patch_logits._PLANLESS):
+        assert attend.choose(x) == "sdpa"
+
+
+def test_the_attention_that_really_runs_is_named(believing, monkeypatch):
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda q, k, v: {17: 3, 23: 3}[q.shape[2]])  # of classes and patches, too
+    assert "attention by sdpa (cudnn)" in repr(engine_on_a_gpu())
+    assert "attention by sdpa (cudnn)" in repr(engine_on_a_gpu(attention="sdpa"))
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda q, k, v: {17: 1, 23: 0}[q.shape[2]])
+    assert "attention by sdpa (flash) at 17 tokens, sdpa (math) at 23 tokens" in repr(engine_on_a_gpu())
+    monkeypatch.setattr(patch_logits, "choose", lambda q: "triton")
+    assert "attention by triton" in repr(engine_on_a_gpu())
+
+    def gone(*_):
+        raise AttributeError("no such function")
+
+    monkeypatch.setattr(torch, "_fused_sdp_choice", gone)
+    assert "attention by sdpa)" in repr(engine_on_a_gpu(attention="sdpa"))
 
 
 def test_rare_sizes_run_without_plans_of_their_own(believing):

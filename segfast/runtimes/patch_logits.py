@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from segfast.kernels.attend import choose, sdpa_choice
 from segfast.model import Segmenter
 
 # cuDNN plans each shape anew for each thread, 55 to 440 ms: too long where no graph keeps the plan.
@@ -35,6 +36,28 @@ class PatchLogits:
         images = (windows.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
         with self._attention(tuple(windows.shape[1:3])):
             return self.model.patch_logits(images.to(self._dtype))
+
+    def named_attention(self, asked: str | None) -> str:
+        """What computes the attention of the protocol's windows, for people.
+
+        Args:
+            asked: the one attention that was asked for; None leaves it to the table of measurements.
+        """
+        config = self.model.config
+        h, w = (-(-side // config.patch) for side in config.protocol.window)
+        lengths = [config.prefix_tokens + h * w] + [h * w + config.num_classes] * (config.decoder == "mask")
+        names = {N: self._name(N, asked) for N in lengths}
+        if len(set(names.values())) == 1:
+            return names[lengths[0]]
+        return ", ".join(f"{name} at {N} tokens" for N, name in names.items())
+
+    def _name(self, N: int, asked: str | None) -> str:
+        config, mean = self.model.config, self._mean
+        shape = 1, N, 3, config.heads, config.width // config.heads
+        q = torch.empty(shape, dtype=self._dtype, device=mean.device).unbind(2)[0]
+        name = asked or choose(q)
+        chosen = sdpa_choice(q) if name == "sdpa" else name
+        return name if chosen == name else f"{name} ({chosen})"
 
     def _attention(self, size: tuple[int, ...]) -> AbstractContextManager[Any]:
         rare = self._free and size != self.model.config.protocol.window

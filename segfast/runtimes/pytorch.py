@@ -15,7 +15,7 @@ from torch import nn
 
 from segfast import kernels
 from segfast.errors import BadOption, MissingRuntime, NotSupported
-from segfast.kernels.attend import choose
+from segfast.kernels.attend import cudnn_is_right
 from segfast.model import Segmenter
 from segfast.protocol import Size
 from segfast.runtimes import HostRuntime, Lane
@@ -62,9 +62,9 @@ class PyTorchRuntime(HostRuntime):
         self.device = device
         self._notes: list[str] = []
         self._threads = threads
-        if attention is not None:
-            self._notes.append(f"attention by {attention}")
         protocol = model.config.protocol
+        if attention == "cudnn" and protocol.small_windows and not cudnn_is_right(1):
+            raise BadOption("attention='cudnn' is wrong for images of some sizes in this cuDNN; leave it out, or use 'flash'")
         try:
             self.precision = self._load(model, precision, attention)
         except RuntimeError as error:
@@ -77,8 +77,10 @@ class PyTorchRuntime(HostRuntime):
             h, w = (-(-side // model.config.patch) for side in protocol.window)
             network = self.logits                                       # the lanes must not hold the runtime
             self._lanes = Lanes(lambda: network, device, protocol.window, largest_batch(h * w))
-            if attention is None:
-                self._notes.append(f"attention by {self._chosen(model.config.prefix_tokens + h * w)}")
+            with launching:                                             # while no attention is pinned
+                self._notes.insert(0, f"attention by {self.logits.named_attention(attention)}")
+        elif attention is not None:
+            self._notes.append(f"attention by {attention}")
 
     @property
     def notes(self) -> list[str]:
@@ -107,12 +109,6 @@ class PyTorchRuntime(HostRuntime):
             super().warm_up(window)
         else:
             self._lanes.warm_up()
-
-    def _chosen(self, tokens: int) -> str:
-        """The attention that the table of measurements has for the encoder's tokens."""
-        config = self.logits.model.config
-        shape = 1, tokens, config.heads, config.width // config.heads
-        return choose(torch.empty(shape, dtype=DTYPES[self.precision], device=self.device))
 
     def _load(self, model: Segmenter, precision: str | None, attention: str | None) -> str:
         """Load the model in the precision asked for, or chosen, and try it; that precision."""
