@@ -118,6 +118,7 @@ def libraries(monkeypatch):
             monkeypatch.setattr(module, "ctypes", fake)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setattr(devices, "_started_in", None)
+        monkeypatch.setitem(sys.modules, "torch.cuda", SimpleNamespace())  # which earlier tests may have asked
 
     return give
 
