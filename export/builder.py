@@ -90,33 +90,34 @@ def _build(
     library: Library, onnx: bytes, size: Size, options: Options, timings: bytes | None, stop: threading.Event
 ) -> Built:
     title = f"{KINDS[options.engine].title} {library.__version__}"
-    log = nvidia.logger(library)
-    builder = library.Builder(log)
+    heard = nvidia.listen(library)
+    builder = library.Builder(heard.log)
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = _parse(library, network, log, onnx, title)                 # owns the weights until the plan is there
+    parser = _parse(library, network, heard, onnx, title)                 # owns the weights until the plan is there
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
     shapes = [library.Dims((n, *size, 3)) for n in options.batch]
     profile.set_shape(network.get_input(0).name, *shapes)
     config.add_optimization_profile(profile)
     _configure(library, config, options)
-    notes = _take_timings(config, timings) if options.engine == "tensorrt" else ()
+    cache, notes = _take_timings(config, timings) if options.engine == "tensorrt" else (None, ())
     with _Bar(title) as bar:
-        config.progress_monitor = _monitor(library, bar, stop)
+        monitor = _monitor(library, bar, stop)                          # the config need not hold it, nor the cache
+        config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     del parser
     if plan is None:
         # One of several may be at fault: Turing, say, has no fp32 products, which a mask decoder needs.
         remedy = f"; leave out targets that it speaks of ({', '.join(options.targets)})" if options.targets[1:] else ""
-        raise ExportFailed(f"{title} did not build the network ({_reason(log.errors)}); nothing was written{remedy}")
-    return Built(memoryview(plan), _nodes(library, network), _give_timings(config, options), notes)  # type: ignore[arg-type]
+        raise ExportFailed(f"{title} did not build the network ({_reason(heard.errors)}); nothing was written{remedy}")
+    return Built(memoryview(plan), _nodes(library, network), _give_timings(config, cache), notes)  # type: ignore[arg-type]
 
 
-def _parse(library: Library, network: tensorrt.INetworkDefinition, log: Any, onnx: bytes, title: str) -> tensorrt.OnnxParser:
-    parser = library.OnnxParser(network, log)
+def _parse(library: Library, network: tensorrt.INetworkDefinition, heard: nvidia.Listener, onnx: bytes, title: str) -> tensorrt.OnnxParser:
+    parser = library.OnnxParser(network, heard.log)
     if not parser.parse(onnx):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reason = _reason([f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors] or log.errors)
+        reason = _reason([f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors] or heard.errors)
         raise ExportFailed(f"{title} cannot read the network ({reason}); export it again")
     return parser
 
@@ -140,18 +141,19 @@ def _configure(library: Library, config: tensorrt.IBuilderConfig, options: Optio
         config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
 
 
-def _take_timings(config: tensorrt.IBuilderConfig, timings: bytes | None) -> tuple[str, ...]:
-    """Give earlier timings to a build, or none where they are of another GPU or version."""
+def _take_timings(config: tensorrt.IBuilderConfig, timings: bytes | None) -> tuple[tensorrt.ITimingCache, tuple[str, ...]]:
+    """Give earlier timings to a build, or none where they are of another GPU or version; what it fills, and notes."""
     if timings:
         cache = config.create_timing_cache(timings)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
-            return ()
-    config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    return ("the timing cache does not fit this GPU and version: it was dropped",) if timings else ()
+            return cache, ()
+    cache = config.create_timing_cache(b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache, ("the timing cache does not fit this GPU and version: it was dropped",) if timings else ()
 
 
-def _give_timings(config: tensorrt.IBuilderConfig, options: Options) -> bytes | None:
-    cache = config.get_timing_cache() if options.engine == "tensorrt" else None
+def _give_timings(config: tensorrt.IBuilderConfig, given: tensorrt.ITimingCache | None) -> bytes | None:
+    cache = config.get_timing_cache() if given is not None else None
     return None if cache is None else bytes(memoryview(cache.serialize()))  # type: ignore[arg-type]
 
 

@@ -71,7 +71,7 @@ def _create(config: Config, source: str | None) -> Segmenter:
         return Segmenter(config).eval()
     config, encoder = _read_encoder(config, source)
     if encoder.heads not in (None, config.heads):                       # no tensor's shape would say so
-        raise BadModel(f"{source} has {encoder.heads} heads, {name} {config.heads}; choose the encoder of that model")
+        raise BadModel(f"{source} has {encoder.heads} heads, {config.name} {config.heads}; choose the encoder of that model")
     model = Segmenter(config)
     fit(model.encoder, encoder.state, config, source, encoder.grids)
     return model.eval()

@@ -25,6 +25,7 @@ from segfast.runtimes import MANY, Lane, to_bytes
 from segfast.scores import Scores
 from segfast.segmentation import Segmentation
 from segfast.sent import Origin
+from segfast.warming import warm_up_kernels, warm_up_resize
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -73,7 +74,9 @@ class Engine:
         trusted: open an `.engine` file that has no sidecar of ours. It is a program, and nothing of it
             can be checked: say so only of files that you vouch for.
 
-    Any number of threads may call one Engine; they get what one after the other would.
+    Any number of threads may call one Engine; they get what one after the other would. On a GPU the last bits
+    of logits depend on the size of the batch, so that where two classes tie but for rounding the labels of
+    `segment_many`, whose images share batches, may differ from those of `segment`.
     `repr(engine)` says what runs where, and every fall-back.
 
     Pickled, an Engine of a file or published name is its absolute path, options and digest, and is opened
@@ -227,6 +230,23 @@ class Engine:
 
     def __deepcopy__(self, memo: Any) -> Engine:
         return self
+
+    def warm_up(self) -> None:
+        """Compile, load and capture now what segmenting will need: images of any size, multi-scale or not, any thread.
+
+        Without it the first images wait: on a GPU, where a CUDA graph is captured for every batch that may come,
+        for seconds in all. A capture suffers none that waits for the whole device meanwhile: so call it before
+        other threads use `torch.cuda.synchronize()`, which would raise there. A capture broken so is tried again.
+
+        Raises:
+            NotSupported: a GPU's memory does not hold one window.
+        """
+        self._runtime.warm_up(self._protocol.window)
+        warm_up_resize(self._threads)
+        if self.output == "logits":
+            window = self._protocol.window
+            with self._runtime.lane() as lane:
+                warm_up_kernels(lane, window, self._padded(window), self._threads)
 
     def __repr__(self) -> str:
         H, W = self._protocol.window

@@ -11,12 +11,17 @@ import importlib
 import importlib.util
 import re
 import sys
+import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from segfast import devices
 from segfast.errors import BadOption, MissingRuntime
+from segfast.nvml import driver_version as driver_version
 
 if TYPE_CHECKING:
     import tensorrt
@@ -43,9 +48,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     "rtx": Kind("TensorRT-RTX", "tensorrt_rtx", "tensorrt-rtx-cu13", (1, 7)),
 })  # fmt: skip
 
-# Numbers of cuda.h and nvml.h.
+# Errors of a library that are kept: the first of a failing build explains the rest.
+HEARD = 1000
+# Numbers of cuda.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_NVML_VERSION_BYTES, _NAME_BYTES = 80, 256
+_NAME_BYTES = 256
 
 
 class Library(Protocol):
@@ -115,17 +122,53 @@ def release(version: str) -> tuple[int, int]:
     return (*numbers, 0, 0)[0], (*numbers, 0, 0)[1]
 
 
-def logger(library: Library) -> Any:
-    """A logger that shows nothing and keeps the errors, in order, in `errors`."""
+class Listener:
+    """What a library says is wrong from now on, in order.
+
+    Attributes:
+        log: what its builders and runtimes are made with.
+    """
+
+    def __init__(self, log: Any):
+        self.log, self._start = log, log.heard
+
+    @property
+    def errors(self) -> list[str]:
+        """The last of them, HEARD at most."""
+        return list(self.log.errors)[-(self.log.heard - self._start) :] if self.log.heard > self._start else []
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._start = self.log.heard
+
+
+def listen(library: Library) -> Listener:
+    """A listener to a library's logger.
+
+    There is one logger, which lives as long as the process: a library goes on using the first that it was given,
+    whatever the next builder or runtime is given, and whether that first one still lives or not.
+    """
+    with _listening:
+        return Listener(_logger(cast(Any, library)))
+
+
+_listening = threading.Lock()
+
+
+@cache
+def _logger(library: Any) -> Any:
+    """A logger that shows nothing and keeps the last errors."""
 
     class Log(library.ILogger):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
-            self.errors: list[str] = []
+            self.errors: deque[str] = deque(maxlen=HEARD)
+            self.heard = 0
 
         def log(self, severity: Any, msg: str) -> None:
             if severity <= library.ILogger.Severity.ERROR:
                 self.errors.append(msg.strip())
+                self.heard += 1
 
     return Log()
 
@@ -167,29 +210,12 @@ def device_name(device: str) -> str:
     return name.value.decode(errors="replace")
 
 
-def driver_version() -> str | None:
-    """The version of the NVIDIA driver, such as `580.65.06`; None without one."""
-    try:
-        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
-    except OSError:
-        return None
-    text = ctypes.create_string_buffer(_NVML_VERSION_BYTES)
-    if nvml.nvmlInit_v2() != 0:
-        return None
-    try:
-        told = nvml.nvmlSystemGetDriverVersion(text, _NVML_VERSION_BYTES) == 0
-    finally:
-        nvml.nvmlShutdown()
-    return text.value.decode(errors="replace") if told else None
-
-
 def _device(device: str) -> tuple[ctypes.CDLL, ctypes.c_int]:
     """The driver, and its handle of a GPU."""
     handle, index = ctypes.c_int(0), int(device.partition(":")[2] or 0)
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        raise MissingRuntime("there is no NVIDIA driver here; an engine file runs on an NVIDIA GPU alone") from None
-    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(handle), index) != 0:
+    driver = devices.cuda_driver()
+    if driver is None:
+        raise MissingRuntime("there is no NVIDIA driver here that starts; an engine file runs on an NVIDIA GPU alone")
+    if driver.cuDeviceGet(ctypes.byref(handle), index) != 0:
         raise MissingRuntime(f"the NVIDIA driver shows no {device}; python -m segfast.doctor tells what it shows")
     return driver, handle

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fake_cuda import FakeTorch
+from fake_cuda import install
 from helpers import tiny_config, tiny_model
 
 import segfast
 from segfast.errors import BadOption, NotSupported
-from segfast.runtimes import device, pytorch
+from segfast.runtimes import pytorch
 from segfast.runtimes.device import Lanes, batches, largest_batch, out_of_memory
 from segfast.runtimes.pytorch import private
 
@@ -195,9 +195,7 @@ def test_other_errors_are_not_taken_for_it():
 @pytest.fixture
 def fake(monkeypatch):
     """Lanes that believe in a GPU."""
-    fake = FakeTorch()
-    monkeypatch.setattr(device, "torch", fake)
-    return fake
+    return install(monkeypatch)
 
 
 def test_graphs_are_captured_once_for_each_batch_and_dtype_of_the_window(fake):

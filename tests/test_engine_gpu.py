@@ -3,6 +3,7 @@
 import gc
 import mmap
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def test_odd_windows_and_small_images_as_they_are(crop_padding):
         same_labels(engine.segment(image), exact.segment(image))
         same_labels(engine.segment(image, multiscale=True), exact.segment(image, multiscale=True))
     windows = np.stack([picture(60, 52, seed) for seed in range(3)])
-    np.testing.assert_array_equal(engine.run(windows, labels=True)[1], engine.run(windows[1:2], labels=True)[0])
+    clear = margins(exact.segment(windows[1])) > MARGIN                 # batches of four and of one may round otherwise
+    np.testing.assert_array_equal(engine.run(windows, labels=True)[1][clear], engine.run(windows[1:2], labels=True)[0][clear])
 
 
 def test_linear_decoders_and_many_classes():
@@ -178,7 +180,7 @@ def test_many_threads_get_what_serial_calls_give(model):
 def test_many_images_are_what_single_calls_give(engine):
     images = [picture(50 + 40 * i, 90, i) for i in range(12)]
     for image, answer in zip(images, engine.segment_many(images), strict=True):
-        np.testing.assert_array_equal(answer.labels, engine.segment(image).labels)
+        same_labels(answer, engine.segment(image))                      # in batches of other sizes
 
 
 def test_answers_never_change_under_later_calls(engine):
@@ -193,6 +195,66 @@ def test_answers_never_change_under_later_calls(engine):
     same_labels(answer, answer)
     clear = margins(answer) > 1e-5
     np.testing.assert_array_equal(answer.scores.argmax(0)[clear], labels[clear])  # of its own logits, not of later ones
+
+
+def test_nothing_is_captured_or_compiled_after_warming_up(model, monkeypatch):
+    engine = segfast.Engine(model, device="cuda")
+    engine.warm_up()
+
+    def begin(*_, **__):
+        raise AssertionError("a graph is captured")
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", begin)
+    random = np.random.default_rng(0)
+    for turn in range(40):
+        image = random.integers(0, 256, (*random.integers(1, 200, 2), 3), np.uint8)
+        engine.segment(image, multiscale=turn % 10 == 0)
+    assert "captur" not in repr(engine)
+
+
+def test_captures_that_others_break_are_run_without_and_taken_again(model):
+    """Another thread waits for the device again and again while sixteen engines capture: some captures break, no answer."""
+    stop, errors = threading.Event(), []
+
+    def wait():
+        while not stop.is_set():
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as error:                               # that is what a capture does to others
+                errors.append(error)
+            gc.collect()
+
+    image = picture(200, 330)
+    expected = segfast.Engine(model, device="cuda").segment(image)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        for _ in range(16):
+            engine = segfast.Engine(model, device="cuda")
+            for _ in range(5):
+                same_labels(engine.segment(image), expected)
+    finally:
+        stop.set()
+        thread.join(60)
+    print(f"{len(errors)} waits failed; {engine}")
+    before = torch.cuda.memory_reserved()
+    for _ in range(8):
+        segfast.Engine(model, device="cuda").segment(image)
+        torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before + (64 << 20)          # pools of broken captures are given back
+
+
+def test_an_engine_dies_at_once(model):
+    gc.collect()
+    gc.disable()
+    try:
+        engine = segfast.Engine(model, device="cuda")
+        engine.segment(picture(64, 64))
+        dead = weakref.ref(engine), weakref.ref(engine._runtime.logits.model)
+        del engine
+        assert [x() for x in dead] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_memory_is_flat_over_a_thousand_calls(engine):

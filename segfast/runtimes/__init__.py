@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segfast import forks
 from segfast.kernels.stopping import check
+from segfast.protocol import Size
 
 # From so many windows of an image, or images of a stream, getting ready for many is worth its time.
 MANY = 8
@@ -66,6 +67,10 @@ class Runtime(Protocol):
         """Get ready for many windows, where that costs something."""
         ...
 
+    def warm_up(self, window: Size) -> None:
+        """Get ready for any number of windows of a size: nothing is compiled, planned or captured for them later."""
+        ...
+
     def lane(self) -> AbstractContextManager[Lane]:
         """A lane of the caller's own while it is held; threads that find none free wait."""
         ...
@@ -88,6 +93,12 @@ class HostRuntime(ABC):
 
     def widen(self) -> None:  # noqa: B027 (most have nothing to do)
         """See `Runtime`."""
+
+    def warm_up(self, window: Size) -> None:
+        """See `Runtime`: every number of windows that a call may have is run once."""
+        self.widen()
+        for count in range(1, self.batch + 1):
+            self.run(np.zeros((count, *window, 3), np.uint8))
 
     @abstractmethod
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:

@@ -8,13 +8,14 @@ on one image the next is staged. On `cpu` all of it runs without streams and gra
 
 from __future__ import annotations
 
-import gc
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +25,10 @@ from torch import Tensor
 from segfast.errors import NotSupported
 from segfast.kernels.stopping import check
 from segfast.protocol import Size
-
-# Windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255 → their logits, on the current stream and without
-# waiting for it. What it does must depend on the shape alone, for a graph repeats it.
-Network = Callable[[Tensor], Tensor]
+from segfast.runtimes.graphs import TRIES, Graphs, Network, launching
+from segfast.runtimes.memory import REMEDY as REMEDY
+from segfast.runtimes.memory import out_of_memory as out_of_memory
+from segfast.runtimes.staging import DTYPES, Staging
 
 # Two lanes keep a device busy: one is staged while the other computes. Each holds its own buffers and graphs.
 LANES = 2
@@ -40,10 +41,6 @@ GROUP = 8
 # Bytes of an answer that comes through pinned memory, which PyTorch keeps: the labels of 64 megapixels. Scores have more.
 PINNED = 1 << 26
 
-# Held while a network is launched without a graph or captured in one, while memory is given back, and while a device is
-# waited for: none of these stands another beside it, as PyTorch's allocator and its choice of an attention belong to
-# the whole process, and waiting for a device breaks a capture there.
-_launch = threading.Lock()
 # By stream: held while work is queued on it, as a capture takes along whatever any thread queues on its stream. PyTorch
 # hands the same 32 streams of a device out again and again, so that lanes of several engines may share one.
 _queues: dict[tuple[torch.device, int], threading.Lock] = {}
@@ -68,11 +65,57 @@ def batches(count: int, largest: int) -> Iterator[tuple[int, int]]:
         count -= taken
 
 
+def all_batches(largest: int) -> list[int]:
+    """Every batch that `batches` makes of any number of windows, the largest first."""
+    return sorted({batch for count in range(1, largest + 1) for _, batch in batches(count, largest)}, reverse=True)
+
+
+class Common:
+    """What the lanes of a pool have in common. A lane holds this, not the pool: so both die with their engine.
+
+    Attributes:
+        device, window, largest: as of `Lanes`.
+    """
+
+    def __init__(self, device: torch.device, window: Size, largest: int):
+        self.device, self.window, self.largest = device, window, largest
+        self._lock = threading.Lock()
+        self._lowered = False
+        self._broken, self._reason = 0, ""
+        self._given_up: set[int] = set()
+
+    @property
+    def notes(self) -> list[str]:
+        """For people, what is not as it should be."""
+        notes, n = [], self.largest
+        if self._lowered:
+            notes.append(f"at most {n} window{'s' if n > 1 else ''} at once, for want of GPU memory")
+        if n := self._broken:
+            note = f"{n} capture{'s' if n > 1 else ''} of a CUDA graph broken by other work in this process ({self._reason})"
+            without = ", ".join(map(str, sorted(self._given_up)))
+            notes.append(note + (f", so that batches of {without} run without one" if without else ""))
+        return notes
+
+    def lower(self, batch: int) -> None:
+        """Run at most `batch` windows at once from now on."""
+        with self._lock:
+            if batch < self.largest:
+                self.largest, self._lowered = batch, True
+
+    def broke(self, batch: int, reason: str, again: bool) -> None:
+        """Note that the capture of a batch was broken, and whether another will be tried."""
+        with self._lock:
+            self._broken, self._reason = self._broken + 1, reason
+            if not again:
+                self._given_up.add(batch)
+
+
 class Lanes:
     """A bounded pool of lanes on one device.
 
     Args:
-        network: makes the network of one lane, which no other lane calls.
+        network: makes a network that one lane alone calls: one for each of its graphs, one for all other calls.
+            It must not hold who holds the lanes, or neither dies before a garbage collection.
         device: `cuda`, `cuda:N` or `cpu`.
         window: the size whose batches are captured in graphs; others run without, as they are rare.
         largest: batch; lowered where the device's memory does not hold it.
@@ -80,14 +123,35 @@ class Lanes:
     """
 
     def __init__(self, network: Callable[[], Network], device: str, window: Size, largest: int, limit: int = LANES):
-        self.device, self.window, self.largest = torch.device(device), window, largest
-        if self.device == torch.device("cuda"):                         # that of the caller now, not of a later thread
-            self.device = torch.device("cuda", torch.cuda.current_device())
-        self.notes: list[str] = []
+        place = torch.device(device)
+        if place == torch.device("cuda"):                               # that of the caller now, not of a later thread
+            place = torch.device("cuda", torch.cuda.current_device())
+        self._common = Common(place, window, largest)
         self._network, self._limit = network, limit
         self._free: list[DeviceLane] = []                               # the last one used at the end
         self._made = 0
         self._changed = threading.Condition()
+        self._warming = threading.Lock()
+
+    @property
+    def largest(self) -> int:
+        """Most windows that run at once."""
+        return self._common.largest
+
+    @property
+    def notes(self) -> list[str]:
+        """See `Runtime`."""
+        return self._common.notes
+
+    def warm_up(self) -> None:
+        """Make all lanes, and let each capture all that it will run: nothing is captured afterwards.
+
+        Raises:
+            NotSupported: the device's memory does not hold one window.
+        """
+        with self._warming, ExitStack() as held:                        # two that held a lane each would wait for ever
+            for lane in [held.enter_context(self.lane()) for _ in range(self._limit)]:
+                lane.warm_up()
 
     @contextmanager
     def lane(self) -> Iterator[DeviceLane]:
@@ -99,13 +163,6 @@ class Lanes:
             with self._changed:
                 self._free.append(lane)
                 self._changed.notify()
-
-    def lower(self, batch: int) -> None:
-        """Run at most `batch` windows at once from now on."""
-        with self._changed:
-            if batch < self.largest:
-                self.largest = batch
-                self.notes[:] = [f"at most {batch} window{'s' if batch > 1 else ''} at once, for want of GPU memory"]
 
     def _take(self) -> DeviceLane:
         """A lane with nothing to do; else a new one; else the one that was given work the longest ago."""
@@ -119,7 +176,7 @@ class Lanes:
                 return lane
             self._made += 1
         try:
-            return DeviceLane(self, self._network())
+            return DeviceLane(self._common, self._network)
         except BaseException:
             with self._changed:
                 self._made -= 1
@@ -127,25 +184,38 @@ class Lanes:
             raise
 
 
-class _Graph(NamedTuple):
-    """A captured call: what it reads and what it writes never move."""
-
-    given: Tensor
-    returned: Tensor
-    graph: torch.cuda.CUDAGraph
-
-
 class DeviceLane:
     """One stream with its staging and graphs; see `Lane`. `run` only while it is held, `fetch` at any time."""
 
-    def __init__(self, lanes: Lanes, network: Network):
-        self._lanes, self._network, self._device = lanes, network, lanes.device
+    def __init__(self, common: Common, network: Callable[[], Network]):
+        self._common, self._device = common, common.device
+        self._network = network()                                       # of calls without a graph
         self._cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if self._cuda else None
         self._queue = _queue(self._device, self._stream)
-        self._staging = deque(_Staging(self._cuda) for _ in range(2))   # one is filled while the other is copied
-        self._graphs: dict[tuple[int, torch.dtype], _Graph] = {}
-        self._memory = torch.cuda.graph_pool_handle() if self._cuda else None  # shared: they run one after another
+        self._staging = deque(Staging(self._cuda) for _ in range(2))    # one is filled while the other is copied
+        self._graphs = Graphs(network, self._stream, common.broke) if self._stream is not None else None
+        self._ran = torch.cuda.Event(blocking=True) if self._cuda else None
+
+    def __del__(self) -> None:
+        """Wait for what was begun: an execution context of TensorRT must not go while the device is in it."""
+        ran = getattr(self, "_ran", None)
+        if ran is not None and not sys.is_finalizing():
+            ran.synchronize()
+
+    def warm_up(self) -> None:
+        """Run every batch of either dtype that there may be, until its graph is captured; only while the lane is held."""
+        largest = 0
+        if self._graphs is not None:
+            self._graphs.forgive()
+        while largest != self._common.largest:                          # which falls where memory runs out
+            largest = self._common.largest
+            for batch, dtype in product(all_batches(largest), DTYPES):
+                windows = [np.zeros((*self._common.window, 3), dtype)] * batch
+                for _ in range(TRIES):
+                    self.run(windows)
+                    if self._graphs is None or (batch, DTYPES[dtype]) in self._graphs:
+                        break
 
     def idle(self) -> bool:
         """Whether all that it was given is done; no while something is being queued."""
@@ -164,7 +234,7 @@ class DeviceLane:
         Raises:
             NotSupported: the device's memory does not hold one window.
         """
-        largest = self._lanes.largest
+        largest = self._common.largest
         with self._on_stream():
             while True:
                 try:
@@ -173,7 +243,7 @@ class DeviceLane:
                     if not out_of_memory(error):
                         raise
                 else:
-                    self._lanes.lower(largest)
+                    self._common.lower(largest)
                     return logits
                 # Here the error, whose traceback holds tensors, is gone.
                 self._release()
@@ -215,36 +285,26 @@ class DeviceLane:
                     # A copy in any case: the next replay writes over `part`.
                     logits = torch.empty((len(windows), *part.shape[1:]), dtype=part.dtype, device=part.device)
                 logits[start : start + count] = part
+                if self._ran is not None:
+                    self._ran.record()
             start += count
         assert logits is not None, "no windows"
         return logits
 
-    def _call(self, staging: _Staging) -> Tensor:
+    def _call(self, staging: Staging) -> Tensor:
         """Logits of a batch; a graph's are those of its next replay too."""
         filled = staging.filled                                         # [batch, H, W, 3]
-        if not self._cuda or tuple(filled.shape[1:3]) != self._lanes.window:
+        found = None
+        if self._graphs is not None and tuple(filled.shape[1:3]) == self._common.window:
+            found = self._graphs.find(filled)
+        if found is None:
             given = torch.empty_like(filled, device=self._device)
             staging.copy_to(given)
-            with _launch:
+            with launching:
                 return self._network(given)
-        key = len(filled), filled.dtype
-        if key not in self._graphs:
-            self._graphs[key] = self._capture(torch.zeros_like(filled, device=self._device))
-        given, returned, graph = self._graphs[key]
-        staging.copy_to(given)
-        graph.replay()
-        return returned
-
-    def _capture(self, given: Tensor) -> _Graph:
-        with _launch:
-            self._network(given)                                        # kernels are compiled and loaded, plans are made
-            assert self._stream is not None
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            # Other threads go on meanwhile.
-            with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"):
-                returned = self._network(given)
-        return _Graph(given, returned, graph)
+        staging.copy_to(found.given)
+        found.graph.replay()
+        return found.returned
 
     def _to_host(self, function: Callable[[], Any]) -> NDArray[Any]:
         """A function's tensor of the device, or array, as an array of the host that nothing else writes to."""
@@ -259,72 +319,23 @@ class DeviceLane:
                 return result.cpu().numpy()
             pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
             pinned.copy_(result, non_blocking=True)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event(blocking=True)                      # others have the core meanwhile
             done.record(self._stream)
         done.synchronize()
         return pinned.numpy().copy()                                    # pinned memory is dear, and returns to PyTorch's
 
     def _release(self) -> None:
         """Give back what the graphs hold, and what PyTorch keeps."""
-        if self._stream is not None:
+        if self._stream is not None and self._graphs is not None:
             with self._queue:
                 self._stream.synchronize()
-            self._memory = torch.cuda.graph_pool_handle()
-        self._graphs.clear()
+            self._graphs.clear()
         self._release_cache()
 
     def _release_cache(self) -> None:
         if self._cuda:
-            gc.collect()                                                # engines that nobody has any more hold theirs in cycles
-            with _launch:
-                torch.cuda.synchronize(self._device)
+            with launching:
                 torch.cuda.empty_cache()
-
-
-class _Staging:
-    """A buffer of the host from which windows are copied to the device; pinned, so that the copy overlaps."""
-
-    def __init__(self, pinned: bool):
-        self._copied = torch.cuda.Event() if pinned else None
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-        self.filled = self._bytes
-
-    def fill(self, windows: Sequence[NDArray[Any]], batch: int) -> None:
-        """Windows [H, W, 3] side by side in the first places of [batch, H, W, 3]; the others are black."""
-        if self._copied is not None:
-            self._copied.synchronize()                                  # the last copy has been read
-        dtype = torch.uint8 if windows[0].dtype == np.uint8 else torch.float32
-        shape = batch, *windows[0].shape
-        need = int(np.prod(shape)) * dtype.itemsize
-        if need > len(self._bytes):
-            self._bytes = torch.zeros(need, dtype=torch.uint8, pin_memory=self._copied is not None)
-        self.filled = self._bytes[:need].view(dtype).view(shape)
-        array = self.filled.numpy()
-        for place, window in zip(array, windows, strict=False):
-            place[...] = window
-        array[len(windows) :] = 0
-
-    def copy_to(self, given: Tensor) -> None:
-        """Begin the copy to the device, on the current stream."""
-        given.copy_(self.filled, non_blocking=True)
-        if self._copied is not None:
-            self._copied.record()
-
-
-REMEDY = (
-    "close what else uses it, let go of answers kept from earlier images (their scores are there), "
-    "or take a smaller model or device='cpu'"
-)
-
-
-def out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error of PyTorch, or what caused it, is that the device's memory ran out."""
-    while error is not None:
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "ALLOC_FAILED" in text:
-            return True
-        error = error.__context__
-    return False
 
 
 def _queue(device: torch.device, stream: torch.cuda.Stream | None) -> threading.Lock:

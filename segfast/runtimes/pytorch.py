@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from segfast import forks, kernels
 from segfast.ambient import true_products
 from segfast.errors import BadOption, MissingRuntime, NotSupported
-from segfast.kernels.attend import choose
+from segfast.kernels.attend import cudnn_is_right
 from segfast.kernels.quota import cut
-from segfast.model import Segmenter, without_autocast
+from segfast.model import Segmenter
+from segfast.protocol import Size
 from segfast.runtimes import HostRuntime, Lane
-from segfast.runtimes.device import GROUP, REMEDY, Lanes, largest_batch, out_of_memory
+from segfast.runtimes.device import GROUP, Lanes, largest_batch
+from segfast.runtimes.graphs import launching
+from segfast.runtimes.memory import REMEDY, out_of_memory
+from segfast.runtimes.patch_logits import PatchLogits
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ATTENTIONS = ("triton", "cudnn", "flash", "sdpa")
@@ -60,12 +64,10 @@ class PyTorchRuntime(HostRuntime):
         self.device = device
         self._notes: list[str] = []
         self._threads = threads
-        if attention is not None:
-            self._notes.append(f"attention by {attention}")
         protocol = model.config.protocol
+        if attention == "cudnn" and protocol.small_windows and not cudnn_is_right(1):
+            raise BadOption("attention='cudnn' is wrong for images of some sizes in this cuDNN; leave it out, or use 'flash'")
         try:
-            self._mean = torch.tensor(protocol.mean, dtype=torch.float32, device=device)[:, None, None]
-            self._std = torch.tensor(protocol.std, dtype=torch.float32, device=device)[:, None, None]
             self.precision = forks.with_threads(self._load, model, precision, attention)
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -73,11 +75,14 @@ class PyTorchRuntime(HostRuntime):
             raise NotSupported(f"{device} has not enough free memory for {model.config.name}; {REMEDY}") from None
         self._lanes: Lanes | None = None
         if device != "cpu":
-            torch.cuda.synchronize(device)                              # the lanes' streams wait for no other
+            torch.cuda.current_stream(device).synchronize()             # the lanes' streams wait for no other
             h, w = (-(-side // model.config.patch) for side in protocol.window)
-            self._lanes = Lanes(lambda: self.logits, device, protocol.window, largest_batch(h * w))
-            if attention is None:
-                self._notes.append(f"attention by {self._chosen(model.config.prefix_tokens + h * w)}")
+            network = self.logits                                       # the lanes must not hold the runtime
+            self._lanes = Lanes(lambda: network, device, protocol.window, largest_batch(h * w))
+            with launching:                                             # while no attention is pinned
+                self._notes.insert(0, f"attention by {self.logits.named_attention(attention)}")
+        elif attention is not None:
+            self._notes.append(f"attention by {attention}")
 
     @property
     def notes(self) -> list[str]:
@@ -108,27 +113,24 @@ class PyTorchRuntime(HostRuntime):
             logits = self.logits(torch.tensor(np.ascontiguousarray(windows), device="cpu"))
         return (logits.float() if logits.dtype == torch.bfloat16 else logits).numpy()  # NumPy has no bf16
 
-    def logits(self, windows: Tensor) -> Tensor:
-        """Patch logits [n, K, h, w] of windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255."""
-        with without_autocast(windows):
-            images = (windows.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-            return self._model.patch_logits(images.to(DTYPES[self.precision]))
-
-    def _chosen(self, tokens: int) -> str:
-        """The attention that the table of measurements has for the encoder's tokens."""
-        config = self._model.config
-        shape = 1, tokens, config.heads, config.width // config.heads
-        return choose(torch.empty(shape, dtype=DTYPES[self.precision], device=self.device))
+    def warm_up(self, window: Size) -> None:
+        """See `Runtime`."""
+        if self._lanes is None:
+            super().warm_up(window)
+        else:
+            self._lanes.warm_up()
 
     def _load(self, model: Segmenter, precision: str | None, attention: str | None) -> str:
         """Load the model in the precision asked for, or chosen, and try it; that precision."""
         self.precision = precision or default_precision(self.device)
-        self._model = private(model, self.device, DTYPES[self.precision])
+        own = private(model, self.device, DTYPES[self.precision])
         if attention is not None:
-            self._model.set_attention(kernels.attention_backend(attention))
+            own.set_attention(kernels.attention_backend(attention))
+        self.logits = PatchLogits(own, free=attention is None)
         if self.device == "cpu" and self.precision == "fp32" and attention is None:
             return self.precision                                       # nothing that could fail: a quick start
-        finite = self._try(attention)
+        with launching if self.device != "cpu" else nullcontext():      # a pinned attention is the whole process's
+            finite = self._try(attention)
         if finite or self.precision != "fp16":
             return self.precision
         if precision is not None:
@@ -139,7 +141,7 @@ class PyTorchRuntime(HostRuntime):
     @torch.inference_mode()
     def _try(self, attention: str | None) -> bool:
         """Whether the logits of a noisy, a black and a white window are finite."""
-        shape = 1, *self._model.config.protocol.window, 3
+        shape = 1, *self.logits.model.config.protocol.window, 3
         seeded = torch.Generator("cpu").manual_seed(0)
         noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=seeded, device="cpu")
         windows = noise, torch.zeros_like(noise), torch.full_like(noise, 255)

@@ -1,0 +1,44 @@
+"""Windows on their way to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# What windows may be, on the host and on the device.
+DTYPES: dict[type[np.generic], torch.dtype] = {np.uint8: torch.uint8, np.float32: torch.float32}
+
+
+class Staging:
+    """A buffer of the host from which windows are copied to the device; pinned, so that the copy overlaps."""
+
+    def __init__(self, pinned: bool):
+        self._copied = torch.cuda.Event(blocking=True) if pinned else None
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+        self.filled = self._bytes
+
+    def fill(self, windows: Sequence[NDArray[Any]], batch: int) -> None:
+        """Windows [H, W, 3] side by side in the first places of [batch, H, W, 3]; the others are black."""
+        if self._copied is not None:
+            self._copied.synchronize()                                  # the last copy has been read
+        dtype = DTYPES[windows[0].dtype.type]
+        shape = batch, *windows[0].shape
+        need = int(np.prod(shape)) * dtype.itemsize
+        if need > len(self._bytes):
+            self._bytes = torch.zeros(need, dtype=torch.uint8, pin_memory=self._copied is not None)
+        self.filled = self._bytes[:need].view(dtype).view(shape)
+        array = self.filled.numpy()
+        for place, window in zip(array, windows, strict=False):
+            place[...] = window
+        array[len(windows) :] = 0
+
+    def copy_to(self, given: Tensor) -> None:
+        """Begin the copy to the device, on the current stream."""
+        given.copy_(self.filled, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
