@@ -21,6 +21,9 @@ class Tile(NamedTuple):
         warps: of 32 threads; a program's registers are shared out among them.
         stages: steps whose loads are in flight.
         tuned: it was the fastest of a search on that GPU.
+        carried: forward: the scores of the next step are computed before the softmax of this one.
+        extra_key: forward: where one key is left over from whole steps, the sums start from it, and no step is masked.
+        extra_query: forward: where one query is left over from whole tiles, it has a launch of its own.
     """
 
     rows: int
@@ -28,6 +31,14 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     tuned: bool = False
+    carried: bool = False
+    extra_key: bool = False
+    extra_query: bool = False
+
+    def __str__(self) -> str:
+        """`128×64, 4 warps, 3 stages, carried`."""
+        options = [name.replace("_", " ") for name in ("carried", "extra_key", "extra_query") if getattr(self, name)]
+        return ", ".join([f"{self.rows}×{self.columns}", f"{self.warps} warps", f"{self.stages} stages", *options])
 
 
 class Tiles(NamedTuple):
@@ -68,6 +79,37 @@ HALF = {
 # fp32 inputs of heads up to 64, everywhere: exact products on the ordinary units, for comparisons rather than for
 # speed. Larger heads would spill whatever the tile. Untuned.
 FULL = Tiles(Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16, 16, 8, 1))
+# Forward tiles for heads of 64 that may be faster than HALF's, by architecture: `python -m benchmarks.gpu` times them, and
+# none of them runs anywhere else before a measurement has put it into HALF.
+_ALONE = {"extra_key": True, "extra_query": True}
+CANDIDATES: dict[int, tuple[Tile, ...]] = {
+    80: (
+        Tile(128, 64, 8, 3), Tile(128, 32, 4, 3, carried=True), Tile(64, 64, 4, 3, carried=True),
+        Tile(128, 32, 4, 3, **_ALONE), Tile(128, 32, 4, 3, carried=True, **_ALONE),
+    ),
+    86: (
+        Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(64, 64, 4, 2, carried=True),
+        Tile(128, 32, 4, 2, **_ALONE), Tile(128, 32, 4, 2, carried=True, **_ALONE),
+    ),
+    90: (
+        Tile(128, 128, 8, 2),
+        # Two programs an SM: the softmax of one may hide the products of the other.
+        Tile(128, 64, 4, 2), Tile(128, 64, 4, 3), Tile(128, 64, 4, 4), Tile(128, 64, 8, 3),
+        # Of four warps, (128, 64) spills where scores are carried.
+        Tile(128, 128, 8, 2, carried=True), Tile(128, 64, 8, 3, carried=True),
+        Tile(128, 128, 8, 3, extra_key=True), Tile(128, 128, 8, 3, **_ALONE), Tile(128, 64, 4, 3, **_ALONE),
+        Tile(128, 128, 8, 2, carried=True, **_ALONE),
+    ),
+    100: (
+        Tile(128, 128, 8, 2), Tile(128, 64, 4, 3), Tile(128, 64, 8, 3),
+        Tile(128, 128, 8, 3, carried=True), Tile(128, 64, 4, 3, carried=True), Tile(128, 64, 8, 3, carried=True),
+        Tile(128, 128, 8, 3, **_ALONE), Tile(128, 128, 8, 3, carried=True, **_ALONE),
+    ),
+    120: (
+        Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(64, 64, 4, 2, carried=True),
+        Tile(128, 32, 4, 2, **_ALONE), Tile(128, 32, 4, 2, carried=True, **_ALONE),
+    ),
+}
 # fmt: on
 SPLIT_KEYS = 256                        # the fewest keys of a split: below, joining the splits costs more than it saves
 
