@@ -154,6 +154,11 @@ def tiles_for(arch: int, d: int, dtype: torch.dtype) -> Tiles:
     return FULL if dtype == torch.float32 else HALF[arch, 64 if d <= 64 else 128]
 
 
+def tiles_of(device: torch.device, d: int, dtype: torch.dtype) -> Tiles:
+    """The tiles of a GPU for head size d."""
+    return tiles_for(architecture(torch.cuda.get_device_capability(device)), d, dtype)
+
+
 def plan_forward(q: Tensor, k: Tensor, v: Tensor) -> Plan:
     """The forward's plan for q, k, v [B, N, heads, d] on their GPU."""
     device = torch.cuda.get_device_properties(q.device)
