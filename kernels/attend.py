@@ -14,14 +14,23 @@ from . import attention_op, attention_table
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 PINNED = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+# What PyTorch may choose by itself.
+NAMES = {
+    SDPBackend.CUDNN_ATTENTION: "cudnn",
+    SDPBackend.FLASH_ATTENTION: "flash",
+    SDPBackend.EFFICIENT_ATTENTION: "efficient",
+    SDPBackend.MATH: "math",
+}
+# cuDNN up to 9.15.0 gives wrong answers for lengths that 128 does not divide.
+WRONG_CUDNN, WHOLE = 91500, 128
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     """softmax(q·kᵀ·scale)·v for q, k, v [B, N, heads, d], views of one packed qkv tensor included.
 
-    On a GPU in half precision it runs what `attention_table` measured as the fastest there; fp32, a
-    CPU, and whatever the table has no row for run PyTorch's scaled_dot_product_attention. Twin:
-    `reference.attention`.
+    On a GPU in half precision it runs what `attention_table` measured as the fastest there, with its
+    gradient where one is wanted; fp32, a CPU, and whatever the table has no row for run PyTorch's
+    scaled_dot_product_attention. Twin: `reference.attention`.
 
     Args:
         scale: d^-0.5 by default (paper, equation 3).
@@ -66,11 +75,36 @@ def attend_packed(attend: AttentionFunction, qkv: Tensor) -> Tensor:
 
 
 def choose(x: Tensor) -> str:
-    """The backend that the table has for tensors like x [B, N, …, heads, d], in half precision on a GPU; else "sdpa"."""
+    """The backend that the table has for tensors like x [B, N, …, heads, d], in half precision on a GPU; else "sdpa".
+
+    One whose gradient is wanted takes the fastest forward and backward together, if both were measured.
+    """
     if not x.is_cuda or not attention_table.ROWS or x.element_size() != 2 or torch.version.cuda is None:
         return "sdpa"
     major, minor = torch.cuda.get_device_capability(x.device)
-    return attention_table.fastest(10 * major + minor, x.shape[-1], x.shape[1])
+    name = attention_table.fastest(10 * major + minor, x.shape[-1], x.shape[1], attention_table.ROWS, wants_gradient(x))
+    allowed = name != "cudnn" or (cudnn_is_right(x.shape[1]) and torch.backends.cuda.cudnn_sdp_enabled())
+    return name if allowed else "sdpa"
+
+
+def wants_gradient(x: Tensor) -> bool:
+    """Whether autograd records what is computed of x."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def cudnn_is_right(N: int) -> bool:
+    """Whether the cuDNN that is here computes the attention of N tokens rightly."""
+    version = torch.backends.cudnn.version()
+    return N % WHOLE == 0 or version is None or version > WRONG_CUDNN
+
+
+def sdpa_choice(q: Tensor) -> str:
+    """What PyTorch runs by its own choice for q, k and v like q [B, N, heads, d]; "sdpa" where it does not tell."""
+    q = q.transpose(1, 2)                                               # [B, heads, N, d]
+    try:
+        return NAMES[SDPBackend(torch._fused_sdp_choice(q, q, q))]
+    except (AttributeError, KeyError, RuntimeError, ValueError):        # it is private
+        return "sdpa"
 
 
 def triton_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
@@ -87,7 +121,17 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) 
 
 
 def cudnn_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """`attention` in cuDNN through PyTorch."""
+    """`attention` in cuDNN through PyTorch.
+
+    Raises:
+        ValueError: this cuDNN gives wrong answers for so many tokens.
+    """
+    if not cudnn_is_right(q.shape[1]):
+        version = torch.backends.cudnn.version()
+        raise ValueError(
+            f"cuDNN {version} gives wrong answers for {q.shape[1]} tokens, which {WHOLE} does not divide: "
+            "choose 'flash' or 'sdpa', or install a cuDNN after 9.15.0"
+        )
     with sdpa_kernel(PINNED["cudnn"]):
         return sdpa_attention(q, k, v, scale)
 

@@ -50,7 +50,7 @@ def readable(x: Tensor) -> Tensor:
 
 def layout(x: Tensor) -> Layout:
     """The layout of `readable` logits."""
-    n, K = x.shape[:2]
+    K = x.shape[1]
     last, vector = x.stride(1) == 1, VECTOR // x.element_size()
     runs = -(-K // vector)
     steps = tuple(x.stride(axis) if x.shape[axis] > 1 else 0 for axis in range(4))

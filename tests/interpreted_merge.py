@@ -262,17 +262,17 @@ def test_several_views_are_the_twin(K, band, monkeypatch):
 
 
 def test_many_labels_are_uint16():
-    # The winner of most pixels is class 299: its label does not fit a byte.
-    logits = noise(1, 300, 1, 2)
-    logits[:, 299, :, 0] = 9
+    # The winner of most pixels is class 256: its label does not fit a byte.
+    logits = noise(1, 257, 1, 2)
+    logits[:, 256, :, 0] = 9
     labels = upsample_argmax(logits, (8, 16))
     assert labels.dtype == np.uint16
-    assert labels.max() == 299
+    assert labels.max() == 256
     assert np.array_equal(labels, reference.upsample_argmax(logits, (8, 16)))
     views = [Windows(logits, [(0, 0)], (1, 2), (1, 2), (1, 2), flip) for flip in (False, True)]
     labels = assert_merged(views, (1, 2))
     assert labels.dtype == np.uint16
-    assert labels.max() == 299
+    assert labels.max() == 256
 
 
 def test_out():

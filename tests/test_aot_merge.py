@@ -1,7 +1,5 @@
 """Every configuration of the pipeline's end compiles for every architecture, and fits its registers."""
 
-import itertools
-
 import pytest
 
 pytest.importorskip("torch")
@@ -90,8 +88,14 @@ def test_other_dtypes_and_layouts(kind, arch, K, dtype, lies):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize(("K", "dtype"), [(150, "fp16"), (300, "fp16"), (150, "fp32")])
-def test_neighbouring_classes_are_loaded_as_vectors(K, dtype, arch):
-    kind = "cells 16" if arch in (80, 90) else "overlap"
-    assert "ld.global.v4.b32" in compiled(kind, arch, K, dtype).ptx
-    assert "ld.global.v" not in compiled(kind, 80, K, dtype, "classes first").ptx
+@pytest.mark.parametrize("kind", LABELS)
+def test_neighbouring_classes_are_loaded_as_vectors(kind, arch):
+    """256 classes of a patch: 16 bytes a thread of one warp, 8 of two."""
+    width = "v4" if kind.startswith("cells") else "v2"
+    for K in (150, 300):
+        assert f"ld.global.{width}.b32" in compiled(kind, arch, K).ptx
+
+
+def test_scattered_classes_are_not():
+    assert "ld.global.v" not in compiled("cells 16", 80, 300, "fp16", "classes first").ptx
+    assert "ld.global.v" not in compiled("cells 8", 100, 150, "fp16", "unaligned").ptx

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segfast.errors import NotSupported
+from segfast.kernels import merge_layout
 from segfast.protocol import Size
 
 # Windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255 → their logits, on the current stream and without
@@ -211,7 +212,7 @@ class DeviceLane:
                 part = self._call(staging)[:count]
                 if logits is None:
                     # A copy in any case: the next replay writes over `part`.
-                    logits = torch.empty((len(windows), *part.shape[1:]), dtype=part.dtype, device=part.device)
+                    logits = _empty_like(part, len(windows))
                 logits[start : start + count] = part
             start += count
         assert logits is not None, "no windows"
@@ -323,6 +324,14 @@ def out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__context__
     return False
+
+
+def _empty_like(part: Tensor, count: int) -> Tensor:
+    """`count` answers to be written: labels, or logits [n, K, h, w] with the classes last, as kernels read them best."""
+    shape = count, *part.shape[1:]
+    if part.ndim != 4:
+        return torch.empty(shape, dtype=part.dtype, device=part.device)
+    return merge_layout.empty(shape, part.dtype, part.device)
 
 
 def _queue(device: torch.device, stream: torch.cuda.Stream | None) -> threading.Lock:
