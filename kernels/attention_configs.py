@@ -61,7 +61,7 @@ class Tiles(NamedTuple):
 # (compute capability, head size up to): tiles of half precision. Untuned, all of them.
 HALF = {
     # A100: 163 KiB of shared memory. Tiles are small, as q and the accumulators share the registers of a thread.
-    (80, 64):   Tiles(Tile(128, 32, 4, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 4, 2),   Tile(64, 64, 4, 3)),
+    (80, 64):   Tiles(Tile(128, 32, 4, 3),  Tile(64, 64, 4, 3),  Tile(64, 32, 4, 2),   Tile(64, 64, 4, 3)),
     (80, 128):  Tiles(Tile(128, 32, 8, 3),  Tile(32, 64, 4, 2),  Tile(32, 32, 8, 1),   Tile(32, 32, 4, 2)),
     # RTX 30 and 40, A10, L4, L40: 99 KiB.
     (86, 64):   Tiles(Tile(128, 32, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 32, 4, 2),   Tile(64, 64, 4, 2)),
@@ -70,7 +70,7 @@ HALF = {
     (90, 64):   Tiles(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(128, 64, 8, 2),  Tile(128, 64, 8, 2)),
     (90, 128):  Tiles(Tile(128, 128, 8, 2), Tile(64, 64, 4, 3),  Tile(64, 64, 8, 2),   Tile(128, 64, 8, 2)),
     # B200: as the H100; the accumulators lie in tensor memory.
-    (100, 64):  Tiles(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(128, 64, 8, 2),  Tile(128, 64, 8, 2)),
+    (100, 64):  Tiles(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(64, 64, 4, 2),   Tile(128, 64, 8, 2)),
     (100, 128): Tiles(Tile(128, 64, 8, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 8, 2),   Tile(128, 64, 8, 2)),
     # RTX 50: 99 KiB.
     (120, 64):  Tiles(Tile(128, 32, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 16, 4, 2),   Tile(64, 32, 4, 2)),
@@ -83,14 +83,8 @@ FULL = Tiles(Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16
 # none of them runs anywhere else before a measurement has put it into HALF.
 _ALONE = {"extra_key": True, "extra_query": True}
 CANDIDATES: dict[int, tuple[Tile, ...]] = {
-    80: (
-        Tile(128, 64, 8, 3), Tile(128, 32, 4, 3, carried=True), Tile(64, 64, 4, 3, carried=True),
-        Tile(128, 32, 4, 3, **_ALONE), Tile(128, 32, 4, 3, carried=True, **_ALONE),
-    ),
-    86: (
-        Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(64, 64, 4, 2, carried=True),
-        Tile(128, 32, 4, 2, **_ALONE), Tile(128, 32, 4, 2, carried=True, **_ALONE),
-    ),
+    80: (Tile(128, 64, 8, 3), Tile(128, 32, 4, 3, carried=True), Tile(128, 32, 4, 3, **_ALONE)),
+    86: (Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(128, 32, 4, 2, **_ALONE)),
     90: (
         Tile(128, 128, 8, 2),
         # Two programs an SM: the softmax of one may hide the products of the other.
@@ -101,14 +95,10 @@ CANDIDATES: dict[int, tuple[Tile, ...]] = {
         Tile(128, 128, 8, 2, carried=True, **_ALONE),
     ),
     100: (
-        Tile(128, 128, 8, 2), Tile(128, 64, 4, 3), Tile(128, 64, 8, 3),
-        Tile(128, 128, 8, 3, carried=True), Tile(128, 64, 4, 3, carried=True), Tile(128, 64, 8, 3, carried=True),
+        Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(128, 128, 8, 3, carried=True), Tile(128, 64, 8, 3, carried=True),
         Tile(128, 128, 8, 3, **_ALONE), Tile(128, 128, 8, 3, carried=True, **_ALONE),
     ),
-    120: (
-        Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(64, 64, 4, 2, carried=True),
-        Tile(128, 32, 4, 2, **_ALONE), Tile(128, 32, 4, 2, carried=True, **_ALONE),
-    ),
+    120: (Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(128, 32, 4, 2, **_ALONE)),
 }
 # fmt: on
 SPLIT_KEYS = 256                        # the fewest keys of a split: below, joining the splits costs more than it saves
