@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
 from segfast.kernels import merge_cuda, merge_layout, reference  # noqa: E402
+from segfast.kernels.merge import Windows  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -67,3 +69,56 @@ def test_other_layouts_are_copied():
     assert merge_layout.readable(far).stride(0) == 3
     near = merge_layout.empty((2, 3, 4, 5), torch.float32, "cpu")
     assert merge_layout.readable(near) is near
+
+
+class Table:
+    """Anchors in pinned memory that count their copies."""
+
+    def __init__(self):
+        self.copies = []
+
+    def to(self, device, non_blocking):
+        assert non_blocking
+        self.copies.append(device)
+        return object()
+
+
+@pytest.fixture
+def stream(monkeypatch):
+    """A CUDA stream that may be captured; anchors are pinned as `Table`s."""
+    now = SimpleNamespace(cuda_stream=1, capturing=False, tables=[])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now.capturing)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: now.tables.append(Table()) or now.tables[-1])
+    for cache in (merge_cuda._pinned, merge_cuda._upload):
+        cache.cache_clear()
+    monkeypatch.setattr(merge_cuda, "_captured", [])
+    yield now
+    for cache in (merge_cuda._pinned, merge_cuda._upload):
+        cache.cache_clear()
+
+
+def overlapping(*anchors):
+    return Windows(SimpleNamespace(device=torch.device("cuda", 0)), anchors, (8, 8), (8, 8), (8, 12))
+
+
+def test_anchors_are_copied_once_a_stream_and_by_every_graph(stream):
+    view = overlapping((0, 0), (0, 4))
+    first = merge_cuda._anchors(view)
+    assert merge_cuda._anchors(view) is first
+    stream.cuda_stream = 2                  # which need not have waited for the first one's copy
+    assert merge_cuda._anchors(view) is not first
+    (table,) = stream.tables
+    assert len(table.copies) == 2
+    stream.capturing = True
+    captured = [merge_cuda._anchors(view) for _ in range(2)]
+    assert len(table.copies) == 4
+    assert first not in captured
+    assert merge_cuda._captured == [table]  # its copies are repeated whenever the graph is
+
+
+def test_unseen_anchors_cannot_be_captured(stream):
+    stream.capturing = True
+    with pytest.raises(ValueError, match="after one call with the same anchors"):
+        merge_cuda._anchors(overlapping((0, 0), (0, 3)))
+    assert merge_cuda._anchors(overlapping((0, 0))) is None
