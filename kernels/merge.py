@@ -119,19 +119,19 @@ def merge_scores(views: Sequence[Windows], size: Size, *, threads: int | None = 
     return out
 
 
-def warm_up(logits: Any) -> Labels:
+def warm_up(logits: Any, *, threads: int | None = None) -> Labels:
     """Compile and load whatever merging needs for logits like these, of any size, views and windows; their labels.
 
-    Twin: none, for nothing but time changes. Raises what `upsample_argmax` does.
+    On a GPU for all of the same dtype and number of classes. Raises what `upsample_argmax` does.
     """
     x = _logits(logits)
     if not isinstance(x, np.ndarray) and _cuda() is not None:
         _cuda().warm_up(x.shape[1], x.dtype, x.device)
     else:
         views = [Windows(x[:1], [(0, 0)], (8, 8), (8, 8), (8, 8), mirrored) for mirrored in (False, True)]
-        merge_windows(views, (8, 8))
-        merge_scores(views, (8, 8))
-    return upsample_argmax(x, (8, 8))
+        merge_windows(views, (8, 8), threads=threads)
+        merge_scores(views, (8, 8), threads=threads)
+    return upsample_argmax(x, (8, 8), threads=threads)
 
 
 @cache

@@ -102,6 +102,7 @@ def warm_up(classes: int, dtype: torch.dtype, device: torch.device | str) -> Non
             label(view, size, torch.empty((1, *size), dtype=kind, device=device))
     for size in (loose.size, several.size):
         merge([loose, several], size, torch.empty(size, dtype=kind, device=device))
+    score([loose], loose.size)
 
 
 def _add_softmax(view: Windows, size: Size, start: int, scores: Tensor) -> None:
