@@ -93,7 +93,7 @@ def warm_up(classes: int, dtype: torch.dtype, device: torch.device | str) -> Non
     """
     logits = empty((2, classes, 2, 2), dtype, device).zero_()
     one = Windows(logits[:1, :, :1, :1], [(0, 0)], (16, 16), (16, 16), (16, 16))        # type: ignore[arg-type]
-    fine = Windows(logits[:1], [(0, 0)], (16, 16), (16, 16), (16, 16))                  # type: ignore[arg-type]
+    fine = Windows(logits[:1], [(0, 0)], (8, 8), (8, 8), (8, 8))                        # type: ignore[arg-type]
     loose = Windows(logits[:1], [(0, 0)], (5, 5), (5, 5), (5, 5))                       # type: ignore[arg-type]
     several = Windows(logits, [(0, 0), (0, 3)], (5, 5), (5, 5), (5, 8))                 # type: ignore[arg-type]
     kind = getattr(torch, np.dtype(label_dtype(classes)).name)
