@@ -6,11 +6,10 @@ on the GPU it was written for. Compiled on any Linux host, both are numbers that
 
 from __future__ import annotations
 
-import os
+import io
 import re
-import subprocess
-import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple
 
 # The most shared memory one program may use, in bytes, by compute capability (CUDA C++ guide, technical specifications).
@@ -52,7 +51,8 @@ def compile_kernel(
         signature: Triton type of every argument that is not a constant: `*fp16`, `i32`, `fp32`,
             `tensordesc<fp16[64, 64]>`.
         constants: value of every `tl.constexpr`, and of arguments to be specialised on (None, 1).
-        aligned: arguments divisible by 16, as the launcher would find; every pointer by default.
+        aligned: arguments divisible by 16, as the launcher would find; by default every pointer whose alignment
+            the kernel is specialised on.
         options: of the compiler, `maxnreg` for one. Multiplications and additions fuse unless
             `enable_fp_fusion` says otherwise, as in the launchers.
 
@@ -68,7 +68,8 @@ def compile_kernel(
     if unknown := set(names) ^ (set(signature) | set(constants)):
         raise TypeError(f"{kernel.__name__}: the types and values do not fit its arguments: {', '.join(sorted(unknown))}")
     if aligned is None:
-        aligned = [name for name, kind in signature.items() if kind.startswith("*")]
+        unaligned = {param.name for param in kernel.params if param.do_not_specialize_on_alignment}
+        aligned = [name for name, kind in signature.items() if kind.startswith("*") and name not in unaligned]
     source = ASTSource(
         fn=kernel,
         signature={name: "constexpr" if name in constants else signature[name] for name in names},
@@ -76,25 +77,28 @@ def compile_kernel(
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True} | options
-    compiled = compile_source(source, target=GPUTarget("cuda", arch, 32), options=options)
-    cubin = compiled.asm["cubin"]
-    registers, spills = resource_usage(compiled.asm["ptx"], arch)
-    return Compiled(cubin, compiled.asm["ptx"], registers, spills, compiled.metadata.shared)
+    with _talkative() as log:
+        compiled = compile_source(source, target=GPUTarget("cuda", arch, 32), options=options)
+    registers, spills = resource_usage(log.getvalue())
+    return Compiled(compiled.asm["cubin"], compiled.asm["ptx"], registers, spills, compiled.metadata.shared)
 
 
-def resource_usage(ptx: str, arch: int) -> tuple[int, int]:
-    """Registers of one thread and the bytes it spills, as Triton's own `ptxas` reports them of the assembly.
+@contextmanager
+def _talkative() -> Iterator[io.StringIO]:
+    """Triton compiles whatever its cache holds, and what its assembler says is caught: options and all are Triton's own."""
+    from triton import knobs
+
+    log = io.StringIO()
+    with knobs.nvidia.scope(), knobs.compilation.scope(), redirect_stdout(log):
+        knobs.nvidia.dump_ptxas_log = knobs.compilation.always_compile = True
+        yield log
+
+
+def resource_usage(log: str) -> tuple[int, int]:
+    """Registers of one thread and the bytes it spills, from the report of `ptxas -v`.
 
     A stack frame alone is no spill: some releases leave an empty one of 8 bytes.
     """
-    from triton.backends.nvidia.compiler import get_ptxas
-
-    target = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)[0]
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        command = [get_ptxas(arch).path, "-v", f"--gpu-name={target}", file.name, "-o", os.devnull]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr  # noqa: S603
-    (registers,) = re.findall(r"Used (\d+) registers", report)
-    stored, loaded = re.findall(r"(\d+) bytes spill", report)
+    (registers,) = re.findall(r"Used (\d+) registers", log)
+    stored, loaded = re.findall(r"(\d+) bytes spill", log)
     return int(registers), int(stored) + int(loaded)

@@ -28,9 +28,9 @@ WRONG_CUDNN, WHOLE = 91500, 128
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     """softmax(q·kᵀ·scale)·v for q, k, v [B, N, heads, d], views of one packed qkv tensor included.
 
-    On a GPU in half precision it runs what `attention_table` measured as the fastest there; fp32, a
-    CPU, and whatever the table has no row for run PyTorch's scaled_dot_product_attention. Twin:
-    `reference.attention`.
+    On a GPU in half precision it runs what `attention_table` measured as the fastest there, with its
+    gradient where one is wanted; fp32, a CPU, and whatever the table has no row for run PyTorch's
+    scaled_dot_product_attention. Twin: `reference.attention`.
 
     Args:
         scale: d^-0.5 by default (paper, equation 3).
@@ -75,13 +75,21 @@ def attend_packed(attend: AttentionFunction, qkv: Tensor) -> Tensor:
 
 
 def choose(x: Tensor) -> str:
-    """The backend that the table has for tensors like x [B, N, …, heads, d], in half precision on a GPU; else "sdpa"."""
+    """The backend that the table has for tensors like x [B, N, …, heads, d], in half precision on a GPU; else "sdpa".
+
+    One whose gradient is wanted takes the fastest forward and backward together, if both were measured.
+    """
     if not x.is_cuda or not attention_table.ROWS or x.element_size() != 2 or torch.version.cuda is None:
         return "sdpa"
     major, minor = torch.cuda.get_device_capability(x.device)
-    name = attention_table.fastest(10 * major + minor, x.shape[-1], x.shape[1])
+    name = attention_table.fastest(10 * major + minor, x.shape[-1], x.shape[1], attention_table.ROWS, wants_gradient(x))
     allowed = name != "cudnn" or (cudnn_is_right(x.shape[1]) and torch.backends.cuda.cudnn_sdp_enabled())
     return name if allowed else "sdpa"
+
+
+def wants_gradient(x: Tensor) -> bool:
+    """Whether autograd records what is computed of x."""
+    return torch.is_grad_enabled() and x.requires_grad
 
 
 def cudnn_is_right(N: int) -> bool:

@@ -22,30 +22,34 @@ import triton.language as tl
 from torch import Tensor
 
 from .attention_configs import BackwardPlan, padded, plan_backward
-from .attention_triton import LOG2_E, head_of, readable, rows_of, source
+from .attention_loads import POINTERS, SIZES, STRIDES, head_of, readable, rows_of, source, strides, unit
+from .attention_triton import LOG2_E
 
 
-@triton.jit(do_not_specialize=["N", "tiles"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_delta(
     out,                                # [B, N, heads, d], contiguous
     grad,                               # [B, N, heads, d]
     delta,                              # fp32 [B, heads, N]
-    g_batch, g_row, g_head,
-    N, heads, d,
+    g_batch, g_row, g_head,             # strides, in UNIT elements
+    N, heads,
+    d,                                  # in UNIT elements
     tiles,
     ROWS: tl.constexpr,                 # queries of one program: only memory counts, so a few
     D: tl.constexpr,
+    UNIT: tl.constexpr,
 ):  # fmt: skip
     """rowsum(grad · out) of one tile of queries, which every score's gradient needs."""
     program = tl.program_id(0)
+    d = d * UNIT
     rows, columns = program % tiles * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     image_head = program // tiles
     batch, head = image_head // heads, image_head % heads
     inside = (rows[:, None] < N) & (columns[None, :] < d)
     out += (batch.to(tl.int64) * N * heads + head) * d
-    grad = head_of(grad, batch, head, g_batch, g_head, False)
+    grad = head_of(grad, batch, head, g_batch, g_head, False, UNIT)
     answers = tl.load(out + rows[:, None].to(tl.int64) * heads * d + columns[None, :], mask=inside, other=0.0)
-    grads = tl.load(grad + rows[:, None].to(tl.int64) * g_row + columns[None, :], mask=inside, other=0.0)
+    grads = tl.load(grad + rows[:, None].to(tl.int64) * (g_row * UNIT) + columns[None, :], mask=inside, other=0.0)
     tl.store(
         delta + image_head.to(tl.int64) * N + rows,
         tl.sum(answers.to(tl.float32) * grads.to(tl.float32), 1),
@@ -57,12 +61,12 @@ def attention_delta(
 def keys_step(
     dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, start, q_row, g_row, N, d, scale,
     COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    UNIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of queries added to dk and dv [ROWS, D]; all products are transposed: keys × queries."""
     columns = start + tl.arange(0, COLUMNS)
-    queries = rows_of(q, batch, head, start, q_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED)
-    grads = rows_of(grad, batch, head, start, g_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED)
+    queries = rows_of(q, batch, head, start, q_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED, UNIT)
+    grads = rows_of(grad, batch, head, start, g_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED, UNIT)
     if TAIL:                            # a query that is none weighs exp(-inf) = 0
         sums = tl.load(logsumexp + columns, mask=columns < N, other=float("inf"))
         deltas = tl.load(delta + columns, mask=columns < N, other=0.0)
@@ -78,16 +82,17 @@ def keys_step(
     return dk, dv
 
 
-@triton.jit(do_not_specialize=["N", "tiles"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_backward_keys(
     q, k, v, grad,                      # [B, N, heads, d]: pointers, or tensor descriptors (q and grad)
     logsumexp, delta,                   # fp32 [B, heads, N]
     packed,                             # [B, N, 3, heads, d]: dk and dv are written
-    q_batch, q_row, q_head,             # strides, in elements
+    q_batch, q_row, q_head,             # strides, in UNIT elements
     k_batch, k_row, k_head,
     v_batch, v_row, v_head,
     g_batch, g_row, g_head,
-    N, heads, d,
+    N, heads,
+    d,                                  # in UNIT elements
     scale,                              # scale / ln 2
     k_scale,                            # scale
     tiles,                              # of keys in one head
@@ -96,6 +101,7 @@ def attention_backward_keys(
     D: tl.constexpr,
     PADDED: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
+    UNIT: tl.constexpr,                 # what divides d and all strides
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one tile of keys of one head, over all queries."""
@@ -103,12 +109,13 @@ def attention_backward_keys(
     start = program % tiles * ROWS
     image_head = program // tiles
     batch, head = image_head // heads, image_head % heads
-    q = head_of(q, batch, head, q_batch, q_head, DESCRIPTOR)
-    grad = head_of(grad, batch, head, g_batch, g_head, DESCRIPTOR)
-    k = head_of(k, batch, head, k_batch, k_head, False)
-    v = head_of(v, batch, head, v_batch, v_head, False)
-    keys = rows_of(k, batch, head, start, k_row, N, d, ROWS, D, False, True, PADDED)            # [ROWS, D]
-    values = rows_of(v, batch, head, start, v_row, N, d, ROWS, D, False, True, PADDED)
+    d = d * UNIT
+    q = head_of(q, batch, head, q_batch, q_head, DESCRIPTOR, UNIT)
+    grad = head_of(grad, batch, head, g_batch, g_head, DESCRIPTOR, UNIT)
+    k = head_of(k, batch, head, k_batch, k_head, False, UNIT)
+    v = head_of(v, batch, head, v_batch, v_head, False, UNIT)
+    keys = rows_of(k, batch, head, start, k_row, N, d, ROWS, D, False, True, PADDED, UNIT)            # [ROWS, D]
+    values = rows_of(v, batch, head, start, v_row, N, d, ROWS, D, False, True, PADDED, UNIT)
     logsumexp += image_head.to(tl.int64) * N
     delta += image_head.to(tl.int64) * N
     dk = tl.zeros([ROWS, D], tl.float32)
@@ -118,12 +125,12 @@ def attention_backward_keys(
     for query in tl.range(0, full, COLUMNS):
         dk, dv = keys_step(
             dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, query, q_row, g_row, N, d, scale,
-            COLUMNS, D, PADDED, DESCRIPTOR, False, PRECISION,
+            COLUMNS, D, PADDED, DESCRIPTOR, False, UNIT, PRECISION,
         )  # fmt: skip
     if full < N:
         dk, dv = keys_step(
             dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, full, q_row, g_row, N, d, scale,
-            COLUMNS, D, PADDED, DESCRIPTOR, True, PRECISION,
+            COLUMNS, D, PADDED, DESCRIPTOR, True, UNIT, PRECISION,
         )  # fmt: skip
 
     rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
@@ -137,11 +144,11 @@ def attention_backward_keys(
 def queries_step(
     dq, k, v, queries, grads, sums, deltas, batch, head, start, k_row, v_row, N, d, scale,
     COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    UNIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of keys added to dq [ROWS, D]."""
-    keys = rows_of(k, batch, head, start, k_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED)
-    values = rows_of(v, batch, head, start, v_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED)
+    keys = rows_of(k, batch, head, start, k_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED, UNIT)
+    values = rows_of(v, batch, head, start, v_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED, UNIT)
     scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)             # [ROWS, COLUMNS]
     weights = tl.exp2(scores * scale - sums[:, None])
     if TAIL:                            # a key that is none could weigh infinity, and infinity times 0 is NaN
@@ -151,16 +158,17 @@ def queries_step(
     return tl.dot(dscores.to(keys.dtype), keys, dq, input_precision=PRECISION)
 
 
-@triton.jit(do_not_specialize=["N", "tiles"])
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_backward_queries(
     q, k, v, grad,                      # [B, N, heads, d]: pointers, or tensor descriptors (k and v)
     logsumexp, delta,                   # fp32 [B, heads, N]
     packed,                             # [B, N, 3, heads, d]: dq is written
-    q_batch, q_row, q_head,             # strides, in elements
+    q_batch, q_row, q_head,             # strides, in UNIT elements
     k_batch, k_row, k_head,
     v_batch, v_row, v_head,
     g_batch, g_row, g_head,
-    N, heads, d,
+    N, heads,
+    d,                                  # in UNIT elements
     scale,                              # scale / ln 2
     q_scale,                            # scale
     tiles,                              # of queries in one head
@@ -169,6 +177,7 @@ def attention_backward_queries(
     D: tl.constexpr,
     PADDED: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
+    UNIT: tl.constexpr,                 # what divides d and all strides
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq of one tile of queries of one head, over all keys."""
@@ -176,12 +185,13 @@ def attention_backward_queries(
     start = program % tiles * ROWS
     image_head = program // tiles
     batch, head = image_head // heads, image_head % heads
-    k = head_of(k, batch, head, k_batch, k_head, DESCRIPTOR)
-    v = head_of(v, batch, head, v_batch, v_head, DESCRIPTOR)
-    q = head_of(q, batch, head, q_batch, q_head, False)
-    grad = head_of(grad, batch, head, g_batch, g_head, False)
-    queries = rows_of(q, batch, head, start, q_row, N, d, ROWS, D, False, True, PADDED)         # [ROWS, D]
-    grads = rows_of(grad, batch, head, start, g_row, N, d, ROWS, D, False, True, PADDED)
+    d = d * UNIT
+    k = head_of(k, batch, head, k_batch, k_head, DESCRIPTOR, UNIT)
+    v = head_of(v, batch, head, v_batch, v_head, DESCRIPTOR, UNIT)
+    q = head_of(q, batch, head, q_batch, q_head, False, UNIT)
+    grad = head_of(grad, batch, head, g_batch, g_head, False, UNIT)
+    queries = rows_of(q, batch, head, start, q_row, N, d, ROWS, D, False, True, PADDED, UNIT)         # [ROWS, D]
+    grads = rows_of(grad, batch, head, start, g_row, N, d, ROWS, D, False, True, PADDED, UNIT)
     rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
     lines = image_head.to(tl.int64) * N + rows
     sums = tl.load(logsumexp + lines, mask=rows < N, other=float("inf")) * 1.4426950408889634   # 1 / ln 2
@@ -192,12 +202,12 @@ def attention_backward_queries(
     for key in tl.range(0, full, COLUMNS):
         dq = queries_step(
             dq, k, v, queries, grads, sums, deltas, batch, head, key, k_row, v_row, N, d, scale,
-            COLUMNS, D, PADDED, DESCRIPTOR, False, PRECISION,
+            COLUMNS, D, PADDED, DESCRIPTOR, False, UNIT, PRECISION,
         )  # fmt: skip
     if full < N:
         dq = queries_step(
             dq, k, v, queries, grads, sums, deltas, batch, head, full, k_row, v_row, N, d, scale,
-            COLUMNS, D, PADDED, DESCRIPTOR, True, PRECISION,
+            COLUMNS, D, PADDED, DESCRIPTOR, True, UNIT, PRECISION,
         )  # fmt: skip
 
     inside = (rows[:, None] < N) & (columns[None, :] < d)
@@ -222,12 +232,11 @@ def launch_backward(
     q, k, v, grad = (readable(x) for x in (q, k, v, grad))
     by_keys, by_queries, descriptors = plan or plan_backward(q, k, v, grad)
     delta = torch.empty_like(logsumexp)
-    D, tiles = padded(d), -(-N // 16)
-    strides = [stride for x in (q, k, v, grad) for stride in x.stride()[:3]]
+    D, tiles, step = padded(d), -(-N // 16), unit(q, k, v, grad)
     with torch.cuda.device_of(q):
         attention_delta[tiles * B * heads,](
-            out, grad, delta, *grad.stride()[:3], N, heads, d, tiles, ROWS=16, D=D, num_warps=4, num_stages=1,
-            enable_fp_fusion=True,
+            out, grad, delta, *strides(step, grad), N, heads, d // step, tiles, ROWS=16, D=D, UNIT=step,
+            num_warps=4, num_stages=1, enable_fp_fusion=True,
         )  # fmt: skip
         for kernel, tile, streamed in (
             (attention_backward_keys, by_keys, (True, False, False, True)),
@@ -239,8 +248,9 @@ def launch_backward(
                 for x, walked in zip((q, k, v, grad), streamed, strict=True)
             ]
             kernel[tiles * B * heads,](
-                *sources, logsumexp, delta, packed, *strides, N, heads, d, scale * LOG2_E, scale, tiles,
-                ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, DESCRIPTOR=descriptors, PRECISION="ieee",
+                *sources, logsumexp, delta, packed, *strides(step, q, k, v, grad), N, heads, d // step,
+                scale * LOG2_E, scale, tiles,
+                ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, DESCRIPTOR=descriptors, UNIT=step, PRECISION="ieee",
                 num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
             )  # fmt: skip
     return packed

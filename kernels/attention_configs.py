@@ -21,6 +21,9 @@ class Tile(NamedTuple):
         warps: of 32 threads; a program's registers are shared out among them.
         stages: steps whose loads are in flight.
         tuned: it was the fastest of a search on that GPU.
+        carried: forward: the scores of the next step are computed before the softmax of this one.
+        extra_key: forward: where one key is left over from whole steps, the sums start from it, and no step is masked.
+        extra_query: forward: where one query is left over from whole tiles, it has a launch of its own.
     """
 
     rows: int
@@ -28,6 +31,14 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     tuned: bool = False
+    carried: bool = False
+    extra_key: bool = False
+    extra_query: bool = False
+
+    def __str__(self) -> str:
+        """`128×64, 4 warps, 3 stages, carried`."""
+        options = [name.replace("_", " ") for name in ("carried", "extra_key", "extra_query") if getattr(self, name)]
+        return ", ".join([f"{self.rows}×{self.columns}", f"{self.warps} warps", f"{self.stages} stages", *options])
 
 
 class Tiles(NamedTuple):
@@ -50,7 +61,7 @@ class Tiles(NamedTuple):
 # (compute capability, head size up to): tiles of half precision. Untuned, all of them.
 HALF = {
     # A100: 163 KiB of shared memory. Tiles are small, as q and the accumulators share the registers of a thread.
-    (80, 64):   Tiles(Tile(128, 32, 4, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 4, 2),   Tile(64, 64, 4, 3)),
+    (80, 64):   Tiles(Tile(128, 32, 4, 3),  Tile(64, 64, 4, 3),  Tile(64, 32, 4, 2),   Tile(64, 64, 4, 3)),
     (80, 128):  Tiles(Tile(128, 32, 8, 3),  Tile(32, 64, 4, 2),  Tile(32, 32, 8, 1),   Tile(32, 32, 4, 2)),
     # RTX 30 and 40, A10, L4, L40: 99 KiB.
     (86, 64):   Tiles(Tile(128, 32, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 32, 4, 2),   Tile(64, 64, 4, 2)),
@@ -59,7 +70,7 @@ HALF = {
     (90, 64):   Tiles(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(128, 64, 8, 2),  Tile(128, 64, 8, 2)),
     (90, 128):  Tiles(Tile(128, 128, 8, 2), Tile(64, 64, 4, 3),  Tile(64, 64, 8, 2),   Tile(128, 64, 8, 2)),
     # B200: as the H100; the accumulators lie in tensor memory.
-    (100, 64):  Tiles(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(128, 64, 8, 2),  Tile(128, 64, 8, 2)),
+    (100, 64):  Tiles(Tile(128, 128, 8, 3), Tile(64, 128, 4, 3), Tile(64, 64, 4, 2),   Tile(128, 64, 8, 2)),
     (100, 128): Tiles(Tile(128, 64, 8, 3),  Tile(64, 64, 4, 3),  Tile(64, 64, 8, 2),   Tile(128, 64, 8, 2)),
     # RTX 50: 99 KiB.
     (120, 64):  Tiles(Tile(128, 32, 4, 2),  Tile(64, 64, 4, 2),  Tile(64, 16, 4, 2),   Tile(64, 32, 4, 2)),
@@ -68,6 +79,27 @@ HALF = {
 # fp32 inputs of heads up to 64, everywhere: exact products on the ordinary units, for comparisons rather than for
 # speed. Larger heads would spill whatever the tile. Untuned.
 FULL = Tiles(Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16, 16, 8, 1), Tile(16, 16, 8, 1))
+# Forward tiles for heads of 64 that may be faster than HALF's, by architecture: `python -m benchmarks.gpu` times them, and
+# none of them runs anywhere else before a measurement has put it into HALF.
+_ALONE = {"extra_key": True, "extra_query": True}
+CANDIDATES: dict[int, tuple[Tile, ...]] = {
+    80: (Tile(128, 64, 8, 3), Tile(128, 32, 4, 3, carried=True), Tile(128, 32, 4, 3, **_ALONE)),
+    86: (Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(128, 32, 4, 2, **_ALONE)),
+    90: (
+        Tile(128, 128, 8, 2),
+        # Two programs an SM: the softmax of one may hide the products of the other.
+        Tile(128, 64, 4, 2), Tile(128, 64, 4, 3), Tile(128, 64, 4, 4), Tile(128, 64, 8, 3),
+        # Of four warps, (128, 64) spills where scores are carried.
+        Tile(128, 128, 8, 2, carried=True), Tile(128, 64, 8, 3, carried=True),
+        Tile(128, 128, 8, 3, extra_key=True), Tile(128, 128, 8, 3, **_ALONE), Tile(128, 64, 4, 3, **_ALONE),
+        Tile(128, 128, 8, 2, carried=True, **_ALONE),
+    ),
+    100: (
+        Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(128, 128, 8, 3, carried=True), Tile(128, 64, 8, 3, carried=True),
+        Tile(128, 128, 8, 3, **_ALONE), Tile(128, 128, 8, 3, carried=True, **_ALONE),
+    ),
+    120: (Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(128, 32, 4, 2, **_ALONE)),
+}
 # fmt: on
 SPLIT_KEYS = 256                        # the fewest keys of a split: below, joining the splits costs more than it saves
 
@@ -110,6 +142,11 @@ def architecture(capability: tuple[int, int]) -> int:
 def tiles_for(arch: int, d: int, dtype: torch.dtype) -> Tiles:
     """The tiles of an architecture of the table for head size d."""
     return FULL if dtype == torch.float32 else HALF[arch, 64 if d <= 64 else 128]
+
+
+def tiles_of(device: torch.device, d: int, dtype: torch.dtype) -> Tiles:
+    """The tiles of a GPU for head size d."""
+    return tiles_for(architecture(torch.cuda.get_device_capability(device)), d, dtype)
 
 
 def plan_forward(q: Tensor, k: Tensor, v: Tensor) -> Plan:

@@ -12,8 +12,9 @@ Linear, the answer has the layout that the next Linear reads, any N runs without
 for it, and few tiles (one image, 6 heads) are split over the keys until they fill the GPU. Results
 do not depend on timing: no atomics.
 
-Reading order: loads, one step of the softmax, the kernel, the kernel that joins splits, the launcher.
-The twin is `reference.attention`; sums are fp32 whatever the inputs are.
+Reading order: one step of the softmax, the walk over the keys, the extra key, the kernel, the kernel that joins
+splits, the launcher. `attention_loads` reads the tiles. The twin is `reference.attention`; sums are fp32 whatever
+the inputs are.
 """
 
 from __future__ import annotations
@@ -25,54 +26,25 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .attention_configs import Plan, padded, plan_forward
+from .attention_configs import Plan, Tile, padded, plan_forward
+from .attention_loads import POINTERS, SIZES, STRIDES, head_of, readable, rows_of, source, strides, unit
 
 LOG2_E = 1 / math.log(2)                # exp(x) = exp2(x / ln 2), and exp2 is one instruction
-
-
-@triton.jit
-def head_of(x, batch, head, stride_batch, stride_head, DESCRIPTOR: tl.constexpr):
-    """Where one head of one image starts; a descriptor is told by `rows_of`."""
-    if DESCRIPTOR:
-        return x
-    else:
-        return x + batch.to(tl.int64) * stride_batch + head.to(tl.int64) * stride_head
-
-
-@triton.jit
-def rows_of(
-    x, batch, head, start, stride_row, N, d,
-    ROWS: tl.constexpr, D: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr, PADDED: tl.constexpr,
-):  # fmt: skip
-    """Rows start … start + ROWS of a head, [ROWS, D]: zeros from row N (where TAIL) and column d (where PADDED)."""
-    if DESCRIPTOR:                      # the hardware fills the zeros
-        return x.load([batch, start, head, 0]).reshape(ROWS, D)
-    else:
-        rows, columns = tl.arange(0, ROWS), tl.arange(0, D)
-        cells = x + start * stride_row + rows[:, None] * stride_row + columns[None, :]
-        if TAIL and PADDED:
-            return tl.load(cells, mask=(start + rows[:, None] < N) & (columns[None, :] < d), other=0.0)
-        elif TAIL:
-            return tl.load(cells, mask=start + rows[:, None] < N, other=0.0)
-        elif PADDED:
-            return tl.load(cells, mask=columns[None, :] < d, other=0.0)
-        else:
-            return tl.load(cells)
+EXTRA_ROWS = 16                         # of the tile that computes one query: the fewest that tl.dot takes
 
 
 @triton.jit
 def softmax_step(
-    acc, total, peak, queries, keys, values, scale, left,
+    acc, total, peak, scores, values, scale, left,
     COLUMNS: tl.constexpr, TAIL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One block of keys: acc [ROWS, D], total and peak [ROWS] brought up to date.
+    """One block of keys, whose products with the queries are `scores` [ROWS, COLUMNS]: acc [ROWS, D], total and peak
+    [ROWS] brought up to date.
 
     The scale is applied to the fp32 scores: q scaled in half precision would round once more, and here
     it costs nothing, as score · scale - peak is one fused instruction, just like score - peak.
     """
-    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)             # [ROWS, COLUMNS]
     if TAIL:
         scores = tl.where(tl.arange(0, COLUMNS)[None, :] < left, scores, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(scores, 1) * scale)
@@ -84,17 +56,68 @@ def softmax_step(
     return acc, total, new_peak
 
 
-@triton.jit(do_not_specialize=["N", "span", "tiles"])
+@triton.jit
+def whole_blocks(
+    acc, total, peak, queries, k, v, batch, head, first, full, k_row, v_row, N, d, scale,
+    COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, UNIT: tl.constexpr,
+    CARRIED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The keys first … full, in whole blocks without a mask.
+
+    CARRIED: the products of a block are issued before the softmax of the one before, so that the tensor cores work
+    on the former while the exponentials of the latter are computed. The numbers are the same.
+    """
+    if CARRIED:
+        if first < full:
+            keys = rows_of(k, batch, head, first, k_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED, UNIT)
+            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)                 # [ROWS, COLUMNS]
+            for key in tl.range(first, full - COLUMNS, COLUMNS):
+                keys = rows_of(k, batch, head, key + COLUMNS, k_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED, UNIT)
+                following = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
+                values = rows_of(v, batch, head, key, v_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED, UNIT)
+                acc, total, peak = softmax_step(acc, total, peak, scores, values, scale, 0, COLUMNS, False, PRECISION)
+                scores = following
+            values = rows_of(v, batch, head, full - COLUMNS, v_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED, UNIT)
+            acc, total, peak = softmax_step(acc, total, peak, scores, values, scale, 0, COLUMNS, False, PRECISION)
+    else:
+        for key in tl.range(first, full, COLUMNS):
+            keys = rows_of(k, batch, head, key, k_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED, UNIT)
+            values = rows_of(v, batch, head, key, v_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED, UNIT)
+            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
+            acc, total, peak = softmax_step(acc, total, peak, scores, values, scale, 0, COLUMNS, False, PRECISION)
+    return acc, total, peak
+
+
+@triton.jit
+def from_one_key(
+    queries, keys, values, batch, head, place, k_batch, k_row, k_head, v_batch, v_row, v_head, d, scale,
+    D: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    """acc [ROWS, D], total and peak [ROWS] of the single key at `place`, whose weight is 1 until a larger one comes."""
+    columns = tl.arange(0, D)
+    keys = head_of(keys, batch, head, k_batch, k_head, False, UNIT) + place * (k_row * UNIT) + columns
+    values = head_of(values, batch, head, v_batch, v_head, False, UNIT) + place * (v_row * UNIT) + columns
+    key = tl.load(keys, mask=columns < d, other=0.0).to(tl.float32)
+    value = tl.load(values, mask=columns < d, other=0.0).to(tl.float32)
+    peak = tl.sum(queries.to(tl.float32) * key[None, :], 1) * scale
+    total = tl.exp2(peak - tl.where(peak == float("-inf"), 0.0, peak))      # 1, and 0 of a score of -inf
+    return total[:, None] * value[None, :], total, peak
+
+
+@triton.jit(do_not_specialize=[*STRIDES[:9], *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_forward(
     q, k, v,                            # [B, N, heads, d]: pointers, or tensor descriptors
+    extra_keys, extra_values,           # where EXTRA: pointers to k and v
     out,                                # [B, N, heads, d]; where SPLIT fp32 [splits, B, N, heads, d], not divided
     stats,                              # [B, heads, N] logsumexp; where SPLIT [2, splits, B, heads, N] peaks and totals
-    q_batch, q_row, q_head,             # strides, in elements
+    q_batch, q_row, q_head,             # strides, in UNIT elements
     k_batch, k_row, k_head,
     v_batch, v_row, v_head,
-    N, heads, d,
+    N, heads,
+    d,                                  # in UNIT elements
     scale,                              # scale / ln 2
     span,                               # keys of one split, a multiple of COLUMNS; at least N where not SPLIT
+    origin,                             # the first query
     tiles,                              # of queries in one head
     ROWS: tl.constexpr,                 # queries of one program: acc, weights and q live in its registers
     COLUMNS: tl.constexpr,              # keys of one step: what is loaded while the step before computes
@@ -102,36 +125,46 @@ def attention_forward(
     PADDED: tl.constexpr,               # D > d
     SPLIT: tl.constexpr,                # the keys of one tile are shared by several programs
     DESCRIPTOR: tl.constexpr,           # q, k, v are tensor descriptors (sm_90 and later)
+    UNIT: tl.constexpr,                 # what divides d and all strides
+    CARRIED: tl.constexpr,              # see `whole_blocks`
+    EXTRA: tl.constexpr,                # N is a multiple of COLUMNS and one: the sums start from the last key
     PRECISION: tl.constexpr,            # of the products of fp32 inputs
 ):  # fmt: skip
     """One tile of queries of one head against all keys, or against those of one split."""
     program = tl.program_id(0)          # the tiles of one head run side by side and share its keys in the L2 cache
-    start = program % tiles * ROWS
+    start = origin + program % tiles * ROWS
     image_head = program // tiles
     batch, head = image_head // heads, image_head % heads
     first_key = tl.program_id(1) * span
     last_key = tl.minimum(first_key + span, N)
+    d = d * UNIT
 
-    q = head_of(q, batch, head, q_batch, q_head, DESCRIPTOR)
-    k = head_of(k, batch, head, k_batch, k_head, DESCRIPTOR)
-    v = head_of(v, batch, head, v_batch, v_head, DESCRIPTOR)
-    queries = rows_of(q, batch, head, start, q_row, N, d, ROWS, D, DESCRIPTOR, True, PADDED)    # [ROWS, D]
-    acc = tl.zeros([ROWS, D], tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    q = head_of(q, batch, head, q_batch, q_head, DESCRIPTOR, UNIT)
+    k = head_of(k, batch, head, k_batch, k_head, DESCRIPTOR, UNIT)
+    v = head_of(v, batch, head, v_batch, v_head, DESCRIPTOR, UNIT)
+    queries = rows_of(q, batch, head, start, q_row, N, d, ROWS, D, DESCRIPTOR, True, PADDED, UNIT)     # [ROWS, D]
+    if EXTRA:
+        last_key = N - 1                # whole blocks are left, and no tail
+        acc, total, peak = from_one_key(
+            queries, extra_keys, extra_values, batch, head, last_key, k_batch, k_row, k_head, v_batch, v_row, v_head,
+            d, scale, D, UNIT,
+        )  # fmt: skip
+    else:
+        acc = tl.zeros([ROWS, D], tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        peak = tl.full([ROWS], float("-inf"), tl.float32)
 
     full = first_key + (last_key - first_key) // COLUMNS * COLUMNS
-    for key in tl.range(first_key, full, COLUMNS):              # whole blocks: no mask
-        keys = rows_of(k, batch, head, key, k_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED)
-        values = rows_of(v, batch, head, key, v_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED)
+    acc, total, peak = whole_blocks(
+        acc, total, peak, queries, k, v, batch, head, first_key, full, k_row, v_row, N, d, scale,
+        COLUMNS, D, PADDED, DESCRIPTOR, UNIT, CARRIED, PRECISION,
+    )  # fmt: skip
+    if not EXTRA and full < last_key:   # what is left, at most one block
+        keys = rows_of(k, batch, head, full, k_row, N, d, COLUMNS, D, DESCRIPTOR, True, PADDED, UNIT)
+        values = rows_of(v, batch, head, full, v_row, N, d, COLUMNS, D, DESCRIPTOR, True, PADDED, UNIT)
+        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
         acc, total, peak = softmax_step(
-            acc, total, peak, queries, keys, values, scale, 0, COLUMNS, False, PRECISION
-        )
-    if full < last_key:                                         # what is left, at most one block
-        keys = rows_of(k, batch, head, full, k_row, N, d, COLUMNS, D, DESCRIPTOR, True, PADDED)
-        values = rows_of(v, batch, head, full, v_row, N, d, COLUMNS, D, DESCRIPTOR, True, PADDED)
-        acc, total, peak = softmax_step(
-            acc, total, peak, queries, keys, values, scale, last_key - full, COLUMNS, True, PRECISION
+            acc, total, peak, scores, values, scale, last_key - full, COLUMNS, True, PRECISION
         )
 
     rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
@@ -149,20 +182,23 @@ def attention_forward(
         tl.store(stats + rows, (peak + tl.log2(total)) * 0.6931471805599453, mask=rows < N)     # ln 2
 
 
-@triton.jit(do_not_specialize=["N", "splits", "tiles"])
+@triton.jit(do_not_specialize=SIZES)
 def join_splits(
     partial,                            # fp32 [splits, B, N, heads, d]
     stats,                              # fp32 [2, splits, B, heads, N]: peaks and totals
     out,                                # [B, N, heads, d]
     logsumexp,                          # [B, heads, N]
-    N, heads, d,
+    N, heads,
+    d,                                  # in UNIT elements
     splits,
     tiles,
     ROWS: tl.constexpr,                 # queries of one program: only memory counts, so a few
     D: tl.constexpr,
+    UNIT: tl.constexpr,
 ):  # fmt: skip
     """The answer of one tile of queries from what its splits have found."""
     program = tl.program_id(0)
+    d = d * UNIT
     rows, columns = program % tiles * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
     image_head = program // tiles
     images_heads = tl.num_programs(0) // tiles
@@ -200,43 +236,42 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan | N
     tile, splits, descriptors = plan or plan_forward(q, k, v)
     span = tile.columns * -(-N // (tile.columns * splits))      # keys of a split, in whole blocks
     splits = -(-N // span)                                      # none is empty
-    tiles = -(-N // tile.rows)
-    target, stats = out, logsumexp
-    if splits > 1:
+    with torch.cuda.device_of(out):
+        if splits == 1:
+            for part, origin, rows in _parts(tile, N):
+                _launch(q, k, v, out, logsumexp, scale, part, origin, rows, span, 1, descriptors)
+            return out, logsumexp
         target = torch.empty((splits, B, N, heads, d), dtype=torch.float32, device=q.device)
         stats = torch.empty((2, splits, B, heads, N), dtype=torch.float32, device=q.device)
-    strides = [stride for x in (q, k, v) for stride in x.stride()[:3]]
-    sources = [source(x, rows, descriptors) for x, rows in ((q, tile.rows), (k, tile.columns), (v, tile.columns))]
-    D = padded(d)
-    with torch.cuda.device_of(out):
-        attention_forward[tiles * B * heads, splits](
-            *sources, target, stats, *strides, N, heads, d, scale * LOG2_E, span, tiles,
-            ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, SPLIT=splits > 1, DESCRIPTOR=descriptors,
-            PRECISION="ieee", num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        _launch(q, k, v, target, stats, scale, tile, 0, N, span, splits, descriptors)
+        tiles, step = -(-N // 16), unit(q, k, v)
+        join_splits[tiles * B * heads,](
+            target, stats, out, logsumexp, N, heads, d // step, splits, tiles, ROWS=16, D=padded(d), UNIT=step,
+            num_warps=4, num_stages=1, enable_fp_fusion=True,
         )  # fmt: skip
-        if splits > 1:
-            tiles = -(-N // 16)
-            join_splits[tiles * B * heads,](
-                target, stats, out, logsumexp, N, heads, d, splits, tiles, ROWS=16, D=D, num_warps=4, num_stages=1,
-                enable_fp_fusion=True,
-            )  # fmt: skip
     return out, logsumexp
 
 
-def readable(x: Tensor) -> Tensor:
-    """x [B, N, heads, d] itself if its last stride is 1, as in every view of a packed tensor; else a copy.
-
-    Raises:
-        ValueError: the rows of one image lie 2^31 elements apart or more: offsets within it have 32 bits.
-    """
-    x = x if x.stride(3) == 1 else x.contiguous()
-    if x.shape[1] * x.stride(1) >= 2**31:
-        raise ValueError(f"the {x.shape[1]} tokens of one image span 2^31 elements or more, which attention cannot address")
-    return x
+def _parts(tile: Tile, N: int) -> list[tuple[Tile, int, int]]:
+    """The launches of one forward: a tile, the first query and how many: one query too many for whole tiles goes alone."""
+    if not tile.extra_query or N % tile.rows != 1 or N == 1:
+        return [(tile, 0, N)]
+    return [(tile, 0, N - 1), (tile._replace(rows=EXTRA_ROWS, warps=4), N - 1, 1)]
 
 
-def source(x: Tensor, rows: int, descriptors: bool) -> Any:
-    """What a kernel loads tiles of `rows` × d of x [B, N, heads, d] from."""
-    if not descriptors:
-        return x
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, rows, 1, padded(x.shape[3])])
+def _launch(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, stats: Tensor, scale: float,
+    tile: Tile, origin: int, rows: int, span: int, splits: int, descriptors: bool,
+) -> None:  # fmt: skip
+    """`rows` queries from `origin` on, of every head of every image."""
+    B, N, heads, d = q.shape
+    extra = tile.extra_key and splits == 1 and N % tile.columns == 1 and N > 1
+    step, tiles, D = unit(q, k, v), -(-rows // tile.rows), padded(d)
+    sources: list[Any] = [source(x, size, descriptors) for x, size in ((q, tile.rows), (k, tile.columns), (v, tile.columns))]
+    attention_forward[tiles * B * heads, splits](
+        *sources, k if extra else None, v if extra else None, out, stats, *strides(step, q, k, v),
+        N, heads, d // step, scale * LOG2_E, span, origin, tiles,
+        ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, SPLIT=splits > 1, DESCRIPTOR=descriptors, UNIT=step,
+        CARRIED=tile.carried, EXTRA=extra, PRECISION="ieee",
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip

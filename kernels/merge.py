@@ -21,7 +21,7 @@ from . import loops, reference
 from .checks import check_count, check_size, check_threads
 from .reference import Floats, Labels, Size, Windows, label_dtype
 
-__all__ = ["Windows", "merge_scores", "merge_windows", "upsample_argmax"]
+__all__ = ["Windows", "merge_scores", "merge_windows", "upsample_argmax", "warm_up"]
 
 FLOATS = ("float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda")
@@ -119,6 +119,21 @@ def merge_scores(views: Sequence[Windows], size: Size, *, threads: int | None = 
     return out
 
 
+def warm_up(logits: Any, *, threads: int | None = None) -> Labels:
+    """Compile and load whatever merging needs for logits like these, of any size, views and windows; their labels.
+
+    On a GPU for all of the same dtype and number of classes. Raises what `upsample_argmax` does.
+    """
+    x = _logits(logits)
+    if not isinstance(x, np.ndarray) and _cuda() is not None:
+        _cuda().warm_up(x.shape[1], x.dtype, x.device)
+    else:
+        views = [Windows(x[:1], [(0, 0)], (8, 8), (8, 8), (8, 8), mirrored) for mirrored in (False, True)]
+        merge_windows(views, (8, 8), threads=threads)
+        merge_scores(views, (8, 8), threads=threads)
+    return upsample_argmax(x, (8, 8), threads=threads)
+
+
 def _compiled() -> ModuleType | None:
     return loops.load("merge_cpu")
 
@@ -203,7 +218,7 @@ def _check_cover(anchors: NDArray[np.intp], window: Size, size: Size) -> None:
 
 
 def _logits(x: Any) -> Any:
-    """Logits [B, K, h, w] checked: an fp32 array that compiled code may take, or a CUDA tensor; in C order."""
+    """Logits [B, K, h, w] checked: an fp32 array in C order, or a CUDA tensor as its kernels read it."""
     if hasattr(x, "detach"):        # a torch tensor
         if x.device.type not in DEVICES:
             raise ValueError(f"logits must be on a CPU or a CUDA device; got {x.device}: copy them with .cpu()")
@@ -218,7 +233,11 @@ def _logits(x: Any) -> Any:
     if x.shape[1] > 1 << 16:
         raise ValueError(f"{x.shape[1]} classes do not fit uint16 labels")
     check_count(math.prod(x.shape), "logits")
-    return np.require(x, np.float32, ["C", "W"]) if isinstance(x, np.ndarray) else x.contiguous()
+    if isinstance(x, np.ndarray):
+        return np.require(x, np.float32, ["C", "W"])
+    from .merge_layout import readable
+
+    return readable(x)
 
 
 def _stays(tensor: Any) -> bool:

@@ -1,8 +1,8 @@
 """Launches the kernels of `merge_triton`: labels from patch logits that are CUDA tensors, checked by `merge`.
 
-Everything is queued on PyTorch's current stream of the logits' device, and nothing waits for the GPU, except
-that the anchors of overlapping windows are uploaded when they are first seen (the last 256 sets are kept). So a
-call can be captured in a CUDA graph once the same call has run outside of one.
+Everything is queued on PyTorch's current stream of the logits' device, and nothing waits for the GPU. The anchors of
+overlapping windows are kept in pinned memory once they are seen (the last 1,024 sets), and copied from there: so a
+call can be captured in a CUDA graph once the same call has run outside of one. After `warm_up` nothing is compiled.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 import triton
 from torch import Tensor
 
+from .merge_layout import empty, layout
 from .merge_triton import first_best_kernel, label_kernel, softmax_kernel
-from .reference import Size, Windows, _taps
+from .reference import Size, Windows, _taps, label_dtype
 
 # Classes read at a time: eight a thread and corner. More classes take several rounds.
 CLASSES = 256
@@ -32,26 +33,27 @@ BLOCK, BLOCK_WARPS = 256, 4
 # Mean scores are made for so many numbers at a time (64 MB), in bands of rows.
 BAND = 1 << 24
 
-# Anchors that a captured graph reads whenever it is replayed: kept as long as the process.
+# Anchors of the host that a captured graph copies whenever it is replayed: kept as long as the process.
 _captured: list[Tensor] = []
 
 
 def label(view: Windows, size: Size, labels: Tensor) -> None:
     """Labels [B, H, W] of images from a single view: B images of one window each, or one image of n windows."""
-    x, B = view.logits, len(labels)
-    K, h, w = x.shape[1:]
-    n = len(x) // B
+    B = len(labels)
+    K, h, w = view.logits.shape[1:]
+    n = len(view.logits) // B
     (tile_y, shift_y), (tile_x, shift_x) = (_tiles(*pair) for pair in zip((h, w), view.padded, strict=True))
     exact = n == 1 and view.size == size and min(tile_y, tile_x) > 0
     tile = min(tile_y, tile_x) if exact else LOOSE_TILE
     shift_y, shift_x = (shift_y % tile, shift_x % tile) if exact else (0, 0)
     grid = (B * triton.cdiv(size[0] + shift_y, tile) * triton.cdiv(size[1] + shift_x, tile),)
-    with torch.cuda.device_of(x):
+    lies = layout(_tensor(view))
+    with torch.cuda.device_of(labels):
         label_kernel[grid](
-            x, _anchors(view), labels, n, *size, *view.size, *view.window, h, w,
-            *_scales(view.size, size), *_scales((h, w), view.padded), shift_y, shift_x,
-            K=K, CLASSES=min(CLASSES, max(32, triton.next_power_of_2(K))), TILE=tile, IN_CELLS=exact,
-            **_flags(view, size, n), num_warps=1 if exact else LOOSE_WARPS, maxnreg=REGISTERS, enable_fp_fusion=False,
+            view.logits, _anchors(view), labels, K, lies.classes, *lies.steps, n, *size, *view.size, *view.window, h, w,
+            *_scales(view.size, size), *_scales((h, w), view.padded), shift_y, shift_x, *_flags(view, size),
+            **rounds(K), TILE=tile, IN_CELLS=exact, SINGLE=n == 1, RESIZE=view.size != size, LAST=lies.last, VECTOR=lies.vector,
+            num_warps=1 if exact else LOOSE_WARPS, maxnreg=REGISTERS, enable_fp_fusion=False,
         )      # fmt: skip
 
 
@@ -68,8 +70,8 @@ def merge(views: Sequence[Windows], size: Size, labels: Tensor) -> None:
         grid = (triton.cdiv(count * W, BLOCK),)
         with torch.cuda.device_of(labels):
             first_best_kernel[grid](
-                scores, labels[start : start + count], count * W, float(len(views)),
-                K=K, BLOCK=BLOCK, num_warps=BLOCK_WARPS, enable_fp_fusion=False,
+                scores, labels[start : start + count], K, count * W, float(len(views)),
+                BLOCK=BLOCK, num_warps=BLOCK_WARPS, enable_fp_fusion=False,
             )      # fmt: skip
 
 
@@ -82,27 +84,55 @@ def score(views: Sequence[Windows], size: Size) -> Tensor:
     return scores.div_(len(views))
 
 
+def warm_up(classes: int, dtype: torch.dtype, device: torch.device | str) -> None:
+    """Compile and load every kernel that images of any size need, by tiny launches on the current stream.
+
+    For logits as `merge_layout.empty` lays them: single views in cells of 16 and 8 pixels and in none, of one window
+    and of several, resized and not; the same of several views. Later calls with as many classes of the same dtype
+    compile nothing, whatever the sizes.
+    """
+    logits = empty((2, classes, 2, 2), dtype, device).zero_()
+    one = Windows(logits[:1, :, :1, :1], [(0, 0)], (16, 16), (16, 16), (16, 16))        # type: ignore[arg-type]
+    fine = Windows(logits[:1], [(0, 0)], (8, 8), (8, 8), (8, 8))                        # type: ignore[arg-type]
+    loose = Windows(logits[:1], [(0, 0)], (5, 5), (5, 5), (5, 5))                       # type: ignore[arg-type]
+    several = Windows(logits, [(0, 0), (0, 3)], (5, 5), (5, 5), (5, 8))                 # type: ignore[arg-type]
+    kind = getattr(torch, np.dtype(label_dtype(classes)).name)
+    for view in (one, fine, loose, several):
+        for size in (view.size, (7, 9)):
+            label(view, size, torch.empty((1, *size), dtype=kind, device=device))
+    for size in (loose.size, several.size):
+        merge([loose, several], size, torch.empty(size, dtype=kind, device=device))
+    score([loose], loose.size)
+
+
 def _add_softmax(view: Windows, size: Size, start: int, scores: Tensor) -> None:
     """Adds one view's softmax over classes to scores [K, rows start …, W]."""
     n, K, h, w = view.logits.shape
     rows, (high, wide) = scores.shape[1], SOFT_TILE
     grid = (triton.cdiv(rows, high) * triton.cdiv(size[1], wide),)
+    lies = layout(_tensor(view))
     with torch.cuda.device_of(scores):
         softmax_kernel[grid](
-            view.logits, _anchors(view), scores, n, start, rows, *size, *view.size, *view.window, h, w,
-            *_scales(view.size, size), *_scales((h, w), view.padded),
-            K=K, HIGH=high, WIDE=wide, **_flags(view, size, n), num_warps=SOFT_WARPS, enable_fp_fusion=False,
+            view.logits, _anchors(view), scores, K, *lies.steps, n, start, rows, *size, *view.size, *view.window, h, w,
+            *_scales(view.size, size), *_scales((h, w), view.padded), *_flags(view, size),
+            HIGH=high, WIDE=wide, SINGLE=n == 1, RESIZE=view.size != size, LAST=lies.last, VECTOR=lies.vector,
+            num_warps=SOFT_WARPS, enable_fp_fusion=False,
         )      # fmt: skip
 
 
-def _flags(view: Windows, size: Size, n: int) -> dict[str, bool]:
-    """What a kernel may leave out: a direction whose length stays is not resized, as in the twin."""
-    stretch = [a != b for a, b in zip(view.logits.shape[2:], view.padded, strict=True)]
-    resize = [a != b for a, b in zip(view.size, size, strict=True)]
-    return {
-        "SINGLE": n == 1, "MIRRORED": view.mirrored, "STRETCH_Y": stretch[0], "STRETCH_X": stretch[1],
-        "RESIZE_Y": resize[0], "RESIZE_X": resize[1],
-    }      # fmt: skip
+def rounds(K: int) -> dict[str, int]:
+    """How many classes `label_kernel` takes at a time, and whether there are more."""
+    return {"CLASSES": min(CLASSES, max(32, triton.next_power_of_2(K))), "MANY": K > CLASSES}
+
+
+def _tensor(view: Windows) -> Tensor:
+    return view.logits                  # type: ignore[return-value]
+
+
+def _flags(view: Windows, size: Size) -> list[int]:
+    """Which directions are stretched and resized, as a length that stays is neither; and whether it is mirrored."""
+    pairs = *zip(view.logits.shape[2:], view.padded, strict=True), *zip(view.size, size, strict=True)
+    return [*(int(a != b) for a, b in pairs), int(view.mirrored)]
 
 
 def _scales(lengths: Sequence[int], size: Size) -> list[float]:
@@ -124,26 +154,33 @@ def _tiles(length: int, size: int) -> tuple[int, int]:
 
 
 def _anchors(view: Windows) -> Any:
-    """Anchors [n, 2] on the logits' device, ready for the current stream; None for a single window, which is the view.
+    """Anchors [n, 2] on the logits' device, for the current stream; None for a single window, which is the view.
 
     Raises:
-        ValueError: a CUDA graph is being captured, and these anchors were never uploaded before: that copy waits
-            for the host, which no graph can replay.
+        ValueError: a CUDA graph is being captured, and these anchors were never seen before: memory that a graph
+            can copy from is not to be had meanwhile.
     """
     if len(view.anchors) == 1:
         return None
-    device: torch.device = view.logits.device       # type: ignore[assignment]
-    table = _upload(tuple(view.anchors), device)
-    if device.type == "cuda":
-        if not torch.cuda.is_current_stream_capturing():
-            table.record_stream(torch.cuda.current_stream(device))
-        elif all(other is not table for other in _captured):
-            _captured.append(table)
-    return table
+    anchors, device = tuple(view.anchors), _tensor(view).device
+    if device.type != "cuda":
+        return torch.tensor(anchors, dtype=torch.int32)
+    if not torch.cuda.is_current_stream_capturing():
+        return _upload(anchors, device, torch.cuda.current_stream(device).cuda_stream)
+    table = _pinned(anchors)
+    if all(other is not table for other in _captured):
+        _captured.append(table)
+    return table.to(device, non_blocking=True)
 
 
-@lru_cache(256)
-def _upload(anchors: tuple[Size, ...], device: torch.device) -> Tensor:
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+@lru_cache(1024)
+def _upload(anchors: tuple[Size, ...], device: torch.device, stream: int) -> Tensor:
+    """Anchors for one stream, on which they are copied: nothing waits, and no other stream may come too early."""
+    return _pinned(anchors).to(device, non_blocking=True)
+
+
+@lru_cache(1024)
+def _pinned(anchors: tuple[Size, ...]) -> Tensor:
+    if torch.cuda.is_current_stream_capturing():
         raise ValueError("windows are captured in a CUDA graph after one call with the same anchors, not before")
-    return torch.tensor(anchors, dtype=torch.int32, device=device)
+    return torch.tensor(anchors, dtype=torch.int32).pin_memory()

@@ -1,12 +1,18 @@
 """Triton kernels: labels from patch logits on a GPU, without ever writing a score. `merge_cuda` launches them.
 
 Upsampling 150 classes to 512×512 would write 157 MB an image and read them again; the labels are 0.26 MB, the
-fp16 logits of 32×32 patches 0.3 MB. So a program owns a tile of pixels, and goes through the classes twice:
+fp16 logits of 32×32 patches 0.31 MB: 0.57 MB is the least that memory must move. So a program owns a tile of pixels,
+and goes through the classes twice:
 
 - It finds the least and the largest logit of each class around the tile. A class whose largest is clearly
   below another one's least can win nowhere in the tile, and is dropped. Few are left on an image, all of
   them on noise. What is not tame (NaN, infinities, what overflows) is neither dropped nor drops others.
 - It scores the survivors in order, in registers; the first best wins.
+
+Logits are read as they lie, best with the classes last (`merge_layout`): a thread then loads 16 bytes of neighbouring
+classes. In cells of 16 pixels a tile reads 4 patches of 10 sectors, 1.3 KB, and the 1,089 tiles of an image 1.4 MB,
+nearly all of it from caches, as 4 tiles share a patch: memory moves 0.59 MB, the rows' padding being all that is
+added to the least. With the classes first a tile read 600 sectors, and an image 21 MB, of which a sixteenth was used.
 
 Where the patch is a multiple of 8, tiles (16×16 or 8×8 pixels, one warp) are shifted so that each lies in one
 cell between four patch centres: four numbers give a class to all its pixels. Anywhere else ("loose") tiles
@@ -15,11 +21,17 @@ are 8×8 pixels of two warps, and every pixel gathers its own corners in every w
 Multiplications and additions are not fused (the launchers say `enable_fp_fusion=False`): scores are then those
 of `reference` to the last bit, ties included. Offsets are 32-bit: `merge` refuses what they cannot count.
 
-Tuples group what belongs together (flags stay arguments: in a tuple Triton would no longer know them when compiling):
-    patches: (h, w, input lines for each output line, down and across) of one window's logits.
+No size is known when compiling, nor whether 16 divides it, or a compilation would come with every other image: all
+that a kernel is compiled for are its `tl.constexpr` arguments, few enough for `merge_cuda.warm_up`.
+
+Tuples group what belongs together:
+    steps: elements from one window, class, row and column of patches to the next, all but the class's in VECTOR elements.
+    patches: (h, w, input lines for each output line, down and across, whether there is stretching, down and across) of
+        one window's logits.
     windows: (anchors, begin, end, height, width): the windows begin … end of a view, and their size.
-    view: (height, width, its lines for each line of the image, down and across).
-STRETCH_Y, RESIZE_X and so on: whether patches → window (stretch), view → image (resize) change that length at all.
+    view: (height, width, its lines for each line of the image, whether there is resizing, both down and across).
+A direction whose length stays is neither stretched (patches → window) nor resized (view → image), as in the twin.
+LAST: the classes of a patch are neighbours. VECTOR: so many elements divide all steps, and may be loaded at once.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - arguments of Triton's kernels have no Python types
@@ -61,30 +73,34 @@ def _first_best(score, k, best, winner):
 
 
 @triton.jit
-def _window_score(logits, y, x, patches, STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr):
-    """One class of one window at its pixels (y, x); any y and x may be read."""
-    h, w, scale_y, scale_x = patches
-    top, bottom, down = _neighbours(y, scale_y, h)
-    left, right, along = _neighbours(x, scale_x, w)
-    score = tl.load(logits + top * w + left).to(tl.float32)
-    if STRETCH_X:
-        score = _blend(score, tl.load(logits + top * w + right).to(tl.float32), along)
-    if STRETCH_Y:
-        lower = tl.load(logits + bottom * w + left).to(tl.float32)
-        if STRETCH_X:
-            lower = _blend(lower, tl.load(logits + bottom * w + right).to(tl.float32), along)
-        score = _blend(score, lower, down)
-    return score
+def _patch(logits, i, row, column, steps, VECTOR: tl.constexpr):
+    """Where the classes of one patch of window i begin."""
+    place = logits + (i * steps[0] + row * steps[2] + column * steps[3]) * VECTOR
+    if VECTOR > 1:
+        place = tl.multiple_of(place, 16)
+    return place
 
 
 @triton.jit
-def _mean_score(
-    logits, y, x, windows, patches,
-    K: tl.constexpr, SINGLE: tl.constexpr, STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr,
-):      # fmt: skip
+def _window_score(logits, y, x, patches, steps, VECTOR: tl.constexpr):
+    """One class of one window at its pixels (y, x); any y and x may be read."""
+    h, w, scale_y, scale_x, stretch_y, stretch_x = patches
+    top, bottom, down = _neighbours(y, scale_y, h)
+    left, right, along = _neighbours(x, scale_x, w)
+    top, bottom = top * steps[2], bottom * steps[2]
+    left, right = left * steps[3], right * steps[3]
+    upper = tl.load(logits + (top + left) * VECTOR).to(tl.float32)
+    upper = tl.where(stretch_x, _blend(upper, tl.load(logits + (top + right) * VECTOR).to(tl.float32), along), upper)
+    lower = tl.load(logits + (bottom + left) * VECTOR).to(tl.float32)
+    lower = tl.where(stretch_x, _blend(lower, tl.load(logits + (bottom + right) * VECTOR).to(tl.float32), along), lower)
+    return tl.where(stretch_y, _blend(upper, lower, down), upper)
+
+
+@triton.jit
+def _mean_score(logits, y, x, windows, patches, steps, SINGLE: tl.constexpr, VECTOR: tl.constexpr):
     """One class at pixels (y, x) of the view: the mean of the windows that cover them."""
     if SINGLE:
-        score = _window_score(logits, y, x, patches, STRETCH_Y, STRETCH_X)
+        score = _window_score(logits, y, x, patches, steps, VECTOR)
     else:
         anchors, begin, end, height, width = windows
         total = tl.zeros_like(x + y).to(tl.float32)
@@ -92,7 +108,7 @@ def _mean_score(
         for i in range(begin, end):
             dy, dx = y - tl.load(anchors + 2 * i), x - tl.load(anchors + 2 * i + 1)
             inside = (dy >= 0) & (dy < height) & (dx >= 0) & (dx < width)
-            part = _window_score(logits + i * K * patches[0] * patches[1], dy, dx, patches, STRETCH_Y, STRETCH_X)
+            part = _window_score(logits + i * steps[0] * VECTOR, dy, dx, patches, steps, VECTOR)
             total += tl.where(inside, part, 0.0)
             count += inside.to(tl.float32)
         score = tl.div_rn(total, count)
@@ -101,26 +117,27 @@ def _mean_score(
 
 @triton.jit
 def _view_score(
-    logits, y, x, view, windows, patches,
-    K: tl.constexpr, SINGLE: tl.constexpr, STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr,
-    RESIZE_Y: tl.constexpr, RESIZE_X: tl.constexpr,
+    logits, k, y, x, view, windows, patches, steps,
+    SINGLE: tl.constexpr, RESIZE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
 ):      # fmt: skip
-    """One class at pixels (y, x) of the image, in the twin's order: columns, then rows."""
-    top, bottom, left, right = y, y, x, x
-    if RESIZE_Y:
-        top, bottom, down = _neighbours(y, view[2], view[0])
-    if RESIZE_X:
-        left, right, along = _neighbours(x, view[3], view[1])
-    score = _mean_score(logits, top, left, windows, patches, K, SINGLE, STRETCH_Y, STRETCH_X)
-    if RESIZE_X:
-        other = _mean_score(logits, top, right, windows, patches, K, SINGLE, STRETCH_Y, STRETCH_X)
-        score = _blend(score, other, along)
-    if RESIZE_Y:
-        lower = _mean_score(logits, bottom, left, windows, patches, K, SINGLE, STRETCH_Y, STRETCH_X)
-        if RESIZE_X:
-            other = _mean_score(logits, bottom, right, windows, patches, K, SINGLE, STRETCH_Y, STRETCH_X)
-            lower = _blend(lower, other, along)
-        score = _blend(score, lower, down)
+    """Class k at pixels (y, x) of the image, in the twin's order: columns, then rows."""
+    if LAST:
+        logits += k
+    else:
+        logits += k * steps[1]
+    if RESIZE:
+        height, width, scale_y, scale_x, resize_y, resize_x = view
+        top, bottom, down = _neighbours(y, scale_y, height)
+        left, right, along = _neighbours(x, scale_x, width)
+        upper = _mean_score(logits, top, left, windows, patches, steps, SINGLE, VECTOR)
+        other = _mean_score(logits, top, right, windows, patches, steps, SINGLE, VECTOR)
+        upper = tl.where(resize_x, _blend(upper, other, along), upper)
+        lower = _mean_score(logits, bottom, left, windows, patches, steps, SINGLE, VECTOR)
+        other = _mean_score(logits, bottom, right, windows, patches, steps, SINGLE, VECTOR)
+        lower = tl.where(resize_x, _blend(lower, other, along), lower)
+        score = tl.where(resize_y, _blend(upper, lower, down), upper)
+    else:
+        score = _mean_score(logits, y, x, windows, patches, steps, SINGLE, VECTOR)
     return score
 
 
@@ -129,12 +146,17 @@ def _view_score(
 
 @triton.jit
 def _lines(start, size, length, scale, TILE: tl.constexpr, RESIZE: tl.constexpr):
-    """The first and last line of the view, of `length`, that the image's lines start … start + TILE read."""
+    """The first and last line of the view, of `length`, that the image's lines start … start + TILE read, or beyond."""
     first, last = tl.maximum(start, 0), tl.minimum(start + TILE, size) - 1
     if RESIZE:
-        first, _, _ = _neighbours(first, scale, length)
-        _, last, _ = _neighbours(last, scale, length)
+        first, last = _reach(first, last, scale, length)
     return first, last
+
+
+@triton.jit
+def _reach(first, last, scale, length):
+    """The first and last of `length` input lines that the output lines first … last read."""
+    return _neighbours(first, scale, length)[0], _neighbours(last, scale, length)[1]
 
 
 @triton.jit
@@ -151,11 +173,17 @@ def _covering(anchors, n, box, height, width):
 
 
 @triton.jit
-def _extremes(logits, classes, box, windows, patches, K: tl.constexpr, SINGLE: tl.constexpr):
-    """Of each class, the least and the largest logit that a box of the view reads, and whether all are tame."""
+def _extremes(
+    logits, classes, K, readable, box, windows, patches, steps,
+    SINGLE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
+):      # fmt: skip
+    """Of each class, the least and the largest logit that a box of the view reads, and whether all are tame.
+
+    What lies behind the last class may be read, so that no vector is cut: of such "classes" nothing is tame.
+    """
     first_y, last_y, first_x, last_x = box
     anchors, begin, end, height, width = windows
-    h, w, scale_y, scale_x = patches
+    h, w, scale_y, scale_x = patches[0], patches[1], patches[2], patches[3]
     least = tl.full(classes.shape, float("inf"), tl.float32)
     largest = tl.full(classes.shape, float("-inf"), tl.float32)
     tame = classes < K
@@ -163,14 +191,15 @@ def _extremes(logits, classes, box, windows, patches, K: tl.constexpr, SINGLE: t
         top, left = 0, 0
         if not SINGLE:
             top, left = tl.load(anchors + 2 * i), tl.load(anchors + 2 * i + 1)
-        row, _, _ = _neighbours(tl.maximum(first_y - top, 0), scale_y, h)
-        _, last_row, _ = _neighbours(tl.minimum(last_y - top, height - 1), scale_y, h)
-        column, _, _ = _neighbours(tl.maximum(first_x - left, 0), scale_x, w)
-        _, last_column, _ = _neighbours(tl.minimum(last_x - left, width - 1), scale_x, w)
-        for r in range(row, last_row + 1):
-            for c in range(column, last_column + 1):
-                place = logits + i * K * h * w + r * w + c
-                value = tl.load(place + classes * (h * w), classes < K, 0).to(tl.float32)
+        first_row, last_row = _reach(tl.maximum(first_y - top, 0), tl.minimum(last_y - top, height - 1), scale_y, h)
+        first_column, last_column = _reach(tl.maximum(first_x - left, 0), tl.minimum(last_x - left, width - 1), scale_x, w)
+        for row in range(first_row, last_row + 1):
+            for column in range(first_column, last_column + 1):
+                place = _patch(logits, i, row, column, steps, VECTOR)
+                if LAST:
+                    value = tl.load(place + classes, classes < readable * VECTOR, 0).to(tl.float32)
+                else:
+                    value = tl.load(place + classes * steps[1], classes < K, 0).to(tl.float32)
                 least, largest = tl.minimum(least, value), tl.maximum(largest, value)
                 tame &= tl.abs(value) < TAME
     return least, largest, tame
@@ -189,74 +218,103 @@ def _may_win(largest, bound, tame, windows):
 
 # --- kernels ----------------------------------------------------------------------------------------
 
+# What no compilation may depend on, and what may begin anywhere.
+SIZES = [
+    "K", "readable", "step_n", "step_k", "step_y", "step_x", "n", "start", "rows", "H", "W", "view_h", "view_w",
+    "window_h", "window_w", "h", "w", "shift_y", "shift_x", "stretch_y", "stretch_x", "resize_y", "resize_x", "mirrored",
+    "pixels",
+]  # fmt: skip
+POINTERS = ["logits", "anchors", "labels", "scores"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
 def label_kernel(
-    logits, anchors, labels, n, H, W, view_h, view_w, window_h, window_w, h, w,
+    logits, anchors, labels, K, readable, step_n, step_k, step_y, step_x, n, H, W, view_h, view_w, window_h, window_w, h, w,
     view_scale_y, view_scale_x, scale_y, scale_x, shift_y, shift_x,
-    K: tl.constexpr, CLASSES: tl.constexpr, TILE: tl.constexpr, SINGLE: tl.constexpr, MIRRORED: tl.constexpr,
-    STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr, RESIZE_Y: tl.constexpr, RESIZE_X: tl.constexpr,
-    IN_CELLS: tl.constexpr,
+    stretch_y, stretch_x, resize_y, resize_x, mirrored,
+    CLASSES: tl.constexpr, MANY: tl.constexpr, TILE: tl.constexpr, IN_CELLS: tl.constexpr, SINGLE: tl.constexpr,
+    RESIZE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
 ):      # fmt: skip
-    """Labels [B, H, W]: one tile of one image, from the n windows of a single view. Grid: B · tiles."""
+    """Labels [B, H, W]: one tile of one image, from the n windows of a single view. Grid: B · tiles.
+
+    CLASSES are taken at a time; MANY: there are more, so that extremes are computed twice.
+    """
     wide, high = tl.cdiv(W + shift_x, TILE), tl.cdiv(H + shift_y, TILE)
     tile = tl.program_id(0)
     image = tile // (wide * high)
     start_y, start_x = tile // wide % high * TILE - shift_y, tile % wide * TILE - shift_x
-    logits += image * K * h * w
+    logits += image * step_n * VECTOR
     y, x = start_y + tl.arange(0, TILE)[:, None], start_x + tl.arange(0, TILE)[None, :]
-    first_y, last_y = _lines(start_y, H, view_h, view_scale_y, TILE, RESIZE_Y)
-    first_x, last_x = _lines(start_x, W, view_w, view_scale_x, TILE, RESIZE_X)
+    first_y, last_y = _lines(start_y, H, view_h, view_scale_y, TILE, RESIZE)
+    first_x, last_x = _lines(start_x, W, view_w, view_scale_x, TILE, RESIZE)
     box = (first_y, last_y, first_x, last_x)
     begin, end = tile * 0, tile * 0 + 1
     if not SINGLE:
         begin, end = _covering(anchors, n, box, window_h, window_w)
-    view, patches = (view_h, view_w, view_scale_y, view_scale_x), (h, w, scale_y, scale_x)
-    windows = (anchors, begin, end, window_h, window_w)
+    view = (view_h, view_w, view_scale_y, view_scale_x, resize_y != 0, resize_x != 0)
+    patches = (h, w, scale_y, scale_x, stretch_y != 0, stretch_x != 0)
+    windows, steps = (anchors, begin, end, window_h, window_w), (step_n, step_k, step_y, step_x)
 
-    classes = tl.arange(0, CLASSES)
-    least, largest, tame = _extremes(logits, classes, box, windows, patches, K, SINGLE)
+    least, largest, tame = _extremes(
+        logits, tl.arange(0, CLASSES), K, readable, box, windows, patches, steps, SINGLE, LAST, VECTOR
+    )
     bound = tl.max(tl.where(tame, least, float("-inf")))
-    for offset in range(CLASSES, K, CLASSES):
-        least, _, tame = _extremes(logits, offset + classes, box, windows, patches, K, SINGLE)
-        bound = tl.maximum(bound, tl.max(tl.where(tame, least, float("-inf"))))
+    if MANY:
+        for offset in range(CLASSES, K, CLASSES):
+            more = _extremes(
+                logits, offset + tl.arange(0, CLASSES), K, readable, box, windows, patches, steps, SINGLE, LAST, VECTOR
+            )
+            bound = tl.maximum(bound, tl.max(tl.where(more[2], more[0], float("-inf"))))
 
     best = tl.full((TILE, TILE), float("-inf"), tl.float32)
     winner = tl.zeros((TILE, TILE), tl.int32)
     for offset in range(0, K, CLASSES):
         classes = offset + tl.arange(0, CLASSES)
-        if K > CLASSES:         # else they are at hand
-            _, largest, tame = _extremes(logits, classes, box, windows, patches, K, SINGLE)
+        if MANY:                # else they are at hand
+            least, largest, tame = _extremes(
+                logits, classes, K, readable, box, windows, patches, steps, SINGLE, LAST, VECTOR
+            )
         alive = (classes < K) & _may_win(largest, bound, tame, windows)
         k = tl.min(tl.where(alive, classes, K))
         while k < K:
-            plane = logits + k * h * w
             if IN_CELLS:
-                top, bottom, _ = _neighbours(first_y, scale_y, h)
-                left, right, _ = _neighbours(first_x, scale_x, w)
-                _, _, down = _neighbours(y, scale_y, h)
-                _, _, along = _neighbours(x, scale_x, w)
-                p, q = tl.load(plane + top * w + left), tl.load(plane + top * w + right)
-                r, s = tl.load(plane + bottom * w + left), tl.load(plane + bottom * w + right)
-                upper = _blend(p.to(tl.float32), q.to(tl.float32), along)               # [1, TILE]
-                lower = _blend(r.to(tl.float32), s.to(tl.float32), along)
-                score = _blend(upper, lower, down)                                      # [TILE, TILE]
+                score = _cell_score(logits, k, first_y, first_x, y, x, patches, steps, LAST, VECTOR)
             else:
-                score = _view_score(plane, y, x, view, windows, patches,
-                                    K, SINGLE, STRETCH_Y, STRETCH_X, RESIZE_Y, RESIZE_X)        # fmt: skip
+                score = _view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
             best, winner = _first_best(score, k, best, winner)
             k = tl.min(tl.where(alive & (classes > k), classes, K))
-    out = W - 1 - x if MIRRORED else x
+    out = tl.where(mirrored != 0, W - 1 - x, x)
     inside = (y >= 0) & (y < H) & (x >= 0) & (x < W)
     tl.store(labels + image * H * W + y * W + out, winner.to(labels.dtype.element_ty), inside)
 
 
 @triton.jit
+def _cell_score(logits, k, first_y, first_x, y, x, patches, steps, LAST: tl.constexpr, VECTOR: tl.constexpr):
+    """Class k at the pixels (y, x) of a cell: four numbers for all of them."""
+    if LAST:
+        logits += k
+    else:
+        logits += k * steps[1]
+    h, w, scale_y, scale_x = patches[0], patches[1], patches[2], patches[3]
+    top, bottom = _reach(first_y, first_y, scale_y, h)
+    left, right = _reach(first_x, first_x, scale_x, w)
+    top, bottom = top * steps[2], bottom * steps[2]
+    left, right = left * steps[3], right * steps[3]
+    down, along = _neighbours(y, scale_y, h)[2], _neighbours(x, scale_x, w)[2]
+    p, q = tl.load(logits + (top + left) * VECTOR), tl.load(logits + (top + right) * VECTOR)
+    r, s = tl.load(logits + (bottom + left) * VECTOR), tl.load(logits + (bottom + right) * VECTOR)
+    upper = _blend(p.to(tl.float32), q.to(tl.float32), along)                       # [1, TILE]
+    lower = _blend(r.to(tl.float32), s.to(tl.float32), along)
+    return _blend(upper, lower, down)                                               # [TILE, TILE]
+
+
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
 def softmax_kernel(
-    logits, anchors, scores, n, start, rows, H, W, view_h, view_w, window_h, window_w, h, w,
-    view_scale_y, view_scale_x, scale_y, scale_x,
-    K: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, SINGLE: tl.constexpr, MIRRORED: tl.constexpr,
-    STRETCH_Y: tl.constexpr, STRETCH_X: tl.constexpr, RESIZE_Y: tl.constexpr, RESIZE_X: tl.constexpr,
+    logits, anchors, scores, K, step_n, step_k, step_y, step_x, n, start, rows, H, W, view_h, view_w,
+    window_h, window_w, h, w, view_scale_y, view_scale_x, scale_y, scale_x,
+    stretch_y, stretch_x, resize_y, resize_x, mirrored,
+    HIGH: tl.constexpr, WIDE: tl.constexpr, SINGLE: tl.constexpr, RESIZE: tl.constexpr,
+    LAST: tl.constexpr, VECTOR: tl.constexpr,
 ):      # fmt: skip
     """Adds one view's softmax over classes to scores [K, rows start …, W]. Grid: tiles."""
     wide = tl.cdiv(W, WIDE)
@@ -265,32 +323,31 @@ def softmax_kernel(
     y = start + row
     begin, end = start_y * 0, start_y * 0 + 1
     if not SINGLE:
-        first_y, last_y = _lines(start + start_y, H, view_h, view_scale_y, HIGH, RESIZE_Y)
-        first_x, last_x = _lines(start_x, W, view_w, view_scale_x, WIDE, RESIZE_X)
+        first_y, last_y = _lines(start + start_y, H, view_h, view_scale_y, HIGH, RESIZE)
+        first_x, last_x = _lines(start_x, W, view_w, view_scale_x, WIDE, RESIZE)
         begin, end = _covering(anchors, n, (first_y, last_y, first_x, last_x), window_h, window_w)
-    view, patches = (view_h, view_w, view_scale_y, view_scale_x), (h, w, scale_y, scale_x)
-    windows = (anchors, begin, end, window_h, window_w)
+    view = (view_h, view_w, view_scale_y, view_scale_x, resize_y != 0, resize_x != 0)
+    patches = (h, w, scale_y, scale_x, stretch_y != 0, stretch_x != 0)
+    windows, steps = (anchors, begin, end, window_h, window_w), (step_n, step_k, step_y, step_x)
 
     # Begun with the lowest number and not with -∞, whose difference with itself would be NaN.
     most = tl.full((HIGH, WIDE), LOWEST, tl.float32)
     total = tl.zeros((HIGH, WIDE), tl.float32)
     for k in range(K):
-        score = _view_score(logits + k * h * w, y, x, view, windows, patches,
-                            K, SINGLE, STRETCH_Y, STRETCH_X, RESIZE_Y, RESIZE_X)        # fmt: skip
+        score = _view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
         more = tl.maximum(most, score)
         total = total * tl.exp(most - more) + tl.exp(score - more)
         most = more
-    out = scores + row * W + (W - 1 - x if MIRRORED else x)
+    out = scores + row * W + tl.where(mirrored != 0, W - 1 - x, x)
     inside = (row < rows) & (x < W)
     for k in range(K):
-        score = _view_score(logits + k * h * w, y, x, view, windows, patches,
-                            K, SINGLE, STRETCH_Y, STRETCH_X, RESIZE_Y, RESIZE_X)        # fmt: skip
+        score = _view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
         place = out + k * rows * W
         tl.store(place, tl.load(place, inside, 0.0) + tl.exp(score - most) / total, inside)
 
 
-@triton.jit
-def first_best_kernel(scores, labels, pixels, views, K: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
+def first_best_kernel(scores, labels, K, pixels, views, BLOCK: tl.constexpr):
     """The first best class of scores [K, pixels], sums over `views` → labels [pixels]. Grid: blocks of pixels."""
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     best = tl.full((BLOCK,), float("-inf"), tl.float32)

@@ -10,7 +10,9 @@ import torch
 from segfast.kernels import reference
 from segfast.kernels.attention_backward_triton import launch_backward
 from segfast.kernels.attention_configs import BackwardPlan, Plan, Tile
-from segfast.kernels.attention_triton import launch_forward
+from segfast.kernels.attention_triton import _parts, launch_forward
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")      # of NaN and infinities, which are meant
 
 TILE = Tile(16, 16, 4, 2)
 # Error as a ratio of norms: half precision rounds the weights and the result once each (2^-11 at most,
@@ -59,6 +61,15 @@ def compare(q, k, v, grad, splits=1, descriptors=False, scale=None, tile=TILE):
         assert (x.double() - expected).norm() < BACKWARD[q.dtype] * max(expected.norm(), 0.1 * gradients.norm())
 
 
+def assert_forward(q, k, v, plan):
+    scale = q.shape[-1] ** -0.5
+    wide = q.double(), k.double(), v.double()
+    out, logsumexp = launch_forward(q, k, v, scale, plan)
+    assert error(out, reference.attention(*wide)) < FORWARD[q.dtype]
+    scores = wide[0].transpose(1, 2) @ wide[1].permute(0, 2, 3, 1) * scale
+    assert error(logsumexp, scores.logsumexp(-1)) < 1e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("N", [1, 2, 15, 16, 17, 31, 37])
 def test_every_tail(N, dtype):
@@ -96,6 +107,40 @@ def test_tiles_that_are_not_square(tile):
     compare(*draw(1, 45, 1, 16, torch.float32), tile=tile)
 
 
+OPTIONS = [
+    {"carried": True}, {"extra_key": True}, {"extra_query": True}, {"carried": True, "extra_key": True, "extra_query": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("descriptors", [False, True])
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+@pytest.mark.parametrize("N", [1, 16, 17, 50])
+def test_options_of_a_tile(N, options, descriptors):
+    """One key or query over whole blocks, and other lengths, where some options change nothing."""
+    q, k, v, _ = draw(1, N, 2, 16, torch.float16)
+    assert_forward(q, k, v, Plan(TILE._replace(**options), 1, descriptors))
+    if "extra_key" not in options:      # not a bit
+        plain = launch_forward(q, k, v, 0.25, Plan(TILE, 1, descriptors))
+        found = launch_forward(q, k, v, 0.25, Plan(TILE._replace(**options), 1, descriptors))
+        assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
+
+
+def test_options_of_a_tile_with_splits_padded_heads_and_fp32():
+    tile = TILE._replace(**OPTIONS[-1])
+    assert_forward(*draw(1, 49, 2, 16, torch.float16)[:3], Plan(tile, 2, False))
+    assert_forward(*draw(2, 33, 2, 24, torch.float16)[:3], Plan(tile, 1, True))
+    assert_forward(*draw(2, 33, 2, 20, torch.float32)[:3], Plan(tile, 1, False))
+    for rows, columns in ((32, 16), (16, 32)):
+        assert_forward(*draw(1, 33, 2, 16, torch.float32)[:3], Plan(Tile(rows, columns, 4, 2, **OPTIONS[-1]), 1, False))
+
+
+def test_one_query_too_many_goes_alone():
+    tile = Tile(128, 64, 4, 3, extra_query=True)
+    assert _parts(tile, 1025) == [(tile, 0, 1024), (tile._replace(rows=16), 1024, 1)]
+    for other, N in ((tile, 1024), (tile, 1026), (tile, 1), (TILE, 1025)):
+        assert _parts(other, N) == [(other, 0, N)]
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 3.0])
 def test_scales(scale):
     compare(*draw(1, 21, 1, 16, torch.float32), scale=scale)
@@ -115,13 +160,15 @@ def test_large_scores_do_not_overflow():
     assert logsumexp.isfinite().all()
 
 
-@pytest.mark.parametrize("splits", [1, 2])
-def test_nan_goes_where_the_formula_sends_it(splits):
+@pytest.mark.parametrize(("N", "splits", "token", "options"), [
+    (37, 1, 20, {}), (37, 2, 20, {}), (33, 1, 20, OPTIONS[-1]), (33, 1, 32, OPTIONS[-1]),
+])  # fmt: skip
+def test_nan_goes_where_the_formula_sends_it(N, splits, token, options):
     for place in range(3):
-        x = list(draw(1, 37, 2, 16, torch.float32)[:3])
+        x = list(draw(1, N, 2, 16, torch.float32)[:3])
         x[place] = x[place].clone()
-        x[place][0, 20, 1, 3] = torch.nan
-        out, _ = launch_forward(*x, 0.25, Plan(TILE, splits, False))
+        x[place][0, token, 1, 3] = torch.nan
+        out, _ = launch_forward(*x, 0.25, Plan(TILE._replace(**options), splits, False))
         assert torch.equal(out.isnan(), reference.attention(*x, 0.25).isnan())
 
 
@@ -132,6 +179,16 @@ def test_a_score_of_minus_infinity_weighs_nothing(splits):
     k[0, :18, 0, 0] = -torch.inf        # the whole first block, and some of the second
     out, _ = launch_forward(q, k, v, 0.25, Plan(TILE, splits, False))
     assert error(out, reference.attention(q.double(), k.double(), v.double(), 0.25)) < 1e-6
+
+
+@pytest.mark.parametrize("keys", [slice(0, 18), slice(32, 33), slice(None)])
+def test_scores_of_minus_infinity_beside_an_extra_key(keys):
+    q, k, v, _ = draw(1, 33, 1, 16, torch.float32)
+    q, k = q.abs(), k.clone()
+    k[0, keys, 0, 0] = -torch.inf       # the extra key's own, and every key's, whose weights are NaN
+    out, _ = launch_forward(q, k, v, 0.25, Plan(TILE._replace(**OPTIONS[-1]), 1, False))
+    true = reference.attention(q.double(), k.double(), v.double(), 0.25)
+    assert torch.allclose(out.double(), true, atol=1e-5, equal_nan=True)
 
 
 def test_results_are_the_same_bits_each_time():

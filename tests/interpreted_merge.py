@@ -13,7 +13,7 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1, set before Triton is imported", allow_module_level=True)
 
-from segfast.kernels import merge, merge_cuda, reference
+from segfast.kernels import merge, merge_cuda, merge_layout, reference
 from segfast.kernels.merge import Windows
 from segfast.protocol import Protocol
 
@@ -43,16 +43,28 @@ def windows(K, size, window, stride, patch=8, seed=0, mirrored=False, crop=True,
     return Windows(logits, anchors, window, (h * patch, w * patch) if crop else window, size, mirrored)
 
 
-def tensors(view):
-    return view._replace(logits=torch.from_numpy(view.logits))
+def lay(x, lies="last"):
+    """Logits as a tensor: classes last in whole sectors, what is beyond them being anything; packed; or classes first."""
+    x = torch.as_tensor(x)
+    if lies == "first":
+        return x.contiguous()
+    if lies == "packed":
+        return x.contiguous(memory_format=torch.channels_last)
+    laid = merge_layout.empty(x.shape, x.dtype, "cpu")
+    laid.untyped_storage().copy_(torch.full((laid.untyped_storage().nbytes() // 2,), 60000.0).half().untyped_storage())
+    return laid.copy_(x)
 
 
-def upsample_argmax(x, size):
-    return merge.upsample_argmax(torch.as_tensor(x), size).numpy()
+def tensors(view, lies="last"):
+    return view._replace(logits=lay(view.logits, lies))
 
 
-def merge_windows(views, size):
-    return merge.merge_windows([tensors(view) for view in views], size).numpy()
+def upsample_argmax(x, size, lies="last"):
+    return merge.upsample_argmax(lay(x, lies), size).numpy()
+
+
+def merge_windows(views, size, lies="last"):
+    return merge.merge_windows([tensors(view, lies) for view in views], size).numpy()
 
 
 def shortfall(labels, scores):
@@ -186,6 +198,26 @@ def test_layouts():
     assert np.array_equal(upsample_argmax(mirrored_sign, (16, 24)), expected)
 
 
+@pytest.mark.parametrize(("lies", "dtype"), [
+    ("last", torch.float16), ("last", torch.float32), ("packed", torch.float16), ("first", torch.float16),
+])  # fmt: skip
+def test_every_layout_is_the_twin(lies, dtype):
+    """Ties included: few whole levels, so that scores are exact and many are equal."""
+    for K, patches, size in ((20, (1, 2), (8, 16)), (5, (2, 1), (32, 16)), (300, (1, 2), (2, 5)), (16, (2, 1), (5, 3))):
+        x = np.random.default_rng(K).integers(-2, 3, (2, K, *patches)).astype(np.float32)
+        x[:, 1:-1] -= 3 * (K > 16)          # few of many classes survive
+        laid = lay(torch.from_numpy(x).to(dtype), lies)[1:]
+        assert np.array_equal(merge.upsample_argmax(laid, size).numpy(), reference.upsample_argmax(x[1:], size))
+    x = np.random.default_rng(0).integers(0, 3, (2, 3, 2, 2)).astype(np.float32)
+    view = Windows(x, [(0, 0), (0, 3)], (4, 4), (4, 4), (4, 7))
+    twins = [view._replace(mirrored=flip) for flip in (False, True)]
+    laid = [twin._replace(logits=lay(torch.from_numpy(x).to(dtype), lies)) for twin in twins]
+    for size in ((4, 7), (3, 7)):
+        assert np.array_equal(merge.merge_windows(laid[1:], size).numpy(), reference.merge_windows(twins[1:], size))
+    scores = merge.merge_scores(laid, (3, 5)).numpy()
+    assert np.abs(scores - reference.merge_scores(twins, (3, 5))).max() < 1e-6
+
+
 VIEWS = {
     "one window": ((16, 24), (16, 24), (16, 24)),
     "a padded window": ((13, 22), (13, 22), (13, 22)),
@@ -230,17 +262,17 @@ def test_several_views_are_the_twin(K, band, monkeypatch):
 
 
 def test_many_labels_are_uint16():
-    # The winner of most pixels is class 299: its label does not fit a byte.
-    logits = noise(1, 300, 1, 2)
-    logits[:, 299, :, 0] = 9
+    # The winner of most pixels is class 256: its label does not fit a byte.
+    logits = noise(1, 257, 1, 2)
+    logits[:, 256, :, 0] = 9
     labels = upsample_argmax(logits, (8, 16))
     assert labels.dtype == np.uint16
-    assert labels.max() == 299
+    assert labels.max() == 256
     assert np.array_equal(labels, reference.upsample_argmax(logits, (8, 16)))
     views = [Windows(logits, [(0, 0)], (1, 2), (1, 2), (1, 2), flip) for flip in (False, True)]
     labels = assert_merged(views, (1, 2))
     assert labels.dtype == np.uint16
-    assert labels.max() == 299
+    assert labels.max() == 256
 
 
 def test_out():

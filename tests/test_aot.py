@@ -1,5 +1,7 @@
 """Every configuration of the attention kernels compiles ahead of time: no spills, and its shared memory fits the chip."""
 
+import re
+
 import pytest
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
@@ -10,12 +12,13 @@ from segfast.kernels.attention_backward_triton import (
     attention_backward_queries,
     attention_delta,
 )
-from segfast.kernels.attention_configs import FULL, HALF
-from segfast.kernels.attention_triton import attention_forward, join_splits
+from segfast.kernels.attention_configs import CANDIDATES, FULL, HALF, Tile
+from segfast.kernels.attention_loads import UNIT
+from segfast.kernels.attention_triton import EXTRA_ROWS, attention_forward, join_splits
 
 ARCHITECTURES = sorted({arch for arch, _ in HALF})
 STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in ("batch", "row", "head")]
-INTEGERS = [*STRIDES, "N", "heads", "d", "span", "tiles", "splits"]
+INTEGERS = [*STRIDES, "N", "heads", "d", "span", "origin", "tiles", "splits"]
 FLOATS = ["scale", "k_scale", "q_scale"]
 KERNELS = {                             # field of Tiles: kernel, and the operands that descriptors load
     "forward": (attention_forward, "qkv"),
@@ -27,7 +30,7 @@ KERNELS = {                             # field of Tiles: kernel, and the operan
 
 def signature(kernel, dtype, tile, D, streamed, split):
     """The types of a kernel's arguments as the launchers give them."""
-    types = dict.fromkeys(["q", "k", "v", "grad", "out", "packed"], f"*{dtype}")
+    types = dict.fromkeys(["q", "k", "v", "grad", "extra_keys", "extra_values", "out", "packed"], f"*{dtype}")
     types |= dict.fromkeys(["stats", "logsumexp", "delta", "partial"], "*fp32")
     types |= dict.fromkeys(INTEGERS, "i32") | dict.fromkeys(FLOATS, "fp32")
     for name in streamed:
@@ -38,18 +41,19 @@ def signature(kernel, dtype, tile, D, streamed, split):
     return types
 
 
-def compiled(field, arch, D, dtype, tile, descriptors, padded=False, split=False):
+def compiled(field, arch, D, dtype, tile, descriptors, padded=False, split=False, extra=False):
     kernel, streamed = KERNELS[field]
     types = signature(kernel, dtype, tile, D, streamed if descriptors else (), split)
     constants = {
         "ROWS": tile.rows, "COLUMNS": tile.columns, "D": D, "PADDED": padded, "SPLIT": split,
-        "DESCRIPTOR": descriptors, "PRECISION": "ieee",
+        "DESCRIPTOR": descriptors, "UNIT": UNIT, "PRECISION": "ieee", "CARRIED": tile.carried, "EXTRA": extra,
     }  # fmt: skip
+    if not extra:
+        constants |= {"extra_keys": None, "extra_values": None}
     names = kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     types = {name: types[name] for name in names if name not in constants}
-    aligned = [name for name, kind in types.items() if kind.startswith("*") or name in STRIDES or name == "d"]
-    return compile_kernel(kernel, types, constants, arch, tile.warps, tile.stages, aligned)
+    return compile_kernel(kernel, types, constants, arch, tile.warps, tile.stages)
 
 
 def check(binary, arch):
@@ -71,6 +75,30 @@ def test_half_precision_fits(arch, D, capsys):
             check(binary, arch)
 
 
+@pytest.mark.parametrize("arch", CANDIDATES)
+def test_candidates_fit(arch):
+    """As they run where N is one more than a multiple of the tile, so that every option of a candidate takes effect.
+
+    More stages take more shared memory and nothing else; that of the extra query's own launch is not this kernel's.
+    """
+    most = {}
+    for tile in sorted(CANDIDATES[arch], key=lambda tile: tile.stages):
+        most[tile._replace(stages=0, extra_query=False)] = tile
+    for tile in most.values():
+        check(compiled("forward", arch, 64, "fp16", tile, arch >= 90, extra=tile.extra_key), arch)
+    for columns in {tile.columns for tile in CANDIDATES[arch] if tile.extra_query}:
+        alone = Tile(EXTRA_ROWS, columns, 4, 3, carried=True)
+        check(compiled("forward", arch, 64, "fp16", alone, arch >= 90, extra=True), arch)
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_rows_are_read_in_vectors_where_units_divide_them(arch):
+    binary = compiled("forward", arch, 64, "fp16", HALF[arch, 64].forward, descriptors=False)
+    assert re.search(r"cp\.async\.cg\.shared\.global.*, 0x10", binary.ptx)
+    assert "ld.global.v4.b32" in binary.ptx
+    assert "ld.global.b16" not in binary.ptx
+
+
 @pytest.mark.parametrize("arch", [80, 90, 100, 120])
 def test_fp32_fits(arch, capsys):
     for field, tile in FULL._asdict().items():
@@ -85,8 +113,8 @@ def test_the_small_kernels_fit(arch):
     types = dict.fromkeys(["out", "grad"], "*bf16") | dict.fromkeys(["partial", "stats", "logsumexp", "delta"], "*fp32")
     types |= dict.fromkeys(INTEGERS, "i32")
     for kernel in (attention_delta, join_splits):
-        signature = {name: types[name] for name in kernel.arg_names if name not in ("ROWS", "D")}
-        check(compile_kernel(kernel, signature, {"ROWS": 16, "D": 128}, arch, 4, 1), arch)
+        signature = {name: types[name] for name in kernel.arg_names if name not in ("ROWS", "D", "UNIT")}
+        check(compile_kernel(kernel, signature, {"ROWS": 16, "D": 128, "UNIT": UNIT}, arch, 4, 1), arch)
 
 
 @pytest.mark.parametrize("field", list(KERNELS))

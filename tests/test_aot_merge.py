@@ -1,7 +1,5 @@
 """Every configuration of the pipeline's end compiles for every architecture, and fits its registers."""
 
-import itertools
-
 import pytest
 
 pytest.importorskip("torch")
@@ -11,55 +9,93 @@ from segfast.kernels import merge_cuda
 from segfast.kernels.aot import SHARED_BYTES, compile_kernel
 from segfast.kernels.merge_triton import first_best_kernel, label_kernel, softmax_kernel
 
-PLAIN = {"SINGLE": True, "MIRRORED": False, "STRETCH_Y": True, "STRETCH_X": True, "RESIZE_Y": False, "RESIZE_X": False}
-OVERLAP = PLAIN | {"SINGLE": False, "MIRRORED": True}
-RESIZED = OVERLAP | {"RESIZE_Y": True, "RESIZE_X": True}
-ONE_WINDOW = {"anchors": None, "n": 1}                  # as Triton specialises them
-ONE_PIXEL = ONE_WINDOW | dict.fromkeys(("H", "W", "view_h", "view_w", "window_h", "window_w", "h", "w"), 1)
-CELLS = {"IN_CELLS": True}
+ONE, SEVERAL = {"SINGLE": True, "anchors": None}, {"SINGLE": False}        # an argument that is None is a constant
+CELLS = {"IN_CELLS": True, "RESIZE": False, **ONE}
 LOOSE = {"IN_CELLS": False, "TILE": merge_cuda.LOOSE_TILE}
 SOFT = dict(zip(("HIGH", "WIDE"), merge_cuda.SOFT_TILE, strict=True))
-WARPS, SOFT_WARPS = merge_cuda.LOOSE_WARPS, merge_cuda.SOFT_WARPS
-
-# (kernel, its constants, warps): in cells of 16 and 8 pixels, few and many classes, every kind of view.
-CONFIGURATIONS = {
-    "cells 16, K 150": (label_kernel, {**PLAIN, **ONE_WINDOW, **CELLS, "K": 150, "CLASSES": 256, "TILE": 16}, 1),
-    "cells 8, K 19": (label_kernel, {**PLAIN, **ONE_WINDOW, **CELLS, "K": 19, "CLASSES": 32, "TILE": 8}, 1),
-    "any size, K 300": (label_kernel, {**PLAIN, **ONE_WINDOW, **LOOSE, "K": 300, "CLASSES": 256}, WARPS),
-    "one pixel": (label_kernel, {**PLAIN, **ONE_PIXEL, **LOOSE, "K": 2, "CLASSES": 32}, WARPS),
-    "overlap, K 150": (label_kernel, {**OVERLAP, **LOOSE, "K": 150, "CLASSES": 256}, WARPS),
-    "overlap, resized, K 150": (label_kernel, {**RESIZED, **LOOSE, "K": 150, "CLASSES": 256}, WARPS),
-    "softmax, one window": (softmax_kernel, {**PLAIN, **ONE_WINDOW, **SOFT, "K": 150}, SOFT_WARPS),
-    "softmax, resized": (softmax_kernel, {**RESIZED, **SOFT, "K": 150}, SOFT_WARPS),
-    "first best": (first_best_kernel, {"K": 150, "BLOCK": merge_cuda.BLOCK}, merge_cuda.BLOCK_WARPS),
+# Kinds of tiles and views, each a compilation of its own: kernel, its constants, warps.
+KINDS = {
+    "cells 16": (label_kernel, {**CELLS, "TILE": 16}, 1),
+    "cells 8": (label_kernel, {**CELLS, "TILE": 8}, 1),
+    "any size": (label_kernel, {**LOOSE, **ONE, "RESIZE": False}, merge_cuda.LOOSE_WARPS),
+    "resized": (label_kernel, {**LOOSE, **ONE, "RESIZE": True}, merge_cuda.LOOSE_WARPS),
+    "overlap": (label_kernel, {**LOOSE, **SEVERAL, "RESIZE": False}, merge_cuda.LOOSE_WARPS),
+    "overlap, resized": (label_kernel, {**LOOSE, **SEVERAL, "RESIZE": True}, merge_cuda.LOOSE_WARPS),
+    "softmax": (softmax_kernel, {**SOFT, **ONE, "RESIZE": False}, merge_cuda.SOFT_WARPS),
+    "softmax, resized": (softmax_kernel, {**SOFT, **ONE, "RESIZE": True}, merge_cuda.SOFT_WARPS),
+    "softmax, overlap": (softmax_kernel, {**SOFT, **SEVERAL, "RESIZE": False}, merge_cuda.SOFT_WARPS),
+    "softmax, overlap, resized": (softmax_kernel, {**SOFT, **SEVERAL, "RESIZE": True}, merge_cuda.SOFT_WARPS),
+    "first best": (first_best_kernel, {"BLOCK": merge_cuda.BLOCK}, merge_cuda.BLOCK_WARPS),
 }
+LABELS = [kind for kind, row in KINDS.items() if row[0] is label_kernel]
 ARCHITECTURES = (80, 90, 100, 120)
-# All in fp16 everywhere; the other dtypes differ in their loads only.
-CASES = [
-    *itertools.product(CONFIGURATIONS, ["fp16"], ARCHITECTURES),
-    ("cells 16, K 150", "bf16", 80), ("cells 16, K 150", "fp32", 90), ("overlap, resized, K 150", "fp32", 90),
-]  # fmt: skip
+LAYOUTS = {"classes last": (True, 8), "unaligned": (True, 1), "classes first": (False, 1)}
 
 
-def signature(kernel, constants, dtype):
-    """Triton types of a kernel's arguments, as its launcher passes them."""
+def compiled(kind, arch, K=150, dtype="fp16", lies="classes last"):
+    """A kernel as its launcher would have it compiled; every number of classes beyond 256 asks for the same."""
+    kernel, constants, warps = KINDS[kind]
+    last, vector = LAYOUTS[lies]
+    constants = constants | merge_cuda.rounds(K) | {"LAST": last, "VECTOR": min(vector, 4) if dtype == "fp32" else vector}
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     pointers = {"logits": f"*{dtype}", "anchors": "*i32", "scores": "*fp32", "views": "fp32"}
-    pointers["labels"] = "*u8" if constants["K"] <= 256 else "*u16"
+    pointers["labels"] = "*u8" if K <= 256 else "*u16"
     names = [name for name in kernel.arg_names if name not in constants]
-    return {name: pointers.get(name, "fp32" if "scale" in name else "i32") for name in names}
-
-
-@pytest.mark.parametrize(("name", "dtype", "arch"), CASES)
-def test_compiles_without_spills(name, dtype, arch):
-    kernel, constants, warps = CONFIGURATIONS[name]
-    types = signature(kernel, constants, dtype)
+    types = {name: pointers.get(name, "fp32" if "scale" in name else "i32") for name in names}
     options = {"maxnreg": merge_cuda.REGISTERS} if kernel is label_kernel else {}
-    compiled = compile_kernel(kernel, types, constants, arch, warps, 3, enable_fp_fusion=False, **options)
-    print(f"sm_{arch} {name} {dtype}: {compiled.registers} registers, {compiled.shared_bytes} bytes shared")
-    assert compiled.spills == 0
-    assert compiled.shared_bytes <= SHARED_BYTES[arch]
-    if kernel is label_kernel:              # or the twin's last bit is lost
-        assert "fma.rn" not in compiled.ptx
-        assert "div.full" not in compiled.ptx
-    if constants.get("IN_CELLS"):
-        assert compiled.registers <= 128    # 16 warps of one SM partition's registers: enough to hide the loads
+    key = (kind, arch, *types.items(), *constants.items())
+    if key not in KNOWN:
+        KNOWN[key] = compile_kernel(kernel, types, constants, arch, warps, 3, enable_fp_fusion=False, **options)
+    return KNOWN[key]
+
+
+KNOWN = {}
+
+
+def check(binary, kind, arch):
+    print(f"sm_{arch} {kind}: {binary.registers} registers, {binary.shared_bytes} bytes shared")
+    assert binary.spills == 0
+    assert binary.shared_bytes <= SHARED_BYTES[arch]
+    if kind in LABELS:                  # or the twin's last bit is lost
+        assert "fma.rn" not in binary.ptx
+        assert "div.full" not in binary.ptx
+    if kind.startswith("cells"):
+        assert binary.registers <= 128  # 16 warps of one SM partition's registers: enough to hide the loads
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_without_spills(kind, arch):
+    check(compiled(kind, arch), kind, arch)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kind", LABELS)
+def test_more_classes_than_are_taken_at_a_time(kind, arch):
+    for K in (257, 300, 847, 1000):
+        check(compiled(kind, arch, K), kind, arch)
+
+
+# Everything in fp16 with the classes last; what else there is differs in its loads only.
+@pytest.mark.parametrize(("kind", "arch", "K", "dtype", "lies"), [
+    ("cells 16", 80, 150, "bf16", "classes last"), ("cells 16", 90, 150, "fp32", "classes last"),
+    ("cells 8", 90, 19, "fp16", "classes last"), ("overlap, resized", 90, 150, "fp32", "classes last"),
+    ("cells 16", 80, 300, "fp16", "classes first"), ("overlap, resized", 120, 150, "fp16", "classes first"),
+    ("softmax, overlap, resized", 90, 150, "fp16", "classes first"), ("cells 8", 100, 150, "fp16", "unaligned"),
+])  # fmt: skip
+def test_other_dtypes_and_layouts(kind, arch, K, dtype, lies):
+    check(compiled(kind, arch, K, dtype, lies), kind, arch)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kind", LABELS)
+def test_neighbouring_classes_are_loaded_as_vectors(kind, arch):
+    """256 classes of a patch: 16 bytes a thread of one warp, 8 of two."""
+    width = "v4" if kind.startswith("cells") else "v2"
+    for K in (150, 300):
+        assert f"ld.global.{width}.b32" in compiled(kind, arch, K).ptx
+
+
+def test_scattered_classes_are_not():
+    assert "ld.global.v" not in compiled("cells 16", 80, 300, "fp16", "classes first").ptx
+    assert "ld.global.v" not in compiled("cells 8", 100, 150, "fp16", "unaligned").ptx

@@ -12,6 +12,7 @@ import torch
 from helpers import tiny_model
 
 from segfast.kernels import attend_packed, attention, attention_backend, attention_op, attention_table, reference
+from segfast.kernels.attend import choose, sdpa_choice
 from segfast.kernels.attention_configs import HALF, architecture, fill, padded
 
 HERE = Path(__file__).parent
@@ -162,6 +163,55 @@ def test_the_table_names_the_fastest_at_the_nearest_length():
     assert attention_table.fastest(90, 64, 16385, rows) == "cudnn"
     assert attention_table.fastest(80, 64, 1025, rows) == "sdpa"
     assert all(row.measured for row in attention_table.ROWS)
+
+
+def test_training_is_chosen_by_forward_and_backward_together():
+    forward_only = attention_table.Row(90, 64, 1025, 1.0, 2.0, 3.0, "made up")
+    both = attention_table.Row(90, 64, 4097, 1.0, 2.0, 3.0, "made up", backward=(1.0, 2.0, 0.5))
+    assert attention_table.fastest(90, 64, 1025, (forward_only,), training=True) == "sdpa"
+    assert attention_table.fastest(90, 64, 1025, (forward_only, both), training=True) == "flash"
+    assert attention_table.fastest(90, 64, 4097, (forward_only, both)) == "triton"
+
+
+class OnAGpu(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """A GPU of capability 9.0 whose table has the cuDNN's forward, and Triton's backward, as the fastest."""
+    rows = attention_table.Row(90, 64, 1024, 9.0, 2.0, 3.0, "made up", backward=(1.0, 2.0, 9.0)),
+    monkeypatch.setattr(attention_table, "ROWS", rows)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91501)
+
+
+@pytest.mark.usefixtures("measured")
+def test_auto_means_the_table_in_inference_and_in_training(monkeypatch):
+    x = torch.zeros(1, 1025, 2, 64, dtype=torch.float16).as_subclass(OnAGpu)
+    assert choose(x) == "cudnn"
+    assert choose(x.requires_grad_()) == "triton"
+    with torch.no_grad():
+        assert choose(x) == "cudnn"
+    monkeypatch.setattr(attention_table, "ROWS", ())
+    assert choose(x) == "sdpa"
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_cudnn_that_is_wrong_is_refused_by_name(monkeypatch):
+    x = torch.zeros(1, 1025, 2, 64, dtype=torch.float16).as_subclass(OnAGpu)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91500)
+    with pytest.raises(ValueError, match=r"cuDNN 91500 .* 1025 tokens, which 128 does not divide: choose 'flash'"):
+        attention_backend("cudnn")(x, x, x)
+    assert choose(x) == "sdpa"
+    assert choose(x[:, :1024]) == "cudnn"
+
+
+def test_pytorchs_own_choice_has_a_name(qkv):
+    assert sdpa_choice(qkv.detach().unbind(2)[0]) in ("flash", "math")
 
 
 def test_few_tiles_are_split_until_they_fill_the_gpu():

@@ -12,6 +12,7 @@ from helpers import tiny_config, tiny_model
 
 import segfast
 from segfast.errors import BadOption, NotSupported
+from segfast.kernels import merge_layout
 from segfast.runtimes import pytorch
 from segfast.runtimes.device import Lanes, batches, largest_batch, out_of_memory
 from segfast.runtimes.pytorch import private
@@ -33,6 +34,22 @@ def expected(parts):
 
 def lanes(network=mean_network, largest=4, **options):
     return Lanes(lambda: network, "cpu", (8, 12), largest, **options)
+
+
+@pytest.mark.parametrize("decoder", ["linear", "mask"])
+def test_logits_lie_as_the_decoder_gives_them(decoder):
+    """The classes last, in whole sectors: the kernels of the end read them so, and nothing is transposed on the way."""
+    model = private(tiny_model(decoder=decoder), "cpu", torch.float16)
+    runtime_logits = pytorch.PyTorchRuntime(model, "cpu", None, "fp16").logits
+    sizes = model.config.protocol.window
+    given = runtime_logits(torch.zeros(2, *sizes, 3, dtype=torch.uint8))
+    assert given.stride(1) == 1
+    with Lanes(lambda: runtime_logits, "cpu", sizes, 4).lane() as lane:
+        answer = lane.run(windows(3, sizes))
+    lies = merge_layout.layout(answer)
+    assert lies.last
+    assert lies.vector == 8
+    assert lane.fetch(lambda: answer).flags.c_contiguous
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
-from segfast.kernels import merge_windows, reference, upsample_argmax  # noqa: E402
+from segfast.kernels import merge_layout, merge_windows, reference, upsample_argmax  # noqa: E402
 from segfast.kernels.merge import Windows, merge_scores  # noqa: E402
 from segfast.protocol import Protocol, views  # noqa: E402
 
@@ -58,7 +58,10 @@ def test_upsample_argmax_is_the_twin(K, patches, size, coarse):
 def test_any_dtype_and_layout(dtype):
     x = torch.from_numpy(field(2, 150, 32, 32)).cuda().to(dtype)
     expected = reference.upsample_argmax(x.float().cpu().numpy(), (512, 512))
-    for other in (x, x.contiguous(memory_format=torch.channels_last), x.repeat_interleave(2, 3)[..., ::2]):
+    sectors = merge_layout.empty(x.shape, dtype, "cuda")
+    sectors.untyped_storage().fill_(0x7F)                               # what lies behind the last class is no class
+    sectors.copy_(x)
+    for other in (x, sectors, x.contiguous(memory_format=torch.channels_last), x.repeat_interleave(2, 3)[..., ::2]):
         assert np.array_equal(upsample_argmax(other, (512, 512)).cpu().numpy(), expected)
 
 

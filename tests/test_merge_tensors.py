@@ -116,3 +116,9 @@ def test_without_triton_the_host_computes(dtype):
     scores = merge_scores(views, (8, 16))
     assert isinstance(scores, torch.Tensor)
     assert np.abs(scores.numpy() - reference.merge_scores(twins, (8, 16))).max() < 1e-5
+
+
+@pytest.mark.usefixtures("no_triton")
+@pytest.mark.parametrize("make", [torch.zeros, lambda shape: np.zeros(shape, np.float32)])
+def test_warming_up_runs_what_merging_needs(make):
+    assert merge.warm_up(make((2, 3, 2, 2))).shape == (2, 8, 8)

@@ -15,8 +15,8 @@ from segfast.create import create_model
 from segfast.datasets import open_dataset
 from segfast.datasets.shapes import CLASSES, PALETTE
 from segfast.errors import BadModel, BadOption, NotSupported
-from segfast.kernels import reference
-from segfast.model import DropPath, Segmenter
+from segfast.kernels import attention, reference
+from segfast.model import Attention, DropPath, Segmenter
 from segfast.train import loss as losses
 from segfast.train import state
 from segfast.train.attend import cpu_attention
@@ -292,6 +292,13 @@ def test_attention_is_chosen():
         set_attention(model, "triton", torch.device("cpu"))
     with pytest.raises(BadOption, match="--attention"):
         set_attention(model, "quick", torch.device("cpu"))
+
+
+def test_training_on_a_gpu_starts_with_what_was_measured():
+    """Which is the engine's own choice: the table, whose answer without measurements is PyTorch's attention."""
+    model = tiny_model()
+    set_attention(model, "auto", torch.device("cuda"))
+    assert all(module.attend is attention for module in model.modules() if isinstance(module, Attention))
 
 
 @pytest.mark.parametrize("tokens", [37, 700])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -83,7 +82,7 @@ def encoder_source(recipe: Recipe) -> str | None:
 
 
 def set_attention(model: Segmenter, name: str, device: torch.device) -> None:
-    """Choose what computes attention; `auto` is our kernels, forward and backward, on an NVIDIA GPU that has Triton.
+    """Choose what computes attention; `auto` is what was measured as the fastest to train with, else PyTorch's choice.
 
     Raises:
         BadOption: there is no such choice, or it is not installed.
@@ -96,8 +95,6 @@ def set_attention(model: Segmenter, name: str, device: torch.device) -> None:
     if name == "auto" and device.type == "cpu":
         model.set_attention(cpu_attention)
         return
-    if name == "auto":
-        name = "triton" if find_spec("triton") is not None else "sdpa"
     try:
         model.set_attention(attention_backend(name))
     except ValueError as error:

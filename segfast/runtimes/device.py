@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segfast.errors import NotSupported
+from segfast.kernels import merge_layout
 from segfast.kernels.stopping import check
 from segfast.protocol import Size
 from segfast.runtimes.graphs import TRIES, Graphs, Network, launching
@@ -283,7 +284,7 @@ class DeviceLane:
                 part = self._call(staging)[:count]
                 if logits is None:
                     # A copy in any case: the next replay writes over `part`.
-                    logits = torch.empty((len(windows), *part.shape[1:]), dtype=part.dtype, device=part.device)
+                    logits = _empty_like(part, len(windows))
                 logits[start : start + count] = part
                 if self._ran is not None:
                     self._ran.record()
@@ -336,6 +337,14 @@ class DeviceLane:
         if self._cuda:
             with launching:
                 torch.cuda.empty_cache()
+
+
+def _empty_like(part: Tensor, count: int) -> Tensor:
+    """`count` answers to be written: labels, or logits [n, K, h, w] with the classes last, as kernels read them best."""
+    shape = count, *part.shape[1:]
+    if part.ndim != 4:
+        return torch.empty(shape, dtype=part.dtype, device=part.device)
+    return merge_layout.empty(shape, part.dtype, part.device)
 
 
 def _queue(device: torch.device, stream: torch.cuda.Stream | None) -> threading.Lock:
