@@ -171,7 +171,7 @@ def test_counts_of_the_tests():
     assert counts["reasons"] == [{"test": "a::d", "reason": "no GPU"}]
 
 
-@pytest.mark.parametrize("section", [machine, compiled, profiles, plans, serving])
+@pytest.mark.parametrize("section", [compiled, profiles, plans, serving])
 def test_every_row_of_a_section_can_be_rehearsed(section, model, engine, monkeypatch):
     if section is not compiled:
         monkeypatch.setattr(section, "made", lambda clock, name: (model, engine, np.stack(images(4, 0))), raising=False)

@@ -77,7 +77,7 @@ class Clock(Budget):
         """
         with self.queue():
             function()                                                  # compiles, plans and allocates
-            one = min(self._once(function) for _ in range(2))
+            one = min(self._once(function) for _ in range(1 if self.rehearsal else 2))
         count = max(1, min(MOST_CALLS, round(LEAST_SECONDS / max(one, 1e-6))))
 
         def loop() -> None:
@@ -89,7 +89,7 @@ class Clock(Budget):
     def in_turns(self, prepared: dict[str, Prepared]) -> dict[str, float]:
         """Median seconds of a call of each, in turns, so that a changing clock favours none."""
         samples: dict[str, list[float]] = {name: [] for name in prepared}
-        for _ in range(2 if self.rehearsal else ROUNDS):
+        for _ in range(1 if self.rehearsal else ROUNDS):
             for name, (call, count) in prepared.items():
                 samples[name].append(self._once(call) / count)
         return {name: statistics.median(values) for name, values in samples.items()}
