@@ -23,10 +23,10 @@ MOST_CALLS = 64
 
 
 class Prepared(NamedTuple):
-    """A function that does so many calls, which are done and may be repeated."""
+    """A function that repeats a call so many times, the first of which are done."""
 
-    call: Function
-    count: int
+    repeat: Function
+    calls: int
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Clock(Budget):
         """Median seconds of a call of each, in turns, so that a changing clock favours none."""
         samples: dict[str, list[float]] = {name: [] for name in prepared}
         for _ in range(1 if self.rehearsal else ROUNDS):
-            for name, (call, count) in prepared.items():
-                samples[name].append(self._once(call) / count)
+            for name, (repeat, calls) in prepared.items():
+                samples[name].append(self._once(repeat) / calls)
         return {name: statistics.median(values) for name, values in samples.items()}
 
     def peak_bytes(self, function: Function) -> int | None:

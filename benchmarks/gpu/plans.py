@@ -46,7 +46,7 @@ def _measure(clock: Clock, kind: str, name: str, calls: int) -> dict[str, Any]:
         export_onnx(model.cpu(), onnx)
         start = time.monotonic()
         report = build_engine(onnx, path, engine=kind)
-        built = {"build_seconds": round(time.monotonic() - start, 1), "report": str(report)}
+        built: dict[str, Any] = {"build_seconds": round(time.monotonic() - start, 1), "report": str(report)}
         if report.verdict is not None and report.verdict.failure is not None:
             return built | {"error": str(report.verdict.failure)}
         engine = Engine(path)
@@ -60,7 +60,7 @@ def turns(engine: Engine, window: Any, calls: int) -> dict[str, Any]:
     before, start = _used(), time.perf_counter()
     wrong = sum(not np.array_equal(_run(engine, given[turn % 2]), expected[turn % 2]) for turn in range(calls))
     seconds, grown = time.perf_counter() - start, _used() - before
-    row = {"calls": calls, "wrong": wrong, "calls_per_second": round(calls / seconds, 1), "grown_bytes": grown}
+    row: dict[str, Any] = {"calls": calls, "wrong": wrong, "calls_per_second": round(calls / seconds, 1), "grown_bytes": grown}
     if wrong or grown > LEAK:
         row["error"] = f"{wrong} of {calls} answers changed; {grown >> 20} MiB more are held than before"
     return row

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,12 +85,11 @@ class _Progress:
 
     def lost(self, trouble: _Trouble) -> list[dict[str, Any]]:
         """The row that was being measured when its process came to its end."""
-        if self._begun is None:
+        index = self._begun
+        if index is None or self._plan is None:
             return []
-        assert self._plan is not None
-        row = self._plan[self._begun] | {"skipped" if trouble.late else "error": trouble.reason}
-        self._begun, self.done = None, self._begun + 1
-        return [row]
+        self._begun, self.done = None, index + 1
+        return [self._plan[index] | {"skipped" if trouble.late else "error": trouble.reason}]
 
     def rest(self, trouble: _Trouble) -> list[dict[str, Any]]:
         """The rows that were never begun; of a plan that never came, the section as a whole."""
@@ -100,7 +99,7 @@ class _Progress:
         return [about | {"skipped": reason} for about in self._plan[self.done :]]
 
 
-def rows(section: Section, given: Given) -> Iterator[dict[str, Any]]:
+def rows(section: Section, given: Given) -> Generator[dict[str, Any], None, None]:
     """The rows of a section as they end, then those that could not be had, with the reason."""
     progress = _Progress(section)
     trouble: _Trouble | None = None
@@ -116,7 +115,7 @@ def rows(section: Section, given: Given) -> Iterator[dict[str, Any]]:
     yield from progress.rest(trouble)
 
 
-def _one_process(section: Section, given: Given, progress: _Progress) -> Iterator[dict[str, Any]]:
+def _one_process(section: Section, given: Given, progress: _Progress) -> Generator[dict[str, Any], None, _Trouble | None]:
     """Rows until the process ends, or has to; returns its trouble."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
         log = Path(folder) / "rows"
