@@ -13,15 +13,15 @@ from benchmarks.gpu.clock import Clock
 
 # What all of one section may take.
 SECONDS = 300
-SECTIONS = {"attention": lambda clock, peak: attention.plan(clock, peak), "ends": lambda clock, peak: ends.plan(clock)}
+SECTIONS = {"attention": attention.plan, "ends": ends.plan}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_kernels(benchmark, record, limits, device, section):
     if device != "cuda":
         pytest.skip("needs an NVIDIA GPU")
-    clock, rows = Clock(device, time.monotonic() + SECONDS), []
-    plan = SECTIONS[section](clock, limits["fp16_flops"])
+    clock, rows = Clock(device, time.monotonic() + SECONDS, limits["fp16_flops"]), []
+    plan = SECTIONS[section](clock)
     benchmark.pedantic(lambda: rows.extend(map(clock.attempt, plan)), rounds=1)
     for row in rows:
         print("\n" + json.dumps(row))

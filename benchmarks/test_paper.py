@@ -12,19 +12,17 @@ precision flips labels that a trained model keeps.
 import gc
 import json
 
-import numpy as np
 import pytest
 import torch
 
 import segfast
-from benchmarks import columns
+from benchmarks import apart, columns
 from benchmarks.labels import LACK, precision
 from benchmarks.measuring import measure
 from benchmarks.memory import available
 from benchmarks.paper import IMAGES_PER_SECOND
 from segfast.config import family_config
 from segfast.models import PAPER_MIOU, flops, parameters
-from segfast.probe import photo
 from segfast.runtimes.device import largest_batch
 from segfast.variants import variant
 
@@ -69,14 +67,24 @@ def test_model(benchmark, record, limits, device, artifacts, name, batch):
         pytest.skip(reason)
     torch.manual_seed(0)
     case = columns.Case.of(segfast.create_model(name, image_size=SIZE), SIZE, device, batch, artifacts)
-    images = np.stack([photo((SIZE, SIZE)), photo((SIZE, SIZE))[:, ::-1]])[np.arange(batch) % 2]
-    found = measure(benchmark, columns.peers(case, compiled=name in COMPILED) | columns.ours(case), case, images)
+    found = measured(benchmark, case, name)
     row = about | row_of(config, batch, found, limits)
     if device == "cuda":
         row["targets"] = []                                             # those of 2 cores
     record(row)
     benchmark.extra_info.update(row)
     show(row)
+
+
+def measured(benchmark, case, name):
+    """All columns of a case; those that share a GPU's process with no engine are timed in another one."""
+    compiled, device = name in COMPILED, case.device
+    makers = columns.peers(case, compiled=compiled and device == "cpu") | columns.ours(case)
+    found = measure(benchmark, makers, case, apart.photos(case.size, case.batch))
+    if compiled and device == "cuda":
+        torch.cuda.empty_cache()                                        # the other process wants it
+        found |= apart.measured(name, case.size, case.batch, device, case.artifact)
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import json
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from helpers import tiny_model
 pytest.importorskip("onnxruntime", reason="the benchmarks' peers need ONNX Runtime")
 pytest.importorskip("onnxscript", reason="the benchmarks export")
 
-from benchmarks import columns, memory, test_kernels_gpu, test_paper, test_scaling
+from benchmarks import apart, columns, memory, test_kernels_gpu, test_paper, test_scaling
 from benchmarks.artifacts import Artifacts
 from benchmarks.footprint import footprint
 from benchmarks.gpu import attention, ends
@@ -241,10 +242,33 @@ def test_a_footprint_is_that_of_a_process_of_its_own(tmp_path):
     assert held is None or weights < held < 10 * weights
 
 
+def test_compiled_columns_of_a_gpu_share_their_process_with_no_engine(monkeypatch):
+    """Their mode frees workspaces that other CUDA graphs of the process read."""
+    monkeypatch.setattr(test_paper, "measure", lambda benchmark, makers, case, images: dict.fromkeys(makers))
+    monkeypatch.setattr(test_paper.apart, "measured", lambda *given: {"given": given})
+    case = SimpleNamespace(device="cuda", size=64, batch=2, artifact="folder")
+    here = test_paper.measured(None, case, "seg-b-16")
+    assert not [name for name in here if name.startswith("compile")]
+    assert here["given"] == ("seg-b-16", 64, 2, "cuda", "folder")
+    assert "given" not in test_paper.measured(None, case, "seg-b-mask-16")
+    case.device = "cpu"
+    assert "compile-fp32" in test_paper.measured(None, case, "seg-b-16")
+
+
+def test_columns_of_a_process_of_their_own(tmp_path, monkeypatch):
+    found = apart.measured("seg-ti-32", 64, 2, "cpu", Artifacts(tmp_path), ["eager-fp32"])
+    assert found["eager-fp32"]["agreement"] == 1
+    assert found["eager-fp32"]["images_per_second"] > 0
+    monkeypatch.setattr(apart.sys, "executable", "false")
+    found = apart.measured("seg-ti-32", 64, 2, "cpu", Artifacts(tmp_path))
+    assert found["compile-fp16"] == {"precision": "fp16", "skipped": "it fails: code 1"}
+    assert found.keys() == {"compile-fp32", "compile-fp16"}
+
+
 @pytest.mark.parametrize("section", [attention.plan, ends.plan])
 def test_rows_of_the_gpu_become_kernels(section):
-    clock = Clock("cpu", time.monotonic() + 600)
-    row = next(iter(section(clock, 1e12) if section is attention.plan else section(clock)))
+    clock = Clock("cpu", time.monotonic() + 600, 1e12)
+    row = next(iter(section(clock)))
     found = test_kernels_gpu.row_of(clock.attempt(row))
     assert found["peers"]
     assert found["ratio"] == pytest.approx(min(found["peers"].values()) / found["seconds"])

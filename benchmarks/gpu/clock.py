@@ -5,67 +5,93 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.gpu.budget import Budget
+
 Function = Callable[[], Any]
-# What is measured, and the function that measures it.
-Row = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 ROUNDS = 7
-# A row takes a few seconds, most of them compiling and checking.
-ROW_SECONDS = 12
 # What one measurement lasts at least: the resolution of CUDA's events is half a microsecond.
 LEAST_SECONDS = 2e-3
 MOST_CALLS = 64
 
 
+class Prepared(NamedTuple):
+    """A function that repeats a call so many times, the first of which are done."""
+
+    repeat: Function
+    calls: int
+
+
 @dataclass(frozen=True)
-class Clock:
-    """A device and the time left for it.
-
-    Attributes:
-        device: `cuda`, or `cpu` in a rehearsal.
-        deadline: of `time.monotonic`.
-    """
-
-    device: str
-    deadline: float
-
-    @property
-    def rehearsal(self) -> bool:
-        """Whether sizes are to be tiny, because nothing here is a GPU."""
-        return self.device == "cpu"
-
-    def left(self) -> float:
-        """Seconds until the deadline."""
-        return self.deadline - time.monotonic()
+class Clock(Budget):
+    """A device and the time left for it; see `Budget`."""
 
     def synchronise(self) -> None:
         """Wait for the device."""
         if not self.rehearsal:
             torch.cuda.synchronize()
 
+    def alive(self) -> bool:
+        """Whether the device still answers: after some errors every later call of the process fails."""
+        try:
+            self.synchronise()
+        except Exception:
+            return False
+        return True
+
     def free(self) -> None:
-        """Give back the memory of what is no longer used."""
+        """Give back the memory of what is no longer used. Never raises: a lost device would, and hide the row's own error."""
         gc.collect()
-        if not self.rehearsal:
-            torch.cuda.empty_cache()
+        with suppress(Exception):
+            if not self.rehearsal:
+                torch.cuda.empty_cache()
+
+    @contextmanager
+    def queue(self) -> Iterator[None]:
+        """All within is queued on the stream that captures use: autograd runs a backward where its forward ran."""
+        if self.rehearsal:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self._stream)
 
     def seconds(self, functions: dict[str, Function], graphs: bool = False) -> dict[str, float]:
-        """Median seconds of a call of each, in turns, so that a changing clock favours none.
+        """Median seconds of a call of each, in turns; see `prepare` and `in_turns`."""
+        return self.in_turns({name: self.prepare(function, graphs) for name, function in functions.items()})
+
+    def prepare(self, function: Function, graphs: bool = False) -> Prepared:
+        """A function ready to be timed: it was called, and is repeated until a measurement lasts long enough.
 
         Args:
-            functions: each is called before anything is timed, and enqueues its work on the current stream.
+            function: enqueues its work on the current stream.
             graphs: replay the calls as a CUDA graph, as an Engine does, so that the launches cost nothing.
         """
-        calls = {name: self._many(function, graphs and not self.rehearsal) for name, function in functions.items()}
-        samples: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(2 if self.rehearsal else ROUNDS):
-            for name, (call, count) in calls.items():
-                samples[name].append(self._once(call) / count)
+        with self.queue():
+            function()                                                  # compiles, plans and allocates
+            one = min(self._once(function) for _ in range(1 if self.rehearsal else 2))
+        count = max(1, min(MOST_CALLS, round(LEAST_SECONDS / max(one, 1e-6))))
+
+        def loop() -> None:
+            for _ in range(count):
+                function()
+
+        return Prepared(self._captured(loop) if graphs and not self.rehearsal else loop, count)
+
+    def in_turns(self, prepared: dict[str, Prepared]) -> dict[str, float]:
+        """Median seconds of a call of each, in turns, so that a changing clock favours none."""
+        samples: dict[str, list[float]] = {name: [] for name in prepared}
+        for _ in range(1 if self.rehearsal else ROUNDS):
+            for name, (repeat, calls) in prepared.items():
+                samples[name].append(self._once(repeat) / calls)
         return {name: statistics.median(values) for name, values in samples.items()}
 
     def peak_bytes(self, function: Function) -> int | None:
@@ -97,29 +123,16 @@ class Clock:
             for event in events[:rows]
         ]  # fmt: skip
 
-    def attempt(self, row: Row) -> dict[str, Any]:
-        """The row, measured; or why it was not."""
-        about, measure = row
-        if self.left() < ROW_SECONDS:
-            return about | {"skipped": f"less than {ROW_SECONDS} s were left"}
-        try:
-            return about | measure()
-        except Exception as error:  # the other rows are worth having
-            return about | {"error": f"{type(error).__name__}: {error}"[:500]}
-        finally:
-            self.free()
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream()
 
-    def _many(self, function: Function, graph: bool) -> tuple[Function, int]:
-        """A function that does so many calls, and how many they are."""
-        function()                                                      # compiles, plans and allocates
-        one = min(self._once(function) for _ in range(2))
-        count = max(1, min(MOST_CALLS, round(LEAST_SECONDS / max(one, 1e-6))))
-
-        def loop() -> None:
-            for _ in range(count):
-                function()
-
-        return (_captured(loop) if graph else loop), count
+    def _captured(self, function: Function) -> Function:
+        """Its calls as a graph. Captured on the stream on which they ran before, within `queue`."""
+        graph = torch.cuda.CUDAGraph()
+        with self.queue(), torch.cuda.graph(graph, stream=self._stream):
+            function()
+        return graph.replay
 
     def _once(self, function: Function) -> float:
         self.synchronise()
@@ -133,25 +146,3 @@ class Clock:
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) / 1e3
-
-
-def _captured(function: Function) -> Function:
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream().wait_stream(stream)
-    with torch.cuda.graph(graph, stream=stream):
-        function()
-    return graph.replay
-
-
-def target(what: str, wanted: float, got: float, at_most: bool = False) -> dict[str, Any]:
-    """One line of a row's targets."""
-    met = got <= wanted if at_most else got >= wanted
-    return {"what": what, "wanted": wanted, "got": round(got, 4), "met": bool(met)}
-
-
-def missed(row: dict[str, Any]) -> bool:
-    """Whether a row has a target that it does not meet."""
-    return any(not one["met"] for one in row.get("targets", []))

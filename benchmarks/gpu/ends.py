@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu.clock import Clock, Row, missed, target
+from benchmarks.gpu.budget import Row, missed, target
+from benchmarks.gpu.clock import Clock
 from segfast.kernels import merge_windows, upsample_argmax
 from segfast.kernels.reference import Windows
 from segfast.protocol import SCALES, Protocol, Size
@@ -23,7 +24,10 @@ MARGIN = 2e-2
 def plan(clock: Clock) -> Iterator[Row]:
     """Every case of upsample_argmax and merge_windows."""
     B, side, photo = (2, 64, (96, 128)) if clock.rehearsal else (16, 512, (1024, 2048))
-    for batch, grid, kind in ((B, side // 16, "smooth"), (B, side // 16, "noise"), (1, side // 16, "smooth"), (B, side // 8, "smooth")):
+    coarse, fine = side // 16, side // 8
+    for batch, grid, kind in (
+        (B, coarse, "smooth"), (B, coarse, "noise"), (1, coarse, "smooth"), (B, fine, "smooth"), (B, coarse, "smooth, K first"),
+    ):  # fmt: skip
         about = {"section": "ends", "case": f"upsample_argmax {batch}×{CLASSES}×{grid}² → {side}², {kind}"}
         yield about, partial(_upsampled, clock, batch, grid, side, kind)
     about = {"section": "ends", "case": f"merge_windows {photo[0]}×{photo[1]}, windows of {side}"}
@@ -34,7 +38,7 @@ def plan(clock: Clock) -> Iterator[Row]:
 
 
 def _upsampled(clock: Clock, B: int, grid: int, side: int, kind: str) -> dict[str, Any]:
-    logits = _logits(clock, B, (grid, grid), kind)
+    logits = KINDS[kind](clock, B, (grid, grid))
 
     def theirs(x: Tensor = logits) -> Tensor:
         return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False).argmax(1).to(torch.uint8)
@@ -58,7 +62,7 @@ def _merged(clock: Clock, side: int, size: Size, scales: Sequence[float]) -> dic
         working = protocol.working_size((int(size[0] * scale), int(size[1] * scale)))
         anchors, window = protocol.windows(working)
         for mirrored in (False, True)[: 2 if len(scales) > 1 else 1]:
-            logits = _logits(clock, len(anchors), (side // 16, side // 16), "smooth")
+            logits = smooth(clock, len(anchors), (side // 16, side // 16))
             views.append(Windows(logits, anchors, window, window, working, mirrored))  # type: ignore[arg-type]
     scores = original(views, size, torch.float32)[None]
     row = _compare(clock, lambda: merge_windows(views, size)[None], lambda: original(views, size).argmax(0)[None], scores)
@@ -84,14 +88,25 @@ def original(views: Sequence[Windows], size: Size, dtype: torch.dtype | None = N
     return total / len(views)
 
 
-def _logits(clock: Clock, B: int, grid: Size, kind: str) -> Tensor:
-    """Logits [B, K, *grid] as smooth as a trained model's, a coarse random field upsampled; or noise."""
-    dtype = torch.float32 if clock.rehearsal else torch.float16
+def noise(clock: Clock, B: int, grid: Size) -> Tensor:
+    """Logits [B, K, *grid] of which every pixel has another best class; in memory K lies last, as of a decoder."""
     torch.manual_seed(0)
-    if kind == "noise":
-        return torch.randn(B, CLASSES, *grid, device=clock.device).to(dtype)
+    return _given(torch.randn(B, CLASSES, *grid, device=clock.device), clock)
+
+
+def smooth(clock: Clock, B: int, grid: Size) -> Tensor:
+    """Logits [B, K, *grid] as smooth as a trained model's, a coarse random field upsampled; in memory K lies last."""
+    torch.manual_seed(0)
     coarse = 4 * torch.randn(B, CLASSES, 4, 4, device=clock.device)
-    return F.interpolate(coarse, size=grid, mode="bilinear", align_corners=False).to(dtype)
+    return _given(F.interpolate(coarse, size=grid, mode="bilinear", align_corners=False), clock)
+
+
+def _given(logits: Tensor, clock: Clock) -> Tensor:
+    dtype = torch.float32 if clock.rehearsal else torch.float16
+    return logits.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+KINDS = {"smooth": smooth, "noise": noise, "smooth, K first": lambda *given: smooth(*given).contiguous()}
 
 
 def _compare(
