@@ -25,7 +25,7 @@ from segfast.runtimes import MANY, Lane, to_bytes
 from segfast.scores import Scores
 from segfast.segmentation import Segmentation
 from segfast.sent import Origin
-from segfast.warming import warm_up_kernels, warm_up_resize
+from segfast.warming import warm_up_kernels
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -242,11 +242,9 @@ class Engine:
             NotSupported: a GPU's memory does not hold one window.
         """
         self._runtime.warm_up(self._protocol.window)
-        warm_up_resize(self._threads)
         if self.output == "logits":
-            window = self._protocol.window
             with self._runtime.lane() as lane:
-                warm_up_kernels(lane, window, self._padded(window), self._threads)
+                warm_up_kernels(lane, self._protocol.window, self._threads)
 
     def __repr__(self) -> str:
         H, W = self._protocol.window

@@ -12,11 +12,12 @@ import pytest
 import torch
 from fake_cuda import install, pretend
 from helpers import tiny_config, tiny_model
+from launches import Launches
 from test_device import expected, mean_network, windows
 
 import segfast
 from segfast.errors import BadOption, NotSupported
-from segfast.kernels import attend, attention_table
+from segfast.kernels import attend, attention_table, attention_warm_up, merge
 from segfast.runtimes import graphs, patch_logits
 from segfast.runtimes.device import Lanes, all_batches, batches
 from segfast.runtimes.graphs import TRIES, no_collection
@@ -254,12 +255,14 @@ def test_an_engine_dies_at_once(believing, photo, no_automatic_collection, devic
     assert [x() for x in dead] == [None] * 4
 
 
-def test_nothing_is_captured_for_images_of_any_size_after_warming_up(believing):
-    engine = engine_on_a_gpu()
+def test_nothing_is_captured_or_compiled_for_images_of_any_size_after_warming_up(believing, monkeypatch):
+    """The kernels' launches are recorded, not run: the labels are what memory held."""
+    monkeypatch.setattr(merge, "_stays", lambda tensor: True)
+    launches, engine = Launches(monkeypatch), engine_on_a_gpu()
     quick = believing.network(lambda given: given[:, ::16, ::16].permute(0, 3, 1, 2).float())  # three classes
     engine._runtime._lanes = Lanes(lambda: quick, "cuda", (64, 64), 2)
     engine.warm_up()
-    before, random = believing.captures, np.random.default_rng(0)
+    before, compiled, random = believing.captures, set(launches.compiled), np.random.default_rng(0)
     for _ in range(400):
         engine.segment(random.integers(0, 256, (*random.integers(1, 160, 2), 3), np.uint8))
     for _ in range(10):
@@ -267,8 +270,22 @@ def test_nothing_is_captured_for_images_of_any_size_after_warming_up(believing):
     for count in range(1, 9):
         engine.run(random.integers(0, 256, (count, 64, 64, 3), np.uint8), labels=True)
     assert believing.captures == before
+    assert launches.count > 400
+    assert launches.compiled == compiled
     assert believing.device_waits == 0
     assert "captur" not in repr(engine)
+
+
+def test_our_attention_is_compiled_for_any_length_where_it_may_run(believing, monkeypatch):
+    asked = []
+    monkeypatch.setattr(attention_warm_up, "warm_up", lambda *args: asked.append(args))
+    monkeypatch.setattr(Lanes, "warm_up", lambda self: None)
+    engine_on_a_gpu()._runtime.warm_up((64, 64))                        # PyTorch's, as long as the table has no rows
+    assert asked == []
+    engine_on_a_gpu(attention="triton")._runtime.warm_up((64, 64))
+    monkeypatch.setattr(attention_table, "ROWS", (None,))
+    engine_on_a_gpu()._runtime.warm_up((64, 64))
+    assert asked == [(1, 64, torch.float32, "cuda")] * 2
 
 
 def test_trying_a_new_engine_stands_apart_from_captures(believing, monkeypatch):

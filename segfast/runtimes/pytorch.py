@@ -16,6 +16,7 @@ from torch import nn
 from segfast import forks, kernels
 from segfast.ambient import true_products
 from segfast.errors import BadOption, MissingRuntime, NotSupported
+from segfast.kernels import attention_table
 from segfast.kernels.attend import cudnn_is_right
 from segfast.kernels.quota import cut
 from segfast.model import Segmenter
@@ -73,6 +74,7 @@ class PyTorchRuntime(HostRuntime):
             if not out_of_memory(error):
                 raise
             raise NotSupported(f"{device} has not enough free memory for {model.config.name}; {REMEDY}") from None
+        self._may_compile = attention == "triton" or (attention is None and bool(attention_table.ROWS))
         self._lanes: Lanes | None = None
         if device != "cpu":
             torch.cuda.current_stream(device).synchronize()             # the lanes' streams wait for no other
@@ -119,6 +121,16 @@ class PyTorchRuntime(HostRuntime):
             super().warm_up(window)
         else:
             self._lanes.warm_up()
+            if self._may_compile:
+                self._compile_attention()
+
+    def _compile_attention(self) -> None:
+        """Compile our attention for any number of tokens: of images in sizes of their own, which no graph holds."""
+        from segfast.kernels.attention_warm_up import warm_up
+
+        config = self.logits.model.config
+        with launching:
+            warm_up(config.heads, config.width // config.heads, DTYPES[self.precision], self.device)
 
     def _load(self, model: Segmenter, precision: str | None, attention: str | None) -> str:
         """Load the model in the precision asked for, or chosen, and try it; that precision."""
