@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -252,6 +253,9 @@ def test_an_engine_dies_at_once(believing, photo, no_automatic_collection, devic
     network = engine._runtime.logits
     dead = [weakref.ref(x) for x in (engine, engine._runtime, network, network.model)]
     del engine, network, answer
+    until = time.monotonic() + 10                                       # threads of segment_many may still be ending
+    while any(x() is not None for x in dead) and time.monotonic() < until:
+        time.sleep(0.01)
     assert [x() for x in dead] == [None] * 4
 
 
