@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny_model
 
 import segfast
-from segfast import border, engine, limits, memory
+from segfast import border, engine, limits, memory, scores
 from segfast.errors import BadImage, BadModel, BadOption, NotSupported, SegfastError
 from segfast.protocol import Protocol, views
 from segfast.runtimes import HostRuntime
@@ -222,7 +222,7 @@ def test_stages_say_which_they_are(faked, monkeypatch):
         ("views", NotSupported, "laying the image out failed"), ("read_image", BadImage, "reading the image failed.*uint8 array"),
     ):  # fmt: skip
         with monkeypatch.context() as patch:
-            patch.setattr(engine, name, fail)
+            patch.setattr(scores if name == "merge_scores" else engine, name, fail)
             with pytest.raises(error, match=words):
                 _ = segfast.Segmentation.scores.fget(answer) if name == "merge_scores" else faked.segment(image)
 

@@ -306,7 +306,7 @@ def test_every_stage_has_its_own_time(tiny_onnx, photo, tmp_path, monkeypatch):
 
         return stage
 
-    monkeypatch.setattr(image, "_open", lasting(1, image._open))
+    monkeypatch.setattr(image, "_of_path", lasting(1, image._of_path))
     for name, seconds in (("_cut", 10), ("_run_cuts", 100), ("_finish", 5000)):
         monkeypatch.setattr(engine, name, lasting(seconds, getattr(engine, name)))
     for views, multiscale in ((1, False), (12, True)):
