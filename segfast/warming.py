@@ -18,4 +18,4 @@ def warm_up_kernels(lane: Lane, window: Size, threads: int | None) -> None:
     """
     for dtype in (np.uint8, np.float32):
         kernels.resize(np.zeros((2, 2, 3), dtype), (8, 8), threads=threads)
-    lane.fetch(warm_up, lane.run([np.zeros((*window, 3), np.uint8)]))
+    lane.fetch(warm_up, lane.run([np.zeros((*window, 3), np.uint8)]), threads=threads)
