@@ -79,11 +79,10 @@ EXPECTED = {
     "qkv, proj, MLP": ("69 %", "80 %", "65 %", "85 %",
         "cuBLAS: 680 of 989 on an H100, whose clock falls at its power limit, 250 of 312 on an A100; 72 W hold an L4's clock down"),
     "attention, cuDNN or FA": ("38 – 48 %", "52 – 56 %", "50 %", "60 %",
-        "published at heads of 64: cuDNN 373 and FA3 392 TFLOP/s on an H100 at 1k tokens, 408 and 476 at 4k; FA2 162 and 175 on an "
-        "A100"),
+        "published at heads of 64: cuDNN 373 and FA3 392 TFLOP/s on an H100 at 1k tokens, 408 and 476 at 4k; A100: an estimate"),
     "attention, ours": ("33 – 40 %", "45 – 52 %", "45 %", "55 %",
         "products and softmax take turns in a program: at most 51 % on an H100 (1,024 cycles of products, 1,056 of exponentials); "
-        "published Triton: 382 – 400 on an H100, 141 – 161 on an A100; 1025 = 8 · 128 + 1 wastes 21 %, which `extra_key` and `extra_query` are for"),
+        "published Triton: 382 – 400 on an H100; A100: an estimate; 1025 = 8 · 128 + 1 wastes 21 %, which `extra_key` and `extra_query` are for"),
     "norms, residuals, GELU": ("80 %", "80 %", "90 %", "100 %",
         "copies reach so much of the bandwidth; an L4 keeps some of these tensors in 48 MB of L2 cache, an RTX 4090 in 72"),
     "decoder": ("30 %", "35 %", "50 %", "45 %", "a small product: 150 columns fill tiles of 128 to 59 %, and launching is felt"),
