@@ -69,7 +69,8 @@ def expect(model: Segmenter) -> Expected:
 def normalise(image: NDArray[np.uint8], protocol: Protocol) -> Tensor:
     """RGB bytes [H, W, 3] → the model's input [1, 3, H, W]."""
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (protocol.mean, protocol.std))
-    return (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 - mean) / std
+    unit = image.transpose(2, 0, 1)[None] / np.float32(255)             # PyTorch would divide in its default dtype
+    return (torch.from_numpy(unit) - mean) / std
 
 
 def agreement(path: Path, expected: Expected, runtime: str | None) -> Agreement:
