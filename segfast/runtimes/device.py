@@ -318,7 +318,7 @@ class DeviceLane:
                 return result.numpy().copy()
             if result.nbytes > PINNED:
                 return result.cpu().numpy()
-            pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            pinned = torch.empty(result.shape, dtype=result.dtype, device="cpu", pin_memory=True)
             pinned.copy_(result, non_blocking=True)
             done = torch.cuda.Event(blocking=True)                      # others have the core meanwhile
             done.record(self._stream)

@@ -19,7 +19,7 @@ class Staging:
 
     def __init__(self, pinned: bool):
         self._copied = torch.cuda.Event(blocking=True) if pinned else None
-        self._bytes = torch.empty(0, dtype=torch.uint8)
+        self._bytes = torch.empty(0, dtype=torch.uint8, device="cpu")
         self.filled = self._bytes
 
     def fill(self, windows: Sequence[NDArray[Any]], batch: int) -> None:
@@ -30,7 +30,7 @@ class Staging:
         shape = batch, *windows[0].shape
         need = int(np.prod(shape)) * dtype.itemsize
         if need > len(self._bytes):
-            self._bytes = torch.zeros(need, dtype=torch.uint8, pin_memory=self._copied is not None)
+            self._bytes = torch.zeros(need, dtype=torch.uint8, device="cpu", pin_memory=self._copied is not None)
         self.filled = self._bytes[:need].view(dtype).view(shape)
         array = self.filled.numpy()
         for place, window in zip(array, windows, strict=False):
