@@ -1,5 +1,6 @@
 """Compiled models between starts: a whole one is taken, a damaged one never, and whatever fails, labels are the same."""
 
+import locale
 import os
 import tempfile
 import threading
@@ -170,12 +171,13 @@ def test_what_cannot_be_read_is_left_alone(cache, tiny_onnx, monkeypatch):
 
 
 def test_many_at_once_leave_one_whole_model(cache, tiny_onnx, photo):
-    answers = []
+    answers, spoken = [], locale.setlocale(locale.LC_ALL)
     threads = [threading.Thread(target=lambda: answers.append(start(tiny_onnx).segment(photo).labels)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert locale.setlocale(locale.LC_ALL) == spoken
     assert len(answers) == 4
     assert all((answer == answers[0]).all() for answer in answers)
     assert [path for path in cache.iterdir() if not path.name.endswith(".blob")] == []

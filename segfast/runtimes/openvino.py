@@ -20,6 +20,11 @@ from segfast.kernels import quota, upsample_argmax
 from segfast.runtimes import HostRuntime, rows, to_bytes
 from segfast.runtimes.blobs import Kept
 
+# OpenVINO makes the process's locale C while it reads or writes a model, and then brings back what it found: two at
+# once would leave C behind, and with it ASCII as the encoding of files. Held within `forks.running`, as children
+# would inherit it locked.
+_one_at_a_time = threading.Lock()
+
 
 class OpenVINORuntime(HostRuntime):
     """An artifact compiled for windows one at a time, and on demand for pairs of them.
@@ -75,7 +80,8 @@ class OpenVINORuntime(HostRuntime):
         kept = Kept(self._artifact.path, 1, self._identity)
         checked = pool.submit(kept.check)
         with self._errors():
-            self._model = self._core.read_model(self._artifact.path)
+            with forks.running(), _one_at_a_time:
+                self._model = self._core.read_model(self._artifact.path)
             given, returned = self._model.input(0).partial_shape, self._model.output(0).partial_shape
             self._artifact.check_shapes(_plain(given), _plain(returned))
         model = self._shaped(1)
@@ -111,7 +117,7 @@ class OpenVINORuntime(HostRuntime):
             return model
 
     def _compile(self, model: Any, kept: Kept) -> Any:
-        with forks.running(), kept.lent() as folder:
+        with forks.running(), _one_at_a_time, kept.lent() as folder:
             network = None
             if folder is not None:
                 with suppress(RuntimeError):                            # whatever the cache has to do with it
