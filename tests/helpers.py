@@ -1,6 +1,8 @@
 """Small models, and where the original code's outputs are."""
 
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,27 @@ def tiny_model(seed=0, scale=4.0, **changes):
             if parameter.ndim > 1 and "pos_embed" not in name:
                 parameter.mul_(scale)
     return model
+
+
+def interrupted(command, phase, number, **options):
+    """Exit code and last words of a command that is sent a signal once its bar shows a phase.
+
+    Its standard error is a terminal, where bars are drawn at once: in a log they say something now and then.
+    """
+    import termios
+
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(ours, (24, 120))
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=theirs, **options)
+    os.close(theirs)
+    shown, sent, deadline = "", False, time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            shown += os.read(ours, 4096).decode(errors="replace")
+        except OSError:                                                 # the process has ended, and the terminal with it
+            break
+        if phase in shown and not sent:
+            process.send_signal(number)
+            sent = True
+    os.close(ours)
+    return process.wait(timeout=60), shown[-400:]

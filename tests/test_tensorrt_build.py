@@ -12,7 +12,7 @@ import time
 import onnx
 import pytest
 import torch
-from helpers import REPOSITORY, tiny_model
+from helpers import REPOSITORY, interrupted, tiny_model
 
 import segfast
 from segfast import devices, files, nvidia
@@ -349,13 +349,9 @@ def slow(tmp_path_factory):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_nothing(slow, tmp_path, number):
     arguments = ("--onnx", slow, "--engine", "rtx", "--target", "sm89", "--out", tmp_path)
-    process = command(*arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=1)
-    shown, deadline = "", time.monotonic() + 120
-    while "building engine" not in shown and time.monotonic() < deadline:
-        shown += process.stderr.read(1)
-    process.send_signal(number)
-    words = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, shown + words
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    code, words = interrupted([sys.executable, "-m", "segfast.export", *arguments], "building engine", number, env=environment)
+    assert code == 130, words
     assert "interrupted" in words
     assert not list(tmp_path.iterdir())
 

@@ -4,11 +4,10 @@ import errno
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-from helpers import REPOSITORY, tiny_model
+from helpers import REPOSITORY, interrupted, tiny_model
 
 import segfast
 from segfast import files
@@ -102,18 +101,6 @@ def test_read_only_file_systems_say_so(tmp_path, monkeypatch):
         tiny_model().save(tmp_path / "x.safetensors")
 
 
-def interrupted_export(folder, phase, number):
-    """Exit code and last words of an export that is sent a signal in a phase."""
-    command = [sys.executable, "-m", "segfast.export", "--model", "seg-ti-mask-16", "--fp16", "--out", str(folder)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
-    shown, deadline = b"", time.monotonic() + 120
-    while phase.encode() not in shown and time.monotonic() < deadline:
-        shown += process.stderr.read(64) or b""
-    process.send_signal(number)
-    rest = process.communicate(timeout=60)[1]
-    return process.returncode, (shown[-200:] + rest).decode()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.parametrize(
     ("phase", "number"),
@@ -121,7 +108,8 @@ def interrupted_export(folder, phase, number):
      ("activations", signal.SIGTERM)],
 )  # fmt: skip
 def test_an_interrupted_export_leaves_nothing(tmp_path, phase, number):
-    code, words = interrupted_export(tmp_path, phase, number)
+    command = [sys.executable, "-m", "segfast.export", "--model", "seg-ti-mask-16", "--fp16", "--out", tmp_path]
+    code, words = interrupted(command, phase, number, cwd=REPOSITORY)
     assert code == 130, words
     assert "interrupted" in words
     assert not list(tmp_path.iterdir())
