@@ -3,7 +3,7 @@
     python onnx_only.py seg-b-mask-16-512-fp16.onnx photo.jpg labels.png
 
 The steps are those of docs/onnx.md, under their numbers there, for whoever ports them to another language.
-The labels are those of `segfast.Engine(file, runtime="onnxruntime")`, pixel for pixel.
+The labels are those of `segfast.Engine(file, runtime="onnxruntime")`, pixel for pixel (pictures of 8 bits a sample).
 
 Letters: K classes, P patch size; H, W the picture's size, h, w patches. Sizes are (height, width).
 """

@@ -7,7 +7,6 @@ may rely on it, and is not touched: whatever would ask for it is told float32.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ T = TypeVar("T")
 
 # Makers of tensors that take the default dtype where they are given none. `torch.tensor` is told one where we call it.
 _MAKERS = {torch.empty, torch.linspace, torch.ones, torch.rand, torch.randn, torch.zeros}
+
 
 class _Float32(TorchFunctionMode):
     """Tensors are made in float32 where nothing else is said."""
@@ -46,7 +46,8 @@ def made(function: Callable[..., T], *args: Any) -> T:
         with fresh():
             return function(*args)
 
-    return forks.with_threads(call)
+    with forks.running():
+        return forks.with_threads(call)
 
 
 class _TrueProducts:
@@ -60,9 +61,10 @@ class _TrueProducts:
     _KINDS = _ONEDNN.matmul, _ONEDNN.conv
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._running = 0
         self._before: list[str] = []
+        forks.in_child(self._alone)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -78,6 +80,12 @@ class _TrueProducts:
                 with self._lock:
                     self._running -= 1
                     self._release()
+
+    def _alone(self) -> None:
+        """In a forked child, to which the blocks of other threads did not come along."""
+        if self._running:
+            self._running = 0
+            self._release()
 
     def _pin(self) -> None:
         if self._running == 1:

@@ -65,13 +65,13 @@ def main() -> int:
 
     choices = {name: getattr(options, name) for name in ("runtime", "device", "threads", "precision")}
     engine = Engine(options.engine, **choices)
-    engine.warm_up()
     print(engine)
     with ExitStack() as stack:
         named = [Picture(Path(path).name, path) for path in options.images]
         pictures = named or list(examples(engine, stack))
         for picture in pictures:
             engine._prepare(picture.image, options.multiscale, None)    # what cannot be timed is refused at once
+        engine.warm_up()
         results = [
             measure(engine, picture, options.rounds, options.multiscale)
             for picture in bar(pictures, "benchmark", unit="picture")

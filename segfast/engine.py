@@ -231,16 +231,20 @@ class Engine:
     def __deepcopy__(self, memo: Any) -> Engine:
         return self
 
+    @border("warming up")
     def warm_up(self) -> None:
         """Compile, load and capture now what segmenting will need: images of any size, multi-scale or not, any thread.
 
         Without it the first images wait: on a GPU, where a CUDA graph is captured for every batch that may come,
         for seconds in all. A capture suffers none that waits for the whole device meanwhile: so call it before
         other threads use `torch.cuda.synchronize()`, which would raise there. A capture broken so is tried again.
+        In OpenVINO it gets the network for pairs of windows ready, too, which takes its memory: of seg-b-mask-16
+        0.8 GB, needed otherwise from eight windows of an image, or images of a stream, on.
 
         Raises:
-            NotSupported: a GPU's memory does not hold one window.
+            NotSupported: memory does not hold it; or this is a forked child, as of `segment`.
         """
+        self._check_process()
         self._runtime.warm_up(self._protocol.window)
         if self.output == "logits":
             with self._runtime.lane() as lane:
@@ -358,4 +362,5 @@ def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArr
     """Bilinear [H, W, 3] → [*size, 3], float32 in the same range; the image itself if it has that size."""
     if image.shape[:2] == size:
         return image
-    return kernels.resize(image, size, threads=threads)
+    with forks.running():                                               # the first time its loops are compiled
+        return kernels.resize(image, size, threads=threads)

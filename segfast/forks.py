@@ -2,8 +2,8 @@
 
 A library that waits for its threads waits forever: OpenVINO and ONNX Runtime where they let go of a network, even as
 the interpreter ends; PyTorch (GNU's OpenMP) as soon as the thread that forked computes anything; and any of them at a
-lock that another thread held. So what is inherited is never let go of, PyTorch gets new threads, and nothing runs while
-the process forks.
+lock that another thread held. So what is inherited is never let go of, PyTorch gets new threads, and a fork waits for
+what runs, PATIENCE seconds at most.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ PATIENCE = 20
 REST = 0.01
 _changed = threading.Condition()
 _count = {"running": 0, "forks": 0}
+# How many blocks of `running` this thread is in: the inner ones wait for nothing.
+_depth = threading.local()
+# What else a child has to set right.
+_renewals: list[Callable[[], object]] = []
 
 
 def check(process: int, runtime: str) -> None:
@@ -86,17 +90,45 @@ def with_threads(function: Callable[..., T], *args: Any) -> T:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """A block in which a library computes: forks wait for its end, and it for that of a fork."""
+    """A block in which a library computes or is set up: forks wait for its end, and it for that of a fork."""
     _watch()
-    with _changed:
-        _changed.wait_for(lambda: not _count["forks"])
-        _count["running"] += 1
+    depth = getattr(_depth, "blocks", 0)
+    if not depth:
+        with _changed:
+            _changed.wait_for(lambda: not _count["forks"])
+            _count["running"] += 1
+    _depth.blocks = depth + 1
     try:
         yield
     finally:
-        with _changed:
-            _count["running"] = max(0, _count["running"] - 1)      # 0 in a child forked meanwhile
-            _changed.notify_all()
+        _depth.blocks = depth
+        if not depth:
+            with _changed:
+                _count["running"] = max(0, _count["running"] - 1)  # 0 in a child forked meanwhile
+                _changed.notify_all()
+
+
+def in_child(renew: Callable[[], object]) -> None:
+    """Have a function called in every forked child, where nobody else runs."""
+    _watch()
+    _renewals.append(renew)
+
+
+class Lock:
+    """A lock of this module's life that a forked child finds free, whoever held it: that thread is not there."""
+
+    def __init__(self) -> None:
+        self._renew()
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
 
 @cache
@@ -127,6 +159,8 @@ def _in_child(keep: Callable[[Any], object], pointer: Callable[[Any], Any]) -> N
     global _forked, _helper, _changed
     _forked, _helper, _changed = threading.get_ident(), None, threading.Condition()
     _count.update(running=0, forks=0)
+    for renew in _renewals:
+        renew()
     for owner in list(_inherited):
         keep(pointer(owner))
     _inherited.clear()

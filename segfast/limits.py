@@ -130,7 +130,7 @@ def _check_count(name: str, numbers: int, remedy: str) -> None:
 
 
 def _check_memory(name: str, need: int, remedy: str) -> None:
-    """What there is, where that is known."""
+    """What there is, where that is known. Of images that are held at once, each is looked at by itself."""
     if need > SMALL and (free := memory.available()) is not None and need > free:
         raise NotSupported(
             f"{name} takes {need / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} GB are free; {remedy}"

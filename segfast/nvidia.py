@@ -19,7 +19,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from segfast import devices
+from segfast import devices, optional
 from segfast.errors import BadOption, MissingRuntime
 from segfast.nvml import driver_version as driver_version
 
@@ -106,7 +106,7 @@ def load(engine: str) -> Library:
         library = cast(Library, importlib.import_module(kind.module))
         found = library.__version__
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = optional.brief(error)
         raise MissingRuntime(
             f"{kind.title} cannot be imported ({reason}); pip install --force-reinstall {kind.pip}"
         ) from error

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 _X86_WHEELS = platform.machine() in ("x86_64", "AMD64") and sys.platform != "darwin"
+TRITON = "triton-windows" if sys.platform == "win32" else "triton"
 ONNX_RUNTIME = "onnxruntime-gpu" if _X86_WHEELS else "onnxruntime"
 
 
@@ -32,7 +33,7 @@ PACKAGES = (
     Package("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), "runs .onnx files on NVIDIA GPUs, and anywhere", ONNX_RUNTIME),
     Package("numba", ("numba",), "merges windows faster", "numba"),
     Package("torch", ("torch",), "runs checkpoints, exports .onnx files", "torch"),
-    Package("triton", ("triton", "triton-windows"), "compiles PyTorch's kernels for NVIDIA GPUs", "triton"),
+    Package("triton", ("triton", "triton-windows"), "compiles PyTorch's kernels for NVIDIA GPUs", TRITON),
     Package("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "compiles .onnx files for one GPU", "tensorrt"),
     Package("tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "compiles .onnx files for RTX GPUs", "tensorrt-rtx-cu13"),
     Package("onnx", ("onnx",), "exports .onnx files", "onnx"),

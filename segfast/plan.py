@@ -272,13 +272,25 @@ def _parse(path: Path, text: str) -> Plan:
         newer = _whole(version) and version > formats.newest(late)
         if not newer and (seal != _seal(values) or text != _dump({**values, "seal": seal})):
             raise ValueError("its seal is broken")
-        if not newer:
-            formats.check_version(version, late, source)
-            formats.check_fields(values, _FIELDS, late, source)
-            return _plan(path, formats.without_ignored(values, _FIELDS))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from None
+    if newer:
+        raise formats.newer(version, late, source)
+    _check_format(path, version, values)
+    try:
+        return _plan(path, formats.without_ignored(values, _FIELDS))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, zlib.error, BadModel) as error:
         raise _damaged(path, error) from None
-    raise formats.newer(version, late, source)
+
+
+def _check_format(path: Path, version: int, values: Mapping[str, Any]) -> None:
+    """See that a whole sidecar sets nothing that its format does not have, or that only a newer segfast knows."""
+    late, source = formats.sidecar(), str(sidecar(path))
+    try:
+        formats.check_version(version, late, source)
+        formats.check_fields(values, _FIELDS, late, source)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
 
 
 def _plan(path: Path, values: Mapping[str, Any]) -> Plan:

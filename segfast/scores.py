@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import limits
+from segfast import forks, limits
 from segfast.border import border
 from segfast.kernels.merge import Windows, merge_scores
 from segfast.kernels.reference import Size
 from segfast.runtimes import Lane
+
+
+class _Host:
+    """Where scores that were sent are computed."""
+
+    def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
+        """See `Lane`."""
+        with forks.running():
+            result: NDArray[Any] = function(*args, **options)
+        return result
 
 
 class Scores:
@@ -22,7 +31,7 @@ class Scores:
     Pickled they are the logits alone, at patch resolution, copied to the host; the CPU computes the scores there.
     """
 
-    def __init__(self, lane: Lane, views: Sequence[Windows], size: Size, threads: int | None):
+    def __init__(self, lane: Lane | _Host, views: Sequence[Windows], size: Size, threads: int | None):
         self._lane, self._views, self._size, self._threads = lane, views, size, threads
 
     @border("computing the scores")
@@ -33,4 +42,4 @@ class Scores:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         views = [view._replace(logits=self._lane.fetch(lambda view=view: view.logits)) for view in self._views]
-        return partial, (merge_scores, views, self._size)
+        return Scores, (_Host(), views, self._size, self._threads)

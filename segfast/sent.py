@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ class Origin:
     def __init__(self, given: Any, options: dict[str, Any]):
         self.options = options
         self._name: str | None = None
-        self._stamp: tuple[int, ...] | None = None
+        self._stamp: tuple[tuple[int, ...], ...] | None = None
         if isinstance(given, (str, os.PathLike)):
             text = os.fspath(given)
             self._name = text if published.is_name(text) else os.path.abspath(text)
@@ -42,7 +43,7 @@ class Origin:
             )
         if _stamp(self._name) != self._stamp:
             raise BadModel(f"{self._name} has changed since this Engine opened it; open it again, and send that Engine")
-        return reopen, (make, self._name, self.options, files.sha256(_file(self._name)))
+        return reopen, (make, self._name, self.options, _digest(self._name))
 
 
 def reopen(make: Callable[..., Any], name: str, options: dict[str, Any], digest: str) -> Any:
@@ -53,7 +54,7 @@ def reopen(make: Callable[..., Any], name: str, options: dict[str, Any], digest:
         Whatever `make` raises.
     """
     try:
-        found = files.sha256(_file(name))
+        found = _digest(name)
     except OSError as error:
         raise BadModel(
             f"an Engine of {name} was sent here, where that file cannot be read ({error.strerror}); "
@@ -67,19 +68,26 @@ def reopen(make: Callable[..., Any], name: str, options: dict[str, Any], digest:
     return make(name, **options)
 
 
-def _file(name: str) -> Path:
-    """The file of a path or published name, which is downloaded if need be."""
-    if published.is_name(name):
-        return published.fetch(name)
-    path = Path(name)
-    return path / "checkpoint.pth" if path.is_dir() else path           # as the original code's are opened
+def _digest(name: str) -> str:
+    """SHA-256 of a model's file; of several, one of theirs."""
+    paths = _files(published.fetch(name)) if published.is_name(name) else _files(Path(name))
+    digests = [files.sha256(path) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _stamp(name: str) -> tuple[int, ...] | None:
-    """Changes when a file is written again; None of what is not there."""
-    path = published.cached(name) if published.is_name(name) else _file(name)
+def _files(path: Path) -> list[Path]:
+    """The files that decide what a model computes. The sidecar of an `.engine` file names the digest of that itself."""
+    if path.is_dir():
+        path /= "checkpoint.pth"                                        # as the original code's are opened
+    settings = path.with_name("variant.yml")
+    return [path, settings] if path.suffix in (".pth", ".pt") and settings.is_file() else [path]
+
+
+def _stamp(name: str) -> tuple[tuple[int, ...], ...] | None:
+    """Changes when one of a model's files is written again; None of what is not there."""
+    path = published.cached(name) if published.is_name(name) else Path(name)
     try:
-        about = path.stat() if path is not None else None
+        found = [path.stat() for path in _files(path)] if path is not None else None
     except OSError:
         return None
-    return about and (about.st_size, about.st_mtime_ns, about.st_ino)
+    return None if found is None else tuple((about.st_size, about.st_mtime_ns, about.st_ino) for about in found)

@@ -177,7 +177,6 @@ def edited(engine, change):
         lambda v: v["model"].update(num_classes=8),
         lambda v: v["model"].pop("size"),
         lambda v: v.update(options={}),
-        lambda v: v["options"].update(more=1),
         lambda v: v["options"].update(batch=[1, 2]),
         lambda v: v["options"].update(batch=[3, 2, 1]),
         lambda v: v["options"].update(level="5"),
@@ -192,6 +191,11 @@ def edited(engine, change):
 def test_sidecars_that_were_never_ours(engine, change):
     edited(engine, change)
     refused(engine, words="damaged")
+
+
+def test_a_whole_sidecar_of_unknown_options_is_not_called_damaged(engine):
+    edited(engine, lambda values: values["options"].update(more=1))
+    refused(engine, words="has options.more, which this segfast does not know.*newer segfast")
 
 
 def test_a_newer_format_asks_for_an_upgrade(engine):

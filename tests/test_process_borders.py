@@ -4,15 +4,18 @@ import copy
 import multiprocessing
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from helpers import REPOSITORY, reference, tiny_model
 
 import segfast
-from segfast import published
+from segfast import forks, limits, published
 from segfast.errors import BadModel, NotSupported
 
 
@@ -174,6 +177,7 @@ def child():
     if kind in ("openvino", "onnxruntime"):
         assert refused(lambda: engine.segment(image))
         assert refused(lambda: engine.segment_many([image]))
+        assert refused(engine.warm_up)
         assert refused(lambda: engine.run(np.zeros((1, 64, 64, 3), np.uint8)))
     else:
         assert (engine.segment(image).labels == labels).all()
@@ -215,3 +219,73 @@ def test_a_forked_child_answers_or_is_refused_and_ends(tiny_onnx, tiny_checkpoin
     line = [sys.executable, "-c", CHILD, kind, str(path), act]
     ended = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=150)
     assert ended.stdout.strip() == "well", ended.stderr
+
+
+def forked(child):
+    """The exit code of a forked child that runs a function; None where it does not end within 30 s."""
+    process = os.fork()
+    if process == 0:
+        try:
+            child()
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+    for _ in range(300):
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.1)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return None
+
+
+LATE = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[2])
+import segfast
+from segfast import forks
+from segfast.runtimes import openvino
+from test_process_borders import forked
+
+forks.PATIENCE = 0.2
+held = threading.Event()
+
+def hold():
+    with forks.running(), openvino._one_at_a_time:
+        held.set()
+        time.sleep(60)
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+print(forked(lambda: segfast.Engine(sys.argv[1], runtime="openvino", device="cpu")))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_that_waited_in_vain_inherits_no_lock(tiny_onnx):
+    command = [sys.executable, "-c", LATE, str(tiny_onnx), str(REPOSITORY / "tests")]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.strip() == "0", ended.stderr
+
+
+def test_blocks_within_blocks_wait_for_no_fork():
+    with forks.running(), forks.running():
+        assert forks._count["running"] == 1
+    assert forks._count["running"] == 0
+
+
+def test_an_engine_whose_settings_changed_is_another(tmp_path):
+    for name in ("checkpoint.pth", "variant.yml"):
+        shutil.copy(reference("official/linear-8") / name, tmp_path)
+    sent = pickle.dumps(segfast.Engine(tmp_path / "checkpoint.pth", device="cpu"))
+    settings = tmp_path / "variant.yml"
+    settings.write_text(settings.read_text().replace("normalization: vit", "normalization: deit"))
+    with pytest.raises(BadModel, match="is another"):
+        pickle.loads(sent)
+
+
+def test_scores_that_were_sent_keep_their_limits(tiny_checkpoint, photo, monkeypatch):
+    answer = pickle.loads(pickle.dumps(segfast.Engine(tiny_checkpoint, device="cpu").segment(photo)))
+    monkeypatch.setattr(limits, "check_scores", lambda *_: (_ for _ in ()).throw(NotSupported("too many")))
+    with pytest.raises(NotSupported, match="too many"):
+        _ = answer.scores

@@ -108,3 +108,20 @@ def test_every_bar_is_made_here():
         for path in (REPOSITORY / folder).rglob("*.py"):
             named = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
             assert path.name == "progress.py" or "tqdm" not in [node.module for node in named], path
+
+
+def test_a_program_may_have_a_standard_error_of_its_own(monkeypatch):
+    class Plain:
+        def __init__(self):
+            self.text = ""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    plain = Plain()
+    monkeypatch.setattr(sys, "stderr", plain)
+    assert list(progress.bar(range(3), "count")) == [0, 1, 2]
+    assert "100%" in plain.text

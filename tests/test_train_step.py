@@ -354,3 +354,9 @@ def test_a_state_is_whole_or_refused(tmp_path):
     with pytest.raises(BadModel, match="no state of this run is whole"):
         state.load(tmp_path)
     assert state.load(tmp_path / "nothing") is None
+
+
+def test_a_cudnn_that_is_wrong_is_refused_before_the_first_step(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    with pytest.raises(BadOption, match=r"17 and 23 tokens.*use --attention auto"):
+        set_attention(tiny_model(), "cudnn", torch.device("cuda"))

@@ -44,10 +44,23 @@ def test_nothing_is_compiled_after_warming_up(tiny_onnx, runtime):
     assert networks == later == (2 if runtime == "openvino" else 0)
 
 
-def test_engines_of_labels_and_of_checkpoints_warm_up(tiny_labels_onnx, tiny_checkpoint):
+def test_engines_of_labels_and_of_checkpoints_warm_up(tiny_labels_onnx, tiny_checkpoint, monkeypatch):
     windows = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     for path in (tiny_labels_onnx, tiny_checkpoint):
-        engine = segfast.Engine(path, device="cpu")
+        engine, ran = segfast.Engine(path, device="cpu"), []
         before = engine.run(windows, labels=True)
-        assert engine.warm_up() is None
+        true = engine._runtime.run
+        monkeypatch.setattr(engine._runtime, "run", lambda x, true=true, ran=ran: ran.append(len(x)) or true(x))
+        engine.warm_up()
+        assert {*range(1, engine._runtime.batch + 1)} <= {*ran}
         np.testing.assert_array_equal(engine.run(windows, labels=True), before)
+
+
+def test_what_fails_in_warming_up_is_ours(tiny_checkpoint, monkeypatch):
+    def fail(windows):
+        raise RuntimeError("std::bad_alloc")
+
+    engine = segfast.Engine(tiny_checkpoint, device="cpu")
+    monkeypatch.setattr(engine._runtime, "run", fail)
+    with pytest.raises(segfast.NotSupported, match="bad_alloc"):
+        engine.warm_up()

@@ -14,7 +14,7 @@ from segfast.config import Config
 from segfast.create import create_model
 from segfast.datasets.base import Dataset
 from segfast.errors import BadOption, NotSupported
-from segfast.kernels.attend import BACKENDS, attention_backend
+from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.model import Segmenter, resample_positions
 from segfast.original import family_name
 from segfast.train.attend import cpu_attention
@@ -95,10 +95,22 @@ def set_attention(model: Segmenter, name: str, device: torch.device) -> None:
     if name == "auto" and device.type == "cpu":
         model.set_attention(cpu_attention)
         return
+    if name == "cudnn" and (wrong := [N for N in _lengths(model) if not cudnn_is_right(N)]):
+        raise BadOption(
+            f"--attention cudnn: this cuDNN gives wrong answers for {' and '.join(map(str, wrong))} tokens, which 128 does not "
+            "divide; use --attention auto"
+        )
     try:
         model.set_attention(attention_backend(name))
     except ValueError as error:
         raise BadOption(str(error)) from None
+
+
+def _lengths(model: Segmenter) -> list[int]:
+    """Tokens that attend to each other in training, in the encoder and in a mask decoder."""
+    config = model.config
+    patches = config.grid[0] * config.grid[1]
+    return [config.prefix_tokens + patches] + [patches + config.num_classes] * (config.decoder == "mask")
 
 
 def save_activations(model: Segmenter) -> None:

@@ -97,8 +97,9 @@ class HostRuntime(ABC):
     def warm_up(self, window: Size) -> None:
         """See `Runtime`: every number of windows that a call may have is run once."""
         self.widen()
-        for count in range(1, self.batch + 1):
-            self.run(np.zeros((count, *window, 3), np.uint8))
+        with self.lane() as lane:
+            for count in range(1, self.batch + 1):
+                lane.run([np.zeros((*window, 3), np.uint8)] * count)
 
     @abstractmethod
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
@@ -129,7 +130,8 @@ class _HostLane:
             return self._runtime.run(windows)
 
     def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
-        result: NDArray[Any] = function(*args, **options)
+        with forks.running():                                           # the first time loops are compiled
+            result: NDArray[Any] = function(*args, **options)
         return result
 
 

@@ -35,9 +35,10 @@ class ONNXRuntime(HostRuntime):
             providers = [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})]
             _require_cuda(onnxruntime)
         try:
-            self._session = onnxruntime.InferenceSession(artifact.path, options, providers)
+            with forks.running():
+                self._session = onnxruntime.InferenceSession(artifact.path, options, providers)
         except Exception as error:  # its exceptions share no public base
-            reason = str(error).strip().splitlines()[0]
+            reason = optional.brief(error)
             if device != "cpu":
                 raise MissingRuntime(f"ONNX Runtime cannot use {device} ({reason}); {_cuda_remedy()}") from error
             raise BadModel(f"ONNX Runtime cannot run {artifact.path} ({reason}); export it again") from error

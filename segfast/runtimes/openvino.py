@@ -21,9 +21,8 @@ from segfast.runtimes import HostRuntime, rows, to_bytes
 from segfast.runtimes.blobs import Kept
 
 # OpenVINO makes the process's locale C while it reads or writes a model, and then brings back what it found: two at
-# once would leave C behind, and with it ASCII as the encoding of files. Held within `forks.running`, as children
-# would inherit it locked.
-_one_at_a_time = threading.Lock()
+# once would leave C behind, and with it ASCII as the encoding of files.
+_one_at_a_time = forks.Lock()
 
 
 class OpenVINORuntime(HostRuntime):
@@ -133,7 +132,7 @@ class OpenVINORuntime(HostRuntime):
         try:
             yield
         except (RuntimeError, IndexError) as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise BadModel(f"OpenVINO cannot run {self._artifact.path} ({reason}); export it again") from error
 
 
@@ -148,7 +147,8 @@ def tolerate_no_home() -> None:
 
 def _load_kernels() -> None:
     """What the first image would wait for otherwise, half a second of it imports, loaded while the network is."""
-    upsample_argmax(np.zeros((1, 2, 2, 2), np.float32), (2, 2))
+    with forks.running():
+        upsample_argmax(np.zeros((1, 2, 2, 2), np.float32), (2, 2))
 
 
 def load_plugin(core: Any) -> Any:

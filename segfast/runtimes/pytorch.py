@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segfast import forks, kernels
+from segfast import forks, kernels, optional
 from segfast.ambient import true_products
 from segfast.errors import BadOption, MissingRuntime, NotSupported
 from segfast.kernels import attention_table
 from segfast.kernels.attend import cudnn_is_right
 from segfast.kernels.quota import cut
 from segfast.model import Segmenter
+from segfast.packages import TRITON
 from segfast.protocol import Size
 from segfast.runtimes import HostRuntime, Lane
 from segfast.runtimes.device import GROUP, Lanes, largest_batch
@@ -69,7 +70,8 @@ class PyTorchRuntime(HostRuntime):
         if attention == "cudnn" and protocol.small_windows and not cudnn_is_right(1):
             raise BadOption("attention='cudnn' is wrong for images of some sizes in this cuDNN; leave it out, or use 'flash'")
         try:
-            self.precision = forks.with_threads(self._load, model, precision, attention)
+            with forks.running():
+                self.precision = forks.with_threads(self._load, model, precision, attention)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -162,7 +164,7 @@ class PyTorchRuntime(HostRuntime):
         except (RuntimeError, ValueError, TypeError) as error:
             if attention is None or out_of_memory(error):
                 raise
-            reason = str(error).strip().splitlines()[0]
+            reason = optional.brief(error)
             raise BadOption(
                 f"attention={attention!r} cannot run this model in {self.precision} on {self.device} ({reason}); "
                 "leave it out, or use another"
@@ -196,7 +198,7 @@ def _check(device: str, precision: str | None, attention: str | None) -> None:
         have = "no NVIDIA GPU" if not found else f"{found} NVIDIA GPU{'s' if found > 1 else ''}"
         raise MissingRuntime(f"PyTorch finds {have} for device={device!r}; use device='cpu', or a PyTorch with CUDA")
     if find_spec("triton") is None:
-        raise MissingRuntime("Triton, which compiles the GPU's kernels, is not installed; pip install triton")
+        raise MissingRuntime(f"Triton, which compiles the GPU's kernels, is not installed; pip install {TRITON}")
 
 
 @contextmanager
