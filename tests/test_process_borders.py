@@ -276,7 +276,7 @@ def test_blocks_within_blocks_wait_for_no_fork():
 
 def test_an_engine_whose_settings_changed_is_another(tmp_path):
     for name in ("checkpoint.pth", "variant.yml"):
-        shutil.copy(reference("official/linear-8") / name, tmp_path)
+        shutil.copyfile(reference("official/linear-8") / name, tmp_path / name)
     sent = pickle.dumps(segfast.Engine(tmp_path / "checkpoint.pth", device="cpu"))
     settings = tmp_path / "variant.yml"
     settings.write_text(settings.read_text().replace("normalization: vit", "normalization: deit"))
