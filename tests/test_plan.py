@@ -195,7 +195,7 @@ def test_sidecars_that_were_never_ours(engine, change):
 
 def test_a_whole_sidecar_of_unknown_options_is_not_called_damaged(engine):
     edited(engine, lambda values: values["options"].update(more=1))
-    with pytest.raises(BadModel, match="has options.more, which this segfast does not know.*newer segfast"):
+    with pytest.raises(BadModel, match=r"has options\.more, which this segfast does not know.*newer segfast"):
         segfast.Engine(engine, device="cuda")
 
 
