@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba  # noqa: F401 (without which there are no loops to test)
 import numpy as np
 import pytest
 import torch

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 
+import numba  # noqa: F401 (without which there are no loops to test)
 import numpy as np
 import pytest
 import torch
