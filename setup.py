@@ -11,6 +11,9 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "segfast" / "__init__.py")
 # What is built on the way to a wheel lies here, and goes with this process: nothing is left in the checkout.
 BUILD = tempfile.TemporaryDirectory(prefix="segfast-build-")
 
+# The packages inside `segfast/`.
+ROOMS = sorted(found.parent.name for found in HERE.glob("segfast/*/__init__.py"))
+
 # Beside a floor: what was wrong below it, where an advisory or the release's notes say so.
 PILLOW = "pillow>=13"  # CVE-2026-25990, -42308, -55798, -59197 to -59200 (below 12.3); CGA-6r43-cc9v-c6c4 (below 13)
 TQDM = "tqdm>=4.66.3"  # CVE-2024-34062
@@ -44,7 +47,14 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     options={"build": {"build_base": BUILD.name}, "egg_info": {"egg_base": BUILD.name}},
-    packages=["segfast", "segfast.datasets", "segfast.runtimes", "segfast.kernels", "segfast.export", "segfast.train", "segfast.examples"],
+    packages=[
+        "segfast",
+        *(f"segfast.{room}" for room in ROOMS),
+        "segfast.kernels",
+        "segfast.export",
+        "segfast.train",
+        "segfast.examples",
+    ],
     package_dir={
         "segfast": "segfast",
         "segfast.kernels": "kernels",

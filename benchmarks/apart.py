@@ -32,7 +32,7 @@ def photos(size, batch):
     """[batch, size, size, 3]: a photo and its mirror image by turns."""
     import numpy as np
 
-    from segfast.probe import photo
+    from segfast.artifacts.golden import photo
 
     return np.stack([photo((size, size)), photo((size, size))[:, ::-1]])[np.arange(batch) % 2]
 

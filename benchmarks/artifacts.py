@@ -34,7 +34,7 @@ class Artifacts:
             with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
                 write(Path(temporary) / name)
                 for made in sorted(Path(temporary).iterdir(), key=lambda one: one.name == name):
-                    made.replace(self.folder / made.name)               # the file itself last
+                    made.replace(self.folder / made.name)  # the file itself last
         return path
 
     def clear(self) -> None:

@@ -22,7 +22,7 @@ import segfast
 from segfast.errors import MissingRuntime, NotSupported
 from segfast.export.graph import at_size
 from segfast.model import Segmenter
-from segfast.runtimes.device import out_of_memory
+from segfast.runtimes.lanes import out_of_memory
 
 Column = Callable[[Any], Any]
 
@@ -99,7 +99,9 @@ def make(makers: dict[str, Callable[[], Column]], images: Any) -> dict[str, Colu
             elif name.startswith("segfast"):
                 raise
             else:
-                made[name] = f"it fails: {type(error).__name__}: {(str(error).strip() or 'no more is said').splitlines()[0]}"
+                made[name] = (
+                    f"it fails: {type(error).__name__}: {(str(error).strip() or 'no more is said').splitlines()[0]}"
+                )
         if isinstance(made[name], str) and torch.cuda.is_available():
             torch.cuda.empty_cache()
     return made
@@ -112,7 +114,7 @@ def peers(case: Case, compiled: bool) -> dict[str, Callable[[], Column]]:
     if case.device == "cuda":
         makers["eager-fp16"] = lambda: eager(case, torch.float16)
     if compiled:
-        mode = "reduce-overhead" if case.device == "cuda" else None     # CUDA graphs
+        mode = "reduce-overhead" if case.device == "cuda" else None  # CUDA graphs
         makers["compile-fp32"] = lambda: eager(case, network=torch.compile(case.fixed, mode=mode))
         if case.device == "cuda":
             makers["compile-fp16"] = lambda: eager(case, torch.float16, torch.compile(case.fixed, mode=mode))
@@ -175,11 +177,17 @@ def stock_file(case: Case, precision: str = "fp32") -> Path:
     def write(path: Path) -> None:
         fixed, example = copy.deepcopy(case.fixed).cpu().to(dtype), torch.zeros(1, 3, case.size, case.size, dtype=dtype)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                             # of the old exporter, of sizes it takes as constants
+            warnings.simplefilter("ignore")  # of the old exporter, of sizes it takes as constants
             torch.onnx.export(
-                fixed, (example,), path, opset_version=18, dynamo=False, input_names=["images"], output_names=["logits"],
+                fixed,
+                (example,),
+                path,
+                opset_version=18,
+                dynamo=False,
+                input_names=["images"],
+                output_names=["logits"],
                 dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}} if case.batch > 1 else None,
-            )  # fmt: skip
+            )
 
     return case.artifact(f"{case.key}-stock-{precision}{'-batches' if case.batch > 1 else ''}.onnx", write)
 
@@ -192,7 +200,7 @@ def stock_onnxruntime(case: Case, precision: str) -> Column:
         raise Unavailable(f"ONNX Runtime has no {provider} here")
     options: dict[str, Any] = {}
     if case.device == "cuda":
-        options = {"use_tf32": 0}                                       # fp32 is fp32, as PyTorch's is
+        options = {"use_tf32": 0}  # fp32 is fp32, as PyTorch's is
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(stock_file(case, precision), providers=[(provider, options)])
@@ -210,13 +218,15 @@ def on_device(session: Any, case: Case, precision: str) -> Column:
 
     def call(images: Any) -> Any:
         given = case.normalised(images).to(dtype).contiguous()
-        logits = torch.empty(len(images), case.model.config.num_classes, case.size, case.size, dtype=dtype, device=case.device)
+        logits = torch.empty(
+            len(images), case.model.config.num_classes, case.size, case.size, dtype=dtype, device=case.device
+        )
         binding = session.io_binding()
         binding.bind_input("images", case.device, 0, element, given.shape, given.data_ptr())
         binding.bind_output("logits", case.device, 0, element, logits.shape, logits.data_ptr())
         if case.device == "cuda":
-            torch.cuda.synchronize()                                    # ONNX Runtime has a stream of its own
-        session.run_with_iobinding(binding)                             # which is waited for
+            torch.cuda.synchronize()  # ONNX Runtime has a stream of its own
+        session.run_with_iobinding(binding)  # which is waited for
         return best_classes(logits)
 
     return call
@@ -242,7 +252,7 @@ def _stock(network: Callable[[Any], Any], case: Case) -> Column:
 
     def call(images: Any) -> Any:
         logits = network(normalised(images, protocol, "cpu").contiguous().numpy())
-        return best_classes(torch.from_numpy(logits))                   # faster than NumPy's
+        return best_classes(torch.from_numpy(logits))  # faster than NumPy's
 
     return call
 

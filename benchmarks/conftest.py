@@ -16,16 +16,24 @@ HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser):
-    parser.addoption("--results", metavar="FILE", type=Path, help="JSON for python -m benchmarks.report (default: of a whole run, "
-                     "benchmarks/results/DEVICE.json)")  # fmt: skip
-    parser.addoption("--artifacts", metavar="FOLDER", type=Path, help="where exported files are kept between runs, some 13 GB "
-                     "(default: nowhere)")  # fmt: skip
+    parser.addoption(
+        "--results",
+        metavar="FILE",
+        type=Path,
+        help="JSON for python -m benchmarks.report (default: of a whole run, benchmarks/results/DEVICE.json)",
+    )
+    parser.addoption(
+        "--artifacts",
+        metavar="FOLDER",
+        type=Path,
+        help="where exported files are kept between runs, some 13 GB (default: nowhere)",
+    )
 
 
 def pytest_configure(config):
     config.benchmark_rows, config.benchmark_start = [], time.monotonic()
     config.benchmark_device = "cuda" if _has_gpu() else "cpu"
-    config.benchmark_surroundings = surroundings(config.benchmark_device)   # before anyone edits the sources
+    config.benchmark_surroundings = surroundings(config.benchmark_device)  # before anyone edits the sources
 
 
 def _has_gpu():
@@ -92,5 +100,9 @@ def _whole(session, exitstatus):
     """Whether all benchmarks were asked for, and nothing but them, and the run came to its end, with failures perhaps."""
     option = session.config.option
     chosen = any(getattr(option, name, None) for name in ("keyword", "markexpr", "collectonly", "lf", "deselect"))
-    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not session.shouldstop and not session.shouldfail
+    ended = (
+        exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        and not session.shouldstop
+        and not session.shouldfail
+    )
     return ended and not chosen and {Path(argument).resolve() for argument in session.config.args} == {HERE.resolve()}

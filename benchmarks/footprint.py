@@ -19,7 +19,9 @@ def footprint(model, size, column, device, artifacts):
     line = [sys.executable, "-m", __name__, model, str(size), column, device, str(artifacts.root)]
     ended = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if ended.returncode:
-        warnings.warn(f"the memory of {column} is not known: {ended.stderr.strip().rpartition(chr(10))[2]}", stacklevel=2)
+        warnings.warn(
+            f"the memory of {column} is not known: {ended.stderr.strip().rpartition(chr(10))[2]}", stacklevel=2
+        )
         return None
     printed = ended.stdout.split()
     return int(printed[-1]) if printed else None
@@ -32,14 +34,14 @@ def main(name, size, column, device, folder):
     from benchmarks import columns
     from benchmarks.artifacts import Artifacts
     from benchmarks.memory import peak, resident
-    from segfast.probe import photo
+    from segfast.artifacts.golden import photo
 
     torch.manual_seed(0)
     side = int(size)
     case = columns.Case.of(segfast.create_model(name, image_size=side), side, device, 1, Artifacts(Path(folder)))
     image, before = photo((side, side))[None], resident(device)
     call = (columns.peers(case, compiled=False) | columns.ours(case))[column]()
-    call(image)                                                         # what the first call alone takes is left out
+    call(image)  # what the first call alone takes is left out
     held = peak(lambda: call(image), device, before)
     if column.startswith("eager") and held is not None:
         held += sum(weight.nbytes for weight in case.fixed.parameters())  # which were there before

@@ -12,13 +12,16 @@ ROUNDS = 5
 def measure(device):
     """FLOP/s of the fastest matrix product, by precision, and bytes/s of a copy, read and written: the best of a few."""
     sides, count, half = SIZES[device]
-    found = {f"{precision(dtype)}_flops": max(product(side, dtype, device) for side in sides) for dtype in (torch.float32, half)}
+    found = {
+        f"{precision(dtype)}_flops": max(product(side, dtype, device) for side in sides)
+        for dtype in (torch.float32, half)
+    }
     source = torch.ones(count, dtype=torch.uint8, device=device)
     into = torch.empty_like(source)
     found["copy_bytes"] = 2 * count / best(lambda: into.copy_(source), device)
     if device == "cuda":
         del source, into
-        torch.cuda.empty_cache()                                        # other runtimes want it
+        torch.cuda.empty_cache()  # other runtimes want it
     return found
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from segfast import memory
+from segfast.machine import memory
 
 RESET, STATUS, INFO = Path("/proc/self/clear_refs"), Path("/proc/self/status"), Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")
@@ -17,12 +17,12 @@ def peak(function, device="cpu", held=None):
         held = resident(device) if held is None else held
         function()
         torch.cuda.synchronize()
-        return _taken() - held                                          # allocators keep what they took
+        return _taken() - held  # allocators keep what they took
     now = resident()
     if now is None:
         return None
     try:
-        RESET.write_text("5")                                           # the high-water mark
+        RESET.write_text("5")  # the high-water mark
     except OSError:
         return None
     function()

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from segfast import doctor, files
-from segfast.packages import PACKAGES
+from segfast.dependencies.packages import PACKAGES
 
 REPOSITORY = Path(__file__).parent.parent
 GPU_FIELDS = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
@@ -69,9 +69,14 @@ def _gpu():
     found = gpu()
     clock = re.match(r"[\d.]+", found.get("clocks.max.sm", ""))
     return {
-        "name": found["name"], "kind": "cuda", "cpus": doctor.cores(), "memory_bytes": found["memory_bytes"],
-        "clock_mhz": float(clock[0]) if clock else None, "instructions": "sm_{}{}".format(*found["capability"]), "gpu": found,
-    }  # fmt: skip
+        "name": found["name"],
+        "kind": "cuda",
+        "cpus": doctor.cores(),
+        "memory_bytes": found["memory_bytes"],
+        "clock_mhz": float(clock[0]) if clock else None,
+        "instructions": "sm_{}{}".format(*found["capability"]),
+        "gpu": found,
+    }
 
 
 def _cpu():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from segfast.variants import Variant, variant
 
 SIZE, CLASSES, BATCH = 512, 150, 16
-HALF = 2                                # bytes of a number
+HALF = 2  # bytes of a number
 MODELS = ("seg-b-16", "seg-b-8", "seg-l-16")
 
 
@@ -59,7 +59,7 @@ def parts(row: Variant) -> list[Part]:
     patches = (SIZE // P) ** 2
     N, K = patches + 1, CLASSES
     tokens = HALF * N * D
-    embedding, layer = 3 * P * P * D, 12 * D * D                        # weights: qkv 3 D², proj D², MLP 8 D²
+    embedding, layer = 3 * P * P * D, 12 * D * D  # weights: qkv 3 D², proj D², MLP 8 D²
     return [
         Part("patch embedding", 2 * patches * embedding, 3 * SIZE * SIZE + tokens + HALF * embedding / BATCH),
         # Read and written: qkv 1 + 3, proj 1 + 1, MLP 1 + 4 and 4 + 1 times the tokens.

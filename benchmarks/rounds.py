@@ -23,6 +23,6 @@ def in_turns(benchmark, functions, most=7):
             samples[name].append(time.perf_counter() - start)
 
     one_round()
-    first = sum(taken.pop() for taken in samples.values())              # the round of warm-up
+    first = sum(taken.pop() for taken in samples.values())  # the round of warm-up
     benchmark.pedantic(one_round, rounds=int(np.clip(BUDGET / first, 3, most)), warmup_rounds=0)
     return {name: {"seconds": min(taken), "median": float(np.median(taken))} for name, taken in samples.items()}

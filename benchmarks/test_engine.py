@@ -20,9 +20,9 @@ from PIL import Image
 
 import segfast
 from benchmarks.rounds import in_turns
+from segfast.artifacts.golden import PHOTOS, photo
 from segfast.export import export_onnx
 from segfast.kernels.reference import upsample
-from segfast.probe import PHOTOS, photo
 
 SIZE = 512
 REPOSITORY = Path(__file__).parent.parent
@@ -67,11 +67,14 @@ def test_share_outside_the_network(benchmark, artifact, name):
     engine, image = segfast.Engine(path, device="cpu"), photo((SIZE, SIZE))
     answer = engine._infer([engine._prepare(image, False, None)])[0]
     smooth = answer._replace(given=[answer.given[0]._replace(logits=smooth_logits(150, *model.config.grid))])
-    times = in_turns(benchmark, {
-        "prepare": lambda: engine._prepare(image, False, None),
-        "network": lambda: engine._infer([engine._prepare(image, False, None)]),
-        "merge": lambda: engine._finish(smooth),
-    })  # fmt: skip
+    times = in_turns(
+        benchmark,
+        {
+            "prepare": lambda: engine._prepare(image, False, None),
+            "network": lambda: engine._infer([engine._prepare(image, False, None)]),
+            "merge": lambda: engine._finish(smooth),
+        },
+    )
     prepare, network, merge = (times[stage]["seconds"] for stage in ("prepare", "network", "merge"))
     share = (prepare + merge) / (network + merge)
     benchmark.extra_info.update(share=share)
@@ -83,8 +86,11 @@ def test_share_outside_the_network(benchmark, artifact, name):
             "merge": f"{merge * 1e3:.2f} ms",
             f"share outside the network (target {OUTSIDE[name]:.0%})": f"{share:.2%}",
         },
-        prepare_s=prepare, network_s=network - prepare, merge_s=merge, share=share,
-    )  # fmt: skip
+        prepare_s=prepare,
+        network_s=network - prepare,
+        merge_s=merge,
+        share=share,
+    )
     assert share < OUTSIDE[name]
 
 
@@ -117,13 +123,27 @@ def test_segment_many_beside_a_loop(benchmark, record, artifact, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(loop, many, strict=True))
     one, other = min(times[serial]), min(times[overlapped])
     benchmark.extra_info.update(ratio=one / other)
-    record({"section": "kernels", "id": "segment_many of 100 photos, seg-s-32", "seconds": other,
-            "peers": {"loop over segment": one}, "ratio": one / other, "wanted": 1.15})  # fmt: skip
+    record(
+        {
+            "section": "kernels",
+            "id": "segment_many of 100 photos, seg-s-32",
+            "seconds": other,
+            "peers": {"loop over segment": one},
+            "ratio": one / other,
+            "wanted": 1.15,
+        }
+    )
     report(
         "segment_many, 100 photos, seg-s-32",
-        {"loop over segment": f"{one:.2f} s", "segment_many": f"{other:.2f} s", "ratio (target 1.15)": f"{one / other:.2f}"},
-        loop_s=one, many_s=other, ratio=one / other,
-    )  # fmt: skip
+        {
+            "loop over segment": f"{one:.2f} s",
+            "segment_many": f"{other:.2f} s",
+            "ratio (target 1.15)": f"{one / other:.2f}",
+        },
+        loop_s=one,
+        many_s=other,
+        ratio=one / other,
+    )
     assert one / other >= 1.15
 
 
@@ -160,8 +180,11 @@ def test_memory_and_start(benchmark, artifact, tmp_path):
             "first start to first labels": f"{first:.2f} s",
             "second start, caches warm (target 2 s)": f"{second:.2f} s",
         },
-        peak_bytes=peak, import_s=light, first_start_s=first, second_start_s=second,
-    )  # fmt: skip
+        peak_bytes=peak,
+        import_s=light,
+        first_start_s=first,
+        second_start_s=second,
+    )
     assert peak < 1.4e9
     assert light < 0.3
     assert second < 2

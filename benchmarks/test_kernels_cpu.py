@@ -53,15 +53,28 @@ def compare(benchmark, record, name, ours, peer, check, rounds, least, **facts):
     benchmark.pedantic(ours, setup=warm_up, rounds=rounds, iterations=1, warmup_rounds=1)
     fastest, median = benchmark.stats.stats.min, benchmark.stats.stats.median
     facts |= {
-        "ours_ms": round(fastest * 1e3, 3), "peer_ms": round(min(seconds) * 1e3, 1),
-        "ratio": round(min(seconds) / fastest, 1), "ratio_of_medians": round(float(np.median(seconds)) / median, 1),
-        "least": least, "threads": THREADS, "dtype": "float32", "cpu": cpu(),
+        "ours_ms": round(fastest * 1e3, 3),
+        "peer_ms": round(min(seconds) * 1e3, 1),
+        "ratio": round(min(seconds) / fastest, 1),
+        "ratio_of_medians": round(float(np.median(seconds)) / median, 1),
+        "least": least,
+        "threads": THREADS,
+        "dtype": "float32",
+        "cpu": cpu(),
         "versions": {package.__name__: package.__version__ for package in (torch, numba, np)},
-    }  # fmt: skip
+    }
     benchmark.extra_info.update(facts)
     print(json.dumps({"benchmark": benchmark.name, **facts}))
-    record({"section": "kernels", "id": name, "seconds": fastest, "peers": {"PyTorch": min(seconds)},
-            "ratio": min(seconds) / fastest, "wanted": least})  # fmt: skip
+    record(
+        {
+            "section": "kernels",
+            "id": name,
+            "seconds": fastest,
+            "peers": {"PyTorch": min(seconds)},
+            "ratio": min(seconds) / fastest,
+            "wanted": least,
+        }
+    )
     assert facts["ratio"] >= least
 
 
@@ -101,10 +114,18 @@ def test_upsample_argmax(benchmark, record, make, shape, size, least):
         return torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", align_corners=False)
 
     compare(
-        benchmark, record, f"upsample_argmax {shape[0]}×{shape[1]}×{shape[2]}×{shape[3]} → {size[0]}×{size[1]}, {make.__name__}",
-        lambda: upsample_argmax(x, size, threads=THREADS), lambda: scores().argmax(1),
-        lambda found, _: same(found, scores()), rounds=25, least=least, logits=make.__name__, shape=shape, size=size,
-    )  # fmt: skip
+        benchmark,
+        record,
+        f"upsample_argmax {shape[0]}×{shape[1]}×{shape[2]}×{shape[3]} → {size[0]}×{size[1]}, {make.__name__}",
+        lambda: upsample_argmax(x, size, threads=THREADS),
+        lambda: scores().argmax(1),
+        lambda found, _: same(found, scores()),
+        rounds=25,
+        least=least,
+        logits=make.__name__,
+        shape=shape,
+        size=size,
+    )
 
 
 @pytest.mark.benchmark(group="merge_windows")
@@ -132,11 +153,22 @@ def test_merge_windows(benchmark, record, K, stride):
     allowed = 2 * (x.nbytes + PHOTO[0] * PHOTO[1])
     assert extra is None or extra <= allowed
     compare(
-        benchmark, record, f"merge_windows {len(anchors)}×{K}×32×32 → {PHOTO[0]}×{PHOTO[1]}, stride {stride}",
-        merged, lambda: scores().argmax(0), lambda found, _: same(found, scores()), rounds=4, least=50,
-        logits="smooth", windows=len(anchors), K=K, stride=stride, size=PHOTO,
-        peak_extra_bytes=extra, labels_and_logits_bytes=allowed // 2,
-    )  # fmt: skip
+        benchmark,
+        record,
+        f"merge_windows {len(anchors)}×{K}×32×32 → {PHOTO[0]}×{PHOTO[1]}, stride {stride}",
+        merged,
+        lambda: scores().argmax(0),
+        lambda found, _: same(found, scores()),
+        rounds=4,
+        least=50,
+        logits="smooth",
+        windows=len(anchors),
+        K=K,
+        stride=stride,
+        size=PHOTO,
+        peak_extra_bytes=extra,
+        labels_and_logits_bytes=allowed // 2,
+    )
 
 
 @pytest.mark.benchmark(group="merge_views")
@@ -157,7 +189,16 @@ def test_several_views(benchmark, record):
         return (total.div_(count).softmax(0) + total.flip(2).softmax(0)).div_(2)
 
     compare(
-        benchmark, record, f"merge_windows 2 views of {len(anchors)}×150×32×32 → {size[0]}×{size[1]}",
-        lambda: merge_windows(views, size, threads=THREADS), lambda: scores().argmax(0),
-        lambda found, _: same(found, scores()), rounds=4, least=2, logits="smooth", views=2, K=150, size=size,
-    )  # fmt: skip
+        benchmark,
+        record,
+        f"merge_windows 2 views of {len(anchors)}×150×32×32 → {size[0]}×{size[1]}",
+        lambda: merge_windows(views, size, threads=THREADS),
+        lambda: scores().argmax(0),
+        lambda found, _: same(found, scores()),
+        rounds=4,
+        least=2,
+        logits="smooth",
+        views=2,
+        K=150,
+        size=size,
+    )

@@ -1,6 +1,6 @@
 """The GPU's kernels beside PyTorch's: attention, upsample_argmax, merge_windows (`python -m benchmarks.gpu` measures the same).
 
-    pytest benchmarks/test_kernels_gpu.py --benchmark-only -s --results FILE
+pytest benchmarks/test_kernels_gpu.py --benchmark-only -s --results FILE
 """
 
 import json

@@ -23,19 +23,38 @@ from benchmarks.memory import available
 from benchmarks.paper import IMAGES_PER_SECOND
 from segfast.config import family_config
 from segfast.models import PAPER_MIOU, flops, parameters
-from segfast.runtimes.device import largest_batch
+from segfast.runtimes.lanes import largest_batch
 from segfast.variants import variant
 
 SIZE, CLASSES = 512, 150
 MODELS = (
-    "seg-ti-16", "seg-s-32", "seg-s-16", "seg-b-deit-16", "seg-b-32", "seg-b-16", "seg-b-8", "seg-l-16",
-    "seg-b-deit-mask-16", "seg-b-mask-32", "seg-b-mask-16", "seg-l-mask-16", "seg-ti-mask-16", "seg-s-mask-16",
-)  # fmt: skip
-INFEASIBLE = ("seg-s-8", "seg-b-mask-8", "seg-l-8")                     # as the paper calls them, section 4.3
+    "seg-ti-16",
+    "seg-s-32",
+    "seg-s-16",
+    "seg-b-deit-16",
+    "seg-b-32",
+    "seg-b-16",
+    "seg-b-8",
+    "seg-l-16",
+    "seg-b-deit-mask-16",
+    "seg-b-mask-32",
+    "seg-b-mask-16",
+    "seg-l-mask-16",
+    "seg-ti-mask-16",
+    "seg-s-mask-16",
+)
+INFEASIBLE = ("seg-s-8", "seg-b-mask-8", "seg-l-8")  # as the paper calls them, section 4.3
 COMPILED = ("seg-ti-16", "seg-s-16", "seg-b-16")
 QUICK = "seg-s-32"
 # Least ratio to the eager model, and to the best stock deployment of the same precision, of 2 cores.
-EAGER = {"seg-ti-mask-16": 4.0, "seg-s-32": 4.0, "seg-s-mask-16": 3.2, "seg-b-mask-16": 3.2, "seg-b-32": 2.8, "seg-b-8": 6.0}
+EAGER = {
+    "seg-ti-mask-16": 4.0,
+    "seg-s-32": 4.0,
+    "seg-s-mask-16": 3.2,
+    "seg-b-mask-16": 3.2,
+    "seg-b-32": 2.8,
+    "seg-b-8": 6.0,
+}
 STOCK = {"seg-s-mask-16": 1.2, "seg-s-32": 2.0}
 STOCK_ALWAYS = 1.03
 PEAK = {"seg-b-mask-16": 0.70}
@@ -53,15 +72,29 @@ def cases(device):
 
 def pytest_generate_tests(metafunc):
     device = metafunc.config.benchmark_device
-    metafunc.parametrize(("name", "batch"), [
-        pytest.param(name, batch, marks=[pytest.mark.quick] if name == QUICK else [], id=name if batch == 1 else f"{name}-batch-{batch}")
-        for name, batch in cases(device)
-    ])  # fmt: skip
+    metafunc.parametrize(
+        ("name", "batch"),
+        [
+            pytest.param(
+                name,
+                batch,
+                marks=[pytest.mark.quick] if name == QUICK else [],
+                id=name if batch == 1 else f"{name}-batch-{batch}",
+            )
+            for name, batch in cases(device)
+        ],
+    )
 
 
 def test_model(benchmark, record, limits, device, artifacts, name, batch):
     config = family_config(variant(name), CLASSES, SIZE, weights="random")
-    about = {"section": "models", "id": name if batch == 1 else f"{name} batch {batch}", "model": name, "size": SIZE, "batch": batch}
+    about = {
+        "section": "models",
+        "id": name if batch == 1 else f"{name} batch {batch}",
+        "model": name,
+        "size": SIZE,
+        "batch": batch,
+    }
     if (reason := too_large(config, device)) is not None:
         record(about | {"skipped": reason})
         pytest.skip(reason)
@@ -70,7 +103,7 @@ def test_model(benchmark, record, limits, device, artifacts, name, batch):
     found = measured(benchmark, case, name)
     row = about | row_of(config, batch, found, limits)
     if device == "cuda":
-        row["targets"] = []                                             # those of 2 cores
+        row["targets"] = []  # those of 2 cores
     record(row)
     benchmark.extra_info.update(row)
     show(row)
@@ -82,7 +115,7 @@ def measured(benchmark, case, name):
     makers = columns.peers(case, compiled=compiled and device == "cpu") | columns.ours(case)
     found = measure(benchmark, makers, case, apart.photos(case.size, case.batch))
     if compiled and device == "cuda":
-        torch.cuda.empty_cache()                                        # the other process wants it
+        torch.cuda.empty_cache()  # the other process wants it
         found |= apart.measured(name, case.size, case.batch, device, case.artifact)
     return found
 
@@ -118,7 +151,11 @@ def row_of(config, batch, found, limits):
     """What the results hold of a model: times, the paper's numbers, share of the peak, targets."""
 
     def best(start, of=""):
-        times = [one["seconds"] for key, one in found.items() if key.startswith(start) and key.endswith(of) and "seconds" in one]
+        times = [
+            one["seconds"]
+            for key, one in found.items()
+            if key.startswith(start) and key.endswith(of) and "seconds" in one
+        ]
         return min(times, default=None)
 
     work, name = batch * flops(config, SIZE), config.name
@@ -128,14 +165,24 @@ def row_of(config, batch, found, limits):
     peak = limits.get(f"{precision(winner)}_flops") if winner else None
     stock = {of: best("stock", of) / best("segfast", of) for of in LACK if best("stock", of) and best("segfast", of)}
     share, ratio = peak and work / fastest / peak, eager / fastest if eager and fastest else None
-    targets = [target(f"to the best stock deployment, {key}", STOCK.get(name, STOCK_ALWAYS), value) for key, value in stock.items()]
+    targets = [
+        target(f"to the best stock deployment, {key}", STOCK.get(name, STOCK_ALWAYS), value)
+        for key, value in stock.items()
+    ]
     targets += [target("to eager fp32", EAGER[name], ratio)] if name in EAGER and ratio else []
     targets += [target("share of the matrix peak", PEAK[name], share)] if name in PEAK and share else []
     return {
-        "columns": found, "flops": flops(config, SIZE), "least_bytes": least_bytes(config, batch), "parameters": parameters(config),
-        "paper_images_per_second": list(IMAGES_PER_SECOND.get(name, ())), "paper_miou": PAPER_MIOU.get(name),
-        "ratio": ratio, "stock_ratio": stock, "share_of_peak": share, "targets": targets,
-    }  # fmt: skip
+        "columns": found,
+        "flops": flops(config, SIZE),
+        "least_bytes": least_bytes(config, batch),
+        "parameters": parameters(config),
+        "paper_images_per_second": list(IMAGES_PER_SECOND.get(name, ())),
+        "paper_miou": PAPER_MIOU.get(name),
+        "ratio": ratio,
+        "stock_ratio": stock,
+        "share_of_peak": share,
+        "targets": targets,
+    }
 
 
 def least_bytes(config, batch):
@@ -153,6 +200,9 @@ def show(row):
     ratio = f", ratio to eager {row['ratio']:.2f}" if row["ratio"] else ""
     print(f"\n{row['id']} {row['size']}²{ratio}{share}")
     for name, one in row["columns"].items():
-        told = one.get("skipped") or f"{one['images_per_second']:8.2f} images/s   {one['agreement']:.2%} of the labels equal"
+        told = (
+            one.get("skipped")
+            or f"{one['images_per_second']:8.2f} images/s   {one['agreement']:.2%} of the labels equal"
+        )
         print(f"  {name:28} {told}")
     print(json.dumps(row))

@@ -17,7 +17,7 @@ import segfast
 from benchmarks import columns
 from benchmarks.footprint import footprint
 from benchmarks.measuring import measure
-from segfast.probe import photo
+from segfast.artifacts.golden import photo
 
 CASES = [(8, 256), (8, 512), (16, 256), (16, 512), (16, 768), (16, 1024), (32, 256), (32, 512), (32, 1024)]
 QUICK = (32, 256)
@@ -52,8 +52,15 @@ def test_size(benchmark, record, costs, device, artifacts, patch, size):
             costs.setdefault((name, patch), []).append((tokens, one["seconds"]))
     if "seconds" in found["eager-fp32"]:
         found["eager-fp32"]["attention_share"] = max(0.0, 1 - bare / found["eager-fp32"]["seconds"])
-    row = {"section": "scaling", "id": f"seg-ti-{patch}-{size}", "model": f"seg-ti-{patch}", "patch": patch, "size": size,
-           "tokens": tokens, "columns": found}  # fmt: skip
+    row = {
+        "section": "scaling",
+        "id": f"seg-ti-{patch}-{size}",
+        "model": f"seg-ti-{patch}",
+        "patch": patch,
+        "size": size,
+        "tokens": tokens,
+        "columns": found,
+    }
     record(row)
     print("\n" + json.dumps(row))
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import segfast
+from segfast.artifacts.golden import photo
 from segfast.benchmark import STAGES, Picture, measure
-from segfast.probe import photo
 
 MODEL = "seg-s-32"
 PHOTOS = [(512, 512), (1024, 2048), (3000, 4000)]
@@ -42,7 +42,14 @@ def test_photo(benchmark, record, engine, size, tmp_path):
     assert found["size"] == list(size)
     seconds = {stage: found["stages"][stage]["p50"] / 1e3 for stage in STAGES} | {"total": found["total"]["p50"] / 1e3}
     assert sum(seconds[stage] for stage in STAGES) == pytest.approx(seconds["total"], rel=0.2)
-    row = {"section": "stages", "id": f"{MODEL} {size[0]}×{size[1]}", "model": MODEL, "height": size[0], "width": size[1],
-           "seconds": seconds, "runtime": engine.runtime}  # fmt: skip
+    row = {
+        "section": "stages",
+        "id": f"{MODEL} {size[0]}×{size[1]}",
+        "model": MODEL,
+        "height": size[0],
+        "width": size[1],
+        "seconds": seconds,
+        "runtime": engine.runtime,
+    }
     record(row)
     print("\n" + json.dumps(row))

@@ -30,8 +30,16 @@ REPOSITORY = Path(__file__).parent.parent
 ROUNDS, WARMUP = 7, 2
 ALONE = World(0, 1, torch.device("cpu"))
 # seg-ti-mask-16 on crops of 256, batch 8: what the README's training of one's own data takes on a laptop.
-SETTING = {"encoder": "none", "width": None, "depth": None, "decoder_depth": 2, "crop": 256, "batch": 8,
-           "drop_path": 0.1, "decoder_dropout": 0.1}  # fmt: skip
+SETTING = {
+    "encoder": "none",
+    "width": None,
+    "depth": None,
+    "decoder_depth": 2,
+    "crop": 256,
+    "batch": 8,
+    "drop_path": 0.1,
+    "decoder_dropout": 0.1,
+}
 
 
 def setting(precision="fp32", **more):
@@ -119,7 +127,9 @@ def test_a_step_is_as_fast_as_the_plain_one(benchmark, precision):
     row = setting(precision, drop_path=0.0, decoder_dropout=0.0)
     first = {name: make(row)(0) for name, make in SIDES.items()}
     assert first["segfast"] == pytest.approx(first["plain"], rel=1e-2 if precision == "bf16" else 1e-4)
-    seconds = benchmark.pedantic(lambda: in_turns({name: make(setting(precision)) for name, make in SIDES.items()}), rounds=1)
+    seconds = benchmark.pedantic(
+        lambda: in_turns({name: make(setting(precision)) for name, make in SIDES.items()}), rounds=1
+    )
     memory = {name: peak(name, precision) for name in SIDES}
     ratio = seconds["plain"] / seconds["segfast"]
     report(f"training step, {precision}", seconds, ratio=round(ratio, 3), peak_memory_bytes=memory)

@@ -40,11 +40,11 @@ def segment(model: str, image: Array) -> Array:
     protocol, P, whole = about["protocol"], about["patch"], image.shape[:2]
     window, stride = protocol["window"], protocol["stride"]
 
-    size = covering(whole, window)                                                  # step 1
+    size = covering(whole, window)  # step 1
     image = stretch(stretch(image.astype(np.float32), size[1], axis=1), size[0], axis=0)
     image = np.rint(image).astype(np.uint8)
     parts = {}
-    for top, left in itertools.product(*map(starts, size, window, stride)):         # step 2
+    for top, left in itertools.product(*map(starts, size, window, stride)):  # step 2
         pixels = np.ascontiguousarray(image[None, top : top + window[0], left : left + window[1]])
         parts[top, left] = session.run(None, {"images": pixels})[0][0].astype(np.float32)  # [K, h, w]
 
@@ -85,7 +85,7 @@ def covering(size: Size, window: Size) -> Size:
     (H, W), (high, wide) = size, window
     if high <= H and wide <= W:
         return H, W
-    by_height = high * W >= wide * H                                                # the larger factor is the height's
+    by_height = high * W >= wide * H  # the larger factor is the height's
     return (high, max(wide, int(W / H * high))) if by_height else (max(high, int(H / W * wide)), wide)
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segfast import cli, files
-from segfast.artifact import read_artifact
+from segfast.artifacts.onnx import read_artifact
 from segfast.config import check_size
+from segfast.dependencies.needs import need
 from segfast.errors import BadOption
 from segfast.export import engine_command
-from segfast.needs import need
-from segfast.nvidia import KINDS
+from segfast.machine.nvidia import KINDS
 from segfast.protocol import Size
 from segfast.variants import variant
 
@@ -111,7 +111,7 @@ def _model(options: argparse.Namespace) -> Segmenter:
         size = check_size(512 if options.size is None else options.size, row.patch)
         model = _random(options.model, 150 if count is None else count, size)
     else:
-        from segfast.weights import load_model
+        from segfast.checkpoints.load import load_model
 
         model = load_model(options.weights)
         if options.model not in (None, model.config.name):

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from segfast import nvidia, progress
+from segfast import progress
+from segfast.artifacts.inspection import Nodes
+from segfast.artifacts.plan import Options
 from segfast.errors import ExportFailed
 from segfast.export import targets
-from segfast.inspection import Nodes
-from segfast.nvidia import KINDS, Library
-from segfast.plan import Options
+from segfast.machine import nvidia
+from segfast.machine.nvidia import KINDS, Library
 from segfast.protocol import Size
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _build(
     heard = nvidia.listen(library)
     builder = library.Builder(heard.log)
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = _parse(library, network, heard, onnx, title)                 # owns the weights until the plan is there
+    parser = _parse(library, network, heard, onnx, title)  # owns the weights until the plan is there
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
     shapes = [library.Dims((n, *size, 3)) for n in options.batch]
@@ -102,7 +103,7 @@ def _build(
     _configure(library, config, options)
     cache, notes = _take_timings(config, timings) if options.engine == "tensorrt" else (None, ())
     with _Bar(title) as bar:
-        monitor = _monitor(library, bar, stop)                          # the config need not hold it, nor the cache
+        monitor = _monitor(library, bar, stop)  # the config need not hold it, nor the cache
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     del parser
@@ -113,18 +114,22 @@ def _build(
     return Built(memoryview(plan), _nodes(library, network), _give_timings(config, cache), notes)  # type: ignore[arg-type]
 
 
-def _parse(library: Library, network: tensorrt.INetworkDefinition, heard: nvidia.Listener, onnx: bytes, title: str) -> tensorrt.OnnxParser:
+def _parse(
+    library: Library, network: tensorrt.INetworkDefinition, heard: nvidia.Listener, onnx: bytes, title: str
+) -> tensorrt.OnnxParser:
     parser = library.OnnxParser(network, heard.log)
     if not parser.parse(onnx):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reason = _reason([f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors] or heard.errors)
+        reason = _reason(
+            [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors] or heard.errors
+        )
         raise ExportFailed(f"{title} cannot read the network ({reason}); export it again")
     return parser
 
 
 def _configure(library: Library, config: tensorrt.IBuilderConfig, options: Options) -> None:
     config.builder_optimization_level = options.level
-    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED    # the inspector tells types by this alone
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # the inspector tells types by this alone
     # The network's fp32 islands are there for their mantissa, which TF32 would cut to that of fp16.
     config.clear_flag(library.BuilderFlag.TF32)
     if options.workspace is not None:
@@ -133,7 +138,7 @@ def _configure(library: Library, config: tensorrt.IBuilderConfig, options: Optio
         targets.configure(config, options.targets)
         return
     levels = library.HardwareCompatibilityLevel
-    if options.hardware == "same":                                      # not in every version: looked up only if asked for
+    if options.hardware == "same":  # not in every version: looked up only if asked for
         config.hardware_compatibility_level = levels.SAME_COMPUTE_CAPABILITY
     elif options.hardware == "ampere+":
         config.hardware_compatibility_level = levels.AMPERE_PLUS
@@ -141,7 +146,9 @@ def _configure(library: Library, config: tensorrt.IBuilderConfig, options: Optio
         config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
 
 
-def _take_timings(config: tensorrt.IBuilderConfig, timings: bytes | None) -> tuple[tensorrt.ITimingCache, tuple[str, ...]]:
+def _take_timings(
+    config: tensorrt.IBuilderConfig, timings: bytes | None
+) -> tuple[tensorrt.ITimingCache, tuple[str, ...]]:
     """Give earlier timings to a build, or none where they are of another GPU or version; what it fills, and notes."""
     if timings:
         cache = config.create_timing_cache(timings)
@@ -204,7 +211,7 @@ class _Bar:
         self._bar = progress.bar(desc=title, total=1.0, bar_format="{desc} |{bar:20}| {elapsed}")
         self._lock = threading.Lock()
         self._shown = 0.0
-        self._phases: dict[str | None, list[Any]] = {}                  # name → [parent, steps, steps done]
+        self._phases: dict[str | None, list[Any]] = {}  # name → [parent, steps, steps done]
 
     def __enter__(self) -> _Bar:
         return self
@@ -238,7 +245,7 @@ class _Bar:
             parent, steps, done = phase
             share = min(1.0, (done + share) / steps)
             phase = self._phases.get(parent)
-        if share > self._bar.n:                                         # a bar that runs back says nothing
+        if share > self._bar.n:  # a bar that runs back says nothing
             self._bar.n = share
         if time.monotonic() - self._shown > _REFRESH:
             self._shown = time.monotonic()

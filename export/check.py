@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segfast.artifacts.golden import PHOTOS, photo
 from segfast.engine import Engine
 from segfast.model import Segmenter
-from segfast.probe import PHOTOS, photo
 from segfast.protocol import Protocol, Size
 
 
@@ -69,7 +69,7 @@ def expect(model: Segmenter) -> Expected:
 def normalise(image: NDArray[np.uint8], protocol: Protocol) -> Tensor:
     """RGB bytes [H, W, 3] → the model's input [1, 3, H, W]."""
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (protocol.mean, protocol.std))
-    unit = image.transpose(2, 0, 1)[None] / np.float32(255)             # PyTorch would divide in its default dtype
+    unit = image.transpose(2, 0, 1)[None] / np.float32(255)  # PyTorch would divide in its default dtype
     return (torch.from_numpy(unit) - mean) / std
 
 

@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from segfast import cli, devices
+from segfast import cli
+from segfast.artifacts.plan import HARDWARE, LEVELS, Options
 from segfast.errors import BadOption, MissingRuntime
 from segfast.export.engine_file import EngineReport, build_engine, check_engine, engine_name
-from segfast.nvidia import KINDS
-from segfast.plan import HARDWARE, LEVELS, Options
+from segfast.machine import devices
+from segfast.machine.nvidia import KINDS
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=_batch, default=Options.batch, help="smallest,best,largest (default: 1,1,8)")
     group.add_argument("--workspace", type=cli.positive, metavar="MIB", help="most memory of a layer (default: any)")
     group.add_argument("--level", type=int, choices=LEVELS, default=Options.level, help="of optimisation (default: 3)")
-    group.add_argument("--hardware", choices=HARDWARE, default=Options.hardware, help="GPUs it runs on (default: none other)")
+    group.add_argument(
+        "--hardware", choices=HARDWARE, default=Options.hardware, help="GPUs it runs on (default: none other)"
+    )
     group.add_argument("--version-compatible", action="store_true", help="later versions of TensorRT run it")
 
 

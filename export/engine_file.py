@@ -15,17 +15,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segfast import devices, files, nvidia, origin, published
-from segfast.artifact import Artifact, read_artifact
+from segfast import files
+from segfast.artifacts.golden import Probe, photo
+from segfast.artifacts.onnx import Artifact, read_artifact
+from segfast.artifacts.plan import Options, Plan, publish, read_plan
+from segfast.artifacts.verdict import Verdict
+from segfast.checkpoints import download
+from segfast.dependencies import installation
+from segfast.dependencies.needs import need
 from segfast.errors import BadModel, BadOption, CannotWrite, ExportFailed, MissingRuntime, SegfastError
 from segfast.export.builder import Built, build_plan
 from segfast.export.replacing import replaced
 from segfast.export.targets import check_targets
-from segfast.needs import need
-from segfast.nvidia import KINDS
-from segfast.plan import Options, Plan, publish, read_plan
-from segfast.probe import Probe, photo
-from segfast.verdict import Verdict
+from segfast.machine import devices, nvidia
+from segfast.machine.nvidia import KINDS
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class EngineReport:
         if self.verdict is not None:
             lines.append(str(self.verdict))
         elif not plan.verified:
-            lines.append("not verified: no GPU and PyTorch here run it; the first Engine that opens it on a GPU does that")
+            lines.append(
+                "not verified: no GPU and PyTorch here run it; the first Engine that opens it on a GPU does that"
+            )
         return "\n".join([*lines, *self.notes])
 
 
@@ -87,7 +92,7 @@ def build_engine(
         path: of the plan, `*.engine`; its sidecar is `*.engine.json`.
         engine: `tensorrt`, for the GPU that is there, or `rtx`, for `targets`, on any x86-64 machine.
         targets: for `rtx`: compute capabilities such as `"sm89,sm120"`; by default that of the GPU here.
-        batch, workspace, level, hardware, version_compatible: see `segfast.plan.Options`.
+        batch, workspace, level, hardware, version_compatible: see `segfast.artifacts.plan.Options`.
         device: `cuda` or `cuda:N`.
         force: let a model of random weights replace a file of trained ones.
 
@@ -119,7 +124,9 @@ def engine_name(onnx: str | os.PathLike[str], engine: str) -> str:
     return f"{Path(onnx).stem}{'-rtx' if engine == 'rtx' else ''}.engine"
 
 
-def check_engine(engine: str, targets: str | Sequence[str] | None, precision: str, device: str = "cuda") -> tuple[str, ...]:
+def check_engine(
+    engine: str, targets: str | Sequence[str] | None, precision: str, device: str = "cuda"
+) -> tuple[str, ...]:
     """See, before any work, that an engine can be built here.
 
     Returns:
@@ -134,7 +141,9 @@ def check_engine(engine: str, targets: str | Sequence[str] | None, precision: st
         if targets is not None:
             raise BadOption("TensorRT builds for the GPU that is there, not for targets; --engine rtx takes them")
         if not devices.nvidia_gpus():
-            raise MissingRuntime("TensorRT needs the NVIDIA GPU it builds for; --engine rtx --target sm89 builds without one")
+            raise MissingRuntime(
+                "TensorRT needs the NVIDIA GPU it builds for; --engine rtx --target sm89 builds without one"
+            )
         chosen: tuple[str, ...] = ()
     else:
         if precision != "fp16":
@@ -143,7 +152,9 @@ def check_engine(engine: str, targets: str | Sequence[str] | None, precision: st
     nvidia.load(engine)
     chosen = chosen or (nvidia.capability(device),)
     if engine == "tensorrt" and not _has_cuda():
-        raise MissingRuntime(f"TensorRT's plans are tried in a PyTorch with CUDA before they are written; {origin.install('gpu')}")
+        raise MissingRuntime(
+            f"TensorRT's plans are tried in a PyTorch with CUDA before they are written; {installation.install('gpu')}"
+        )
     return chosen
 
 
@@ -229,7 +240,7 @@ def _alone(target: Path) -> Iterator[None]:
     name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
     lock = None
     try:
-        lock = FileLock(files.make_folder(published.cache_directory() / "locks") / f"{name}.lock")
+        lock = FileLock(files.make_folder(download.cache_directory() / "locks") / f"{name}.lock")
         lock.acquire(timeout=0)
     except Timeout:
         assert lock is not None
@@ -302,7 +313,7 @@ def _earlier_timings(job: _Job) -> bytes | None:
     try:
         return job.timings.read_bytes() if job.options.engine == "tensorrt" else None
     except OSError:
-        return None                                                     # there is none, or none that can be read
+        return None  # there is none, or none that can be read
 
 
 def _keep_timings(job: _Job, timings: bytes | None) -> tuple[str, ...]:

@@ -32,17 +32,19 @@ class Deployed(nn.Module):
         self.factor: Tensor
         # In bytes, and rounded last: the mean of ViTs, 127.5, is exact in half precision.
         self.register_buffer("mean", (255 * torch.tensor(protocol.mean, dtype=torch.float32)).view(3, 1, 1).to(dtype))
-        self.register_buffer("factor", (1 / (255 * torch.tensor(protocol.std, dtype=torch.float32))).view(3, 1, 1).to(dtype))
+        self.register_buffer(
+            "factor", (1 / (255 * torch.tensor(protocol.std, dtype=torch.float32))).view(3, 1, 1).to(dtype)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, H, W, 3] uint8 RGB → logits or labels."""
         # Cast first: TensorRT refuses to transpose uint8. Subtract first: of the bytes around the
         # mean nothing is lost in half precision.
-        x = images.to(self.dtype).permute(0, 3, 1, 2)                   # [B, 3, H, W]
+        x = images.to(self.dtype).permute(0, 3, 1, 2)  # [B, 3, H, W]
         normalised = (x - self.mean) * self.factor
         if self.output == "logits":
-            return self.model.patch_logits(normalised)                  # [B, K, h, w]
-        return self.model(normalised).argmax(1).to(self.label_dtype)    # [B, H, W]
+            return self.model.patch_logits(normalised)  # [B, K, h, w]
+        return self.model(normalised).argmax(1).to(self.label_dtype)  # [B, H, W]
 
 
 def at_size(model: Segmenter, size: Size) -> Segmenter:
@@ -53,12 +55,8 @@ def at_size(model: Segmenter, size: Size) -> Segmenter:
     config = model.config
     P = config.patch
     h, w = -(-size[0] // P), -(-size[1] // P)
-    fixed = Segmenter(
-        replace(config, image_size=(h * P, w * P), protocol=config.protocol.with_window(size))
-    )
+    fixed = Segmenter(replace(config, image_size=(h * P, w * P), protocol=config.protocol.with_window(size)))
     state = dict(model.state_dict())
     state["encoder.pos_embed"] = model.encoder.positions(h, w)
     fixed.load_state_dict(state)
     return fixed.set_attention(reference.attention).eval()
-
-

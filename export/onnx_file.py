@@ -16,7 +16,6 @@ import torch
 
 from segfast import config as configs
 from segfast import files
-from segfast.ambient import made, true_products
 from segfast.config import check_size
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
 from segfast.export import check
@@ -24,6 +23,7 @@ from segfast.export.graph import Deployed, at_size
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
 from segfast.export.replacing import replaced
 from segfast.model import Segmenter
+from segfast.processes.torch_state import made, true_products
 from segfast.progress import bar
 from segfast.protocol import Size
 

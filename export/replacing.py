@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segfast.artifact import Artifact, read_artifact
+from segfast.artifacts.onnx import Artifact, read_artifact
+from segfast.artifacts.plan import read_plan
 from segfast.config import Config
 from segfast.errors import BadModel, BadOption
-from segfast.plan import read_plan
 
 
 def replaced(path: Path, config: Config, force: bool) -> str | None:

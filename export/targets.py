@@ -56,4 +56,6 @@ def configure(config: object, targets: Sequence[str]) -> None:
     for index, name in enumerate(targets):
         value = tensorrt_rtx.ComputeCapability.__members__.get(name.upper())
         if value is None or not known.set_compute_capability(value, index):
-            raise BadOption(f"TensorRT-RTX {tensorrt_rtx.__version__} does not build for {name}; leave it out, or upgrade")
+            raise BadOption(
+                f"TensorRT-RTX {tensorrt_rtx.__version__} does not build for {name}; leave it out, or upgrade"
+            )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 # The most shared memory one program may use, in bytes, by compute capability (CUDA C++ guide, technical specifications).
 SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
-REGISTERS = 255                         # the most one thread can address
+REGISTERS = 255  # the most one thread can address
 
 
 class Compiled(NamedTuple):
@@ -66,7 +66,9 @@ def compile_kernel(
 
     names = kernel.arg_names
     if unknown := set(names) ^ (set(signature) | set(constants)):
-        raise TypeError(f"{kernel.__name__}: the types and values do not fit its arguments: {', '.join(sorted(unknown))}")
+        raise TypeError(
+            f"{kernel.__name__}: the types and values do not fit its arguments: {', '.join(sorted(unknown))}"
+        )
     if aligned is None:
         unaligned = {param.name for param in kernel.params if param.do_not_specialize_on_alignment}
         aligned = [name for name, kind in signature.items() if kind.startswith("*") and name not in unaligned]

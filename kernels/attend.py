@@ -100,10 +100,10 @@ def cudnn_is_right(N: int) -> bool:
 
 def sdpa_choice(q: Tensor) -> str:
     """What PyTorch runs by its own choice for q, k and v like q [B, N, heads, d]; "sdpa" where it does not tell."""
-    q = q.transpose(1, 2)                                               # [B, heads, N, d]
+    q = q.transpose(1, 2)  # [B, heads, N, d]
     try:
         return NAMES[SDPBackend(torch._fused_sdp_choice(q, q, q))]
-    except (AttributeError, KeyError, RuntimeError, ValueError):        # it is private
+    except (AttributeError, KeyError, RuntimeError, ValueError):  # it is private
         return "sdpa"
 
 
@@ -116,7 +116,7 @@ def triton_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     """`attention` in PyTorch, which chooses the backend."""
     attention_op.check_alike(q, k, v)
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))                    # [B, heads, N, d]
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, heads, N, d]
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
 

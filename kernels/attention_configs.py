@@ -101,7 +101,7 @@ CANDIDATES: dict[int, tuple[Tile, ...]] = {
     120: (Tile(128, 64, 8, 2), Tile(128, 32, 4, 2, carried=True), Tile(128, 32, 4, 2, **_ALONE)),
 }
 # fmt: on
-SPLIT_KEYS = 256                        # the fewest keys of a split: below, joining the splits costs more than it saves
+SPLIT_KEYS = 256  # the fewest keys of a split: below, joining the splits costs more than it saves
 
 
 class Plan(NamedTuple):
@@ -133,7 +133,9 @@ def architecture(capability: tuple[int, int]) -> int:
     """
     number = 10 * capability[0] + capability[1]
     if number < 80:
-        raise ValueError(f"attention in Triton needs compute capability 8.0 or later, not {capability[0]}.{capability[1]}")
+        raise ValueError(
+            f"attention in Triton needs compute capability 8.0 or later, not {capability[0]}.{capability[1]}"
+        )
     if number in (80, 90):
         return number
     return 100 if 100 <= number < 110 else 86 if number < 90 else 120

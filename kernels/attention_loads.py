@@ -18,7 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .attention_configs import padded
 
-UNIT = 8                                # elements: 16 bytes in half precision, the widest load
+UNIT = 8  # elements: 16 bytes in half precision, the widest load
 # What no compilation may depend on: lengths and strides change with the image and the batch.
 SIZES = ["N", "heads", "d", "span", "tiles", "splits", "origin"]
 STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in ("batch", "row", "head")]
@@ -39,12 +39,22 @@ def head_of(x, batch, head, stride_batch, stride_head, DESCRIPTOR: tl.constexpr,
 
 @triton.jit
 def rows_of(
-    x, batch, head, start, stride_row, N, d,
-    ROWS: tl.constexpr, D: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr, PADDED: tl.constexpr,
+    x,
+    batch,
+    head,
+    start,
+    stride_row,
+    N,
+    d,
+    ROWS: tl.constexpr,
+    D: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
+    TAIL: tl.constexpr,
+    PADDED: tl.constexpr,
     UNIT: tl.constexpr,
-):  # fmt: skip
+):
     """Rows start … start + ROWS of a head, [ROWS, D]: zeros from row N (where TAIL) and column d (where PADDED)."""
-    if DESCRIPTOR:                      # the hardware fills the zeros
+    if DESCRIPTOR:  # the hardware fills the zeros
         return x.load([batch, start, head, 0]).reshape(ROWS, D)
     else:
         rows, columns, stride = tl.arange(0, ROWS), tl.arange(0, D), stride_row * UNIT
@@ -67,7 +77,9 @@ def readable(x: Tensor) -> Tensor:
     """
     x = x if x.stride(3) == 1 else x.contiguous()
     if x.shape[1] * x.stride(1) >= 2**31:
-        raise ValueError(f"the {x.shape[1]} tokens of one image span 2^31 elements or more, which attention cannot address")
+        raise ValueError(
+            f"the {x.shape[1]} tokens of one image span 2^31 elements or more, which attention cannot address"
+        )
     return x
 
 

@@ -41,7 +41,7 @@ def attention_backward(
         from .attention_backward_triton import launch_backward
 
         return launch_backward(grad, q, k, v, out, logsumexp, scale)
-    Q, K, V, G = (x.float().transpose(1, 2) for x in (q, k, v, grad))   # [B, heads, N, d]
+    Q, K, V, G = (x.float().transpose(1, 2) for x in (q, k, v, grad))  # [B, heads, N, d]
     weights = (_scores(q.float(), k.float(), scale) - logsumexp[..., None]).exp()
     delta = (G * out.float().transpose(1, 2)).sum(-1, keepdim=True)
     scores = weights * (G @ V.mT - delta)
@@ -76,8 +76,10 @@ def check(q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
     if q.device.type not in ("cuda", "cpu") or (q.is_cuda and torch.version.cuda is None):
         raise ValueError(f"the attention kernels run on NVIDIA GPUs, not on {q.device.type}")
     if q.shape[3] > MAX_HEAD[q.dtype]:
-        raise ValueError(f"the attention kernels take heads of at most {MAX_HEAD[q.dtype]} in {q.dtype}, not {q.shape[3]}")
-    if not 1e-30 < scale < 1e30:        # of 0, or what fp32 rounds to it, the masked scores would be 0 · -inf = NaN
+        raise ValueError(
+            f"the attention kernels take heads of at most {MAX_HEAD[q.dtype]} in {q.dtype}, not {q.shape[3]}"
+        )
+    if not 1e-30 < scale < 1e30:  # of 0, or what fp32 rounds to it, the masked scores would be 0 · -inf = NaN
         raise ValueError(f"the attention kernels take a positive, finite scale, not {scale}")
 
 
@@ -90,7 +92,7 @@ def unpack(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    return q.transpose(1, 2) * scale @ k.permute(0, 2, 3, 1)            # [B, heads, N, N]
+    return q.transpose(1, 2) * scale @ k.permute(0, 2, 3, 1)  # [B, heads, N, N]
 
 
 @attention.register_fake

@@ -30,15 +30,23 @@ from torch import Tensor
 from .attention_configs import Plan, Tile, padded, plan_forward
 from .attention_loads import POINTERS, SIZES, STRIDES, head_of, readable, rows_of, source, strides, unit
 
-LOG2_E = 1 / math.log(2)                # exp(x) = exp2(x / ln 2), and exp2 is one instruction
-EXTRA_ROWS = 16                         # of the tile that computes one query: the fewest that tl.dot takes
+LOG2_E = 1 / math.log(2)  # exp(x) = exp2(x / ln 2), and exp2 is one instruction
+EXTRA_ROWS = 16  # of the tile that computes one query: the fewest that tl.dot takes
 
 
 @triton.jit
 def softmax_step(
-    acc, total, peak, scores, values, scale, left,
-    COLUMNS: tl.constexpr, TAIL: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    acc,
+    total,
+    peak,
+    scores,
+    values,
+    scale,
+    left,
+    COLUMNS: tl.constexpr,
+    TAIL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """One block of keys, whose products with the queries are `scores` [ROWS, COLUMNS]: acc [ROWS, D], total and peak
     [ROWS] brought up to date.
 
@@ -48,7 +56,7 @@ def softmax_step(
     if TAIL:
         scores = tl.where(tl.arange(0, COLUMNS)[None, :] < left, scores, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(scores, 1) * scale)
-    base = tl.where(new_peak == float("-inf"), 0.0, new_peak)   # no key counts yet: -inf minus itself would be NaN
+    base = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # no key counts yet: -inf minus itself would be NaN
     weights = tl.exp2(scores * scale - base[:, None])
     shrink = tl.exp2(peak - base)
     total = total * shrink + tl.sum(weights, 1)
@@ -58,10 +66,29 @@ def softmax_step(
 
 @triton.jit
 def whole_blocks(
-    acc, total, peak, queries, k, v, batch, head, first, full, k_row, v_row, N, d, scale,
-    COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, UNIT: tl.constexpr,
-    CARRIED: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    acc,
+    total,
+    peak,
+    queries,
+    k,
+    v,
+    batch,
+    head,
+    first,
+    full,
+    k_row,
+    v_row,
+    N,
+    d,
+    scale,
+    COLUMNS: tl.constexpr,
+    D: tl.constexpr,
+    PADDED: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
+    UNIT: tl.constexpr,
+    CARRIED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """The keys first … full, in whole blocks without a mask.
 
     CARRIED: the products of a block are issued before the softmax of the one before, so that the tensor cores work
@@ -70,7 +97,7 @@ def whole_blocks(
     if CARRIED:
         if first < full:
             keys = rows_of(k, batch, head, first, k_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED, UNIT)
-            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)                 # [ROWS, COLUMNS]
+            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)  # [ROWS, COLUMNS]
             for key in tl.range(first, full - COLUMNS, COLUMNS):
                 keys = rows_of(k, batch, head, key + COLUMNS, k_row, N, d, COLUMNS, D, DESCRIPTOR, False, PADDED, UNIT)
                 following = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
@@ -90,9 +117,23 @@ def whole_blocks(
 
 @triton.jit
 def from_one_key(
-    queries, keys, values, batch, head, place, k_batch, k_row, k_head, v_batch, v_row, v_head, d, scale,
-    D: tl.constexpr, UNIT: tl.constexpr,
-):  # fmt: skip
+    queries,
+    keys,
+    values,
+    batch,
+    head,
+    place,
+    k_batch,
+    k_row,
+    k_head,
+    v_batch,
+    v_row,
+    v_head,
+    d,
+    scale,
+    D: tl.constexpr,
+    UNIT: tl.constexpr,
+):
     """acc [ROWS, D], total and peak [ROWS] of the single key at `place`, whose weight is 1 until a larger one comes."""
     columns = tl.arange(0, D)
     keys = head_of(keys, batch, head, k_batch, k_head, False, UNIT) + place * (k_row * UNIT) + columns
@@ -100,38 +141,48 @@ def from_one_key(
     key = tl.load(keys, mask=columns < d, other=0.0).to(tl.float32)
     value = tl.load(values, mask=columns < d, other=0.0).to(tl.float32)
     peak = tl.sum(queries.to(tl.float32) * key[None, :], 1) * scale
-    total = tl.exp2(peak - tl.where(peak == float("-inf"), 0.0, peak))      # 1, and 0 of a score of -inf
+    total = tl.exp2(peak - tl.where(peak == float("-inf"), 0.0, peak))  # 1, and 0 of a score of -inf
     return total[:, None] * value[None, :], total, peak
 
 
 @triton.jit(do_not_specialize=[*STRIDES[:9], *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_forward(
-    q, k, v,                            # [B, N, heads, d]: pointers, or tensor descriptors
-    extra_keys, extra_values,           # where EXTRA: pointers to k and v
-    out,                                # [B, N, heads, d]; where SPLIT fp32 [splits, B, N, heads, d], not divided
-    stats,                              # [B, heads, N] logsumexp; where SPLIT [2, splits, B, heads, N] peaks and totals
-    q_batch, q_row, q_head,             # strides, in UNIT elements
-    k_batch, k_row, k_head,
-    v_batch, v_row, v_head,
-    N, heads,
-    d,                                  # in UNIT elements
-    scale,                              # scale / ln 2
-    span,                               # keys of one split, a multiple of COLUMNS; at least N where not SPLIT
-    origin,                             # the first query
-    tiles,                              # of queries in one head
-    ROWS: tl.constexpr,                 # queries of one program: acc, weights and q live in its registers
-    COLUMNS: tl.constexpr,              # keys of one step: what is loaded while the step before computes
-    D: tl.constexpr,                    # d, padded to a power of two that tl.dot takes
-    PADDED: tl.constexpr,               # D > d
-    SPLIT: tl.constexpr,                # the keys of one tile are shared by several programs
-    DESCRIPTOR: tl.constexpr,           # q, k, v are tensor descriptors (sm_90 and later)
-    UNIT: tl.constexpr,                 # what divides d and all strides
-    CARRIED: tl.constexpr,              # see `whole_blocks`
-    EXTRA: tl.constexpr,                # N is a multiple of COLUMNS and one: the sums start from the last key
-    PRECISION: tl.constexpr,            # of the products of fp32 inputs
-):  # fmt: skip
+    q,
+    k,
+    v,  # [B, N, heads, d]: pointers, or tensor descriptors
+    extra_keys,
+    extra_values,  # where EXTRA: pointers to k and v
+    out,  # [B, N, heads, d]; where SPLIT fp32 [splits, B, N, heads, d], not divided
+    stats,  # [B, heads, N] logsumexp; where SPLIT [2, splits, B, heads, N] peaks and totals
+    q_batch,
+    q_row,
+    q_head,  # strides, in UNIT elements
+    k_batch,
+    k_row,
+    k_head,
+    v_batch,
+    v_row,
+    v_head,
+    N,
+    heads,
+    d,  # in UNIT elements
+    scale,  # scale / ln 2
+    span,  # keys of one split, a multiple of COLUMNS; at least N where not SPLIT
+    origin,  # the first query
+    tiles,  # of queries in one head
+    ROWS: tl.constexpr,  # queries of one program: acc, weights and q live in its registers
+    COLUMNS: tl.constexpr,  # keys of one step: what is loaded while the step before computes
+    D: tl.constexpr,  # d, padded to a power of two that tl.dot takes
+    PADDED: tl.constexpr,  # D > d
+    SPLIT: tl.constexpr,  # the keys of one tile are shared by several programs
+    DESCRIPTOR: tl.constexpr,  # q, k, v are tensor descriptors (sm_90 and later)
+    UNIT: tl.constexpr,  # what divides d and all strides
+    CARRIED: tl.constexpr,  # see `whole_blocks`
+    EXTRA: tl.constexpr,  # N is a multiple of COLUMNS and one: the sums start from the last key
+    PRECISION: tl.constexpr,  # of the products of fp32 inputs
+):
     """One tile of queries of one head against all keys, or against those of one split."""
-    program = tl.program_id(0)          # the tiles of one head run side by side and share its keys in the L2 cache
+    program = tl.program_id(0)  # the tiles of one head run side by side and share its keys in the L2 cache
     start = origin + program % tiles * ROWS
     image_head = program // tiles
     batch, head = image_head // heads, image_head % heads
@@ -142,13 +193,27 @@ def attention_forward(
     q = head_of(q, batch, head, q_batch, q_head, DESCRIPTOR, UNIT)
     k = head_of(k, batch, head, k_batch, k_head, DESCRIPTOR, UNIT)
     v = head_of(v, batch, head, v_batch, v_head, DESCRIPTOR, UNIT)
-    queries = rows_of(q, batch, head, start, q_row, N, d, ROWS, D, DESCRIPTOR, True, PADDED, UNIT)     # [ROWS, D]
+    queries = rows_of(q, batch, head, start, q_row, N, d, ROWS, D, DESCRIPTOR, True, PADDED, UNIT)  # [ROWS, D]
     if EXTRA:
-        last_key = N - 1                # whole blocks are left, and no tail
+        last_key = N - 1  # whole blocks are left, and no tail
         acc, total, peak = from_one_key(
-            queries, extra_keys, extra_values, batch, head, last_key, k_batch, k_row, k_head, v_batch, v_row, v_head,
-            d, scale, D, UNIT,
-        )  # fmt: skip
+            queries,
+            extra_keys,
+            extra_values,
+            batch,
+            head,
+            last_key,
+            k_batch,
+            k_row,
+            k_head,
+            v_batch,
+            v_row,
+            v_head,
+            d,
+            scale,
+            D,
+            UNIT,
+        )
     else:
         acc = tl.zeros([ROWS, D], tl.float32)
         total = tl.zeros([ROWS], tl.float32)
@@ -156,10 +221,30 @@ def attention_forward(
 
     full = first_key + (last_key - first_key) // COLUMNS * COLUMNS
     acc, total, peak = whole_blocks(
-        acc, total, peak, queries, k, v, batch, head, first_key, full, k_row, v_row, N, d, scale,
-        COLUMNS, D, PADDED, DESCRIPTOR, UNIT, CARRIED, PRECISION,
-    )  # fmt: skip
-    if not EXTRA and full < last_key:   # what is left, at most one block
+        acc,
+        total,
+        peak,
+        queries,
+        k,
+        v,
+        batch,
+        head,
+        first_key,
+        full,
+        k_row,
+        v_row,
+        N,
+        d,
+        scale,
+        COLUMNS,
+        D,
+        PADDED,
+        DESCRIPTOR,
+        UNIT,
+        CARRIED,
+        PRECISION,
+    )
+    if not EXTRA and full < last_key:  # what is left, at most one block
         keys = rows_of(k, batch, head, full, k_row, N, d, COLUMNS, D, DESCRIPTOR, True, PADDED, UNIT)
         values = rows_of(v, batch, head, full, v_row, N, d, COLUMNS, D, DESCRIPTOR, True, PADDED, UNIT)
         scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
@@ -170,7 +255,9 @@ def attention_forward(
     rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
     images = tl.num_programs(0) // tiles // heads
     split = tl.program_id(1).to(tl.int64)
-    cells = ((split * images + batch) * N * heads + head) * d + rows[:, None].to(tl.int64) * heads * d + columns[None, :]
+    cells = (
+        ((split * images + batch) * N * heads + head) * d + rows[:, None].to(tl.int64) * heads * d + columns[None, :]
+    )
     inside = (rows[:, None] < N) & (columns[None, :] < d)
     stats += split * images * heads * N + image_head.to(tl.int64) * N
     if SPLIT:
@@ -179,23 +266,24 @@ def attention_forward(
         tl.store(stats + tl.num_programs(1).to(tl.int64) * images * heads * N + rows, total, mask=rows < N)
     else:
         tl.store(out + cells, (acc / total[:, None]).to(out.dtype.element_ty), mask=inside)
-        tl.store(stats + rows, (peak + tl.log2(total)) * 0.6931471805599453, mask=rows < N)     # ln 2
+        tl.store(stats + rows, (peak + tl.log2(total)) * 0.6931471805599453, mask=rows < N)  # ln 2
 
 
 @triton.jit(do_not_specialize=SIZES)
 def join_splits(
-    partial,                            # fp32 [splits, B, N, heads, d]
-    stats,                              # fp32 [2, splits, B, heads, N]: peaks and totals
-    out,                                # [B, N, heads, d]
-    logsumexp,                          # [B, heads, N]
-    N, heads,
-    d,                                  # in UNIT elements
+    partial,  # fp32 [splits, B, N, heads, d]
+    stats,  # fp32 [2, splits, B, heads, N]: peaks and totals
+    out,  # [B, N, heads, d]
+    logsumexp,  # [B, heads, N]
+    N,
+    heads,
+    d,  # in UNIT elements
     splits,
     tiles,
-    ROWS: tl.constexpr,                 # queries of one program: only memory counts, so a few
+    ROWS: tl.constexpr,  # queries of one program: only memory counts, so a few
     D: tl.constexpr,
     UNIT: tl.constexpr,
-):  # fmt: skip
+):
     """The answer of one tile of queries from what its splits have found."""
     program = tl.program_id(0)
     d = d * UNIT
@@ -206,7 +294,7 @@ def join_splits(
     inside = (rows[:, None] < N) & (columns[None, :] < d)
     cells = (batch.to(tl.int64) * N * heads + head) * d + rows[:, None].to(tl.int64) * heads * d + columns[None, :]
     lines = image_head.to(tl.int64) * N + rows
-    step = images_heads.to(tl.int64) * N                        # from one split's stats to the next
+    step = images_heads.to(tl.int64) * N  # from one split's stats to the next
 
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     for split in range(splits):
@@ -234,8 +322,8 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan | N
         return out, logsumexp.fill_(-torch.inf)
     q, k, v = (readable(x) for x in (q, k, v))
     tile, splits, descriptors = plan or plan_forward(q, k, v)
-    span = tile.columns * -(-N // (tile.columns * splits))      # keys of a split, in whole blocks
-    splits = -(-N // span)                                      # none is empty
+    span = tile.columns * -(-N // (tile.columns * splits))  # keys of a split, in whole blocks
+    splits = -(-N // span)  # none is empty
     with torch.cuda.device_of(out):
         if splits == 1:
             for part, origin, rows in _parts(tile, N):
@@ -246,9 +334,22 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan | N
         _launch(q, k, v, target, stats, scale, tile, 0, N, span, splits, descriptors)
         tiles, step = -(-N // 16), unit(q, k, v)
         join_splits[tiles * B * heads,](
-            target, stats, out, logsumexp, N, heads, d // step, splits, tiles, ROWS=16, D=padded(d), UNIT=step,
-            num_warps=4, num_stages=1, enable_fp_fusion=True,
-        )  # fmt: skip
+            target,
+            stats,
+            out,
+            logsumexp,
+            N,
+            heads,
+            d // step,
+            splits,
+            tiles,
+            ROWS=16,
+            D=padded(d),
+            UNIT=step,
+            num_warps=4,
+            num_stages=1,
+            enable_fp_fusion=True,
+        )
     return out, logsumexp
 
 
@@ -260,18 +361,51 @@ def _parts(tile: Tile, N: int) -> list[tuple[Tile, int, int]]:
 
 
 def _launch(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, stats: Tensor, scale: float,
-    tile: Tile, origin: int, rows: int, span: int, splits: int, descriptors: bool,
-) -> None:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    stats: Tensor,
+    scale: float,
+    tile: Tile,
+    origin: int,
+    rows: int,
+    span: int,
+    splits: int,
+    descriptors: bool,
+) -> None:
     """`rows` queries from `origin` on, of every head of every image."""
     B, N, heads, d = q.shape
     extra = tile.extra_key and splits == 1 and N % tile.columns == 1 and N > 1
     step, tiles, D = unit(q, k, v), -(-rows // tile.rows), padded(d)
-    sources: list[Any] = [source(x, size, descriptors) for x, size in ((q, tile.rows), (k, tile.columns), (v, tile.columns))]
+    sources: list[Any] = [
+        source(x, size, descriptors) for x, size in ((q, tile.rows), (k, tile.columns), (v, tile.columns))
+    ]
     attention_forward[tiles * B * heads, splits](
-        *sources, k if extra else None, v if extra else None, out, stats, *strides(step, q, k, v),
-        N, heads, d // step, scale * LOG2_E, span, origin, tiles,
-        ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, SPLIT=splits > 1, DESCRIPTOR=descriptors, UNIT=step,
-        CARRIED=tile.carried, EXTRA=extra, PRECISION="ieee",
-        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
-    )  # fmt: skip
+        *sources,
+        k if extra else None,
+        v if extra else None,
+        out,
+        stats,
+        *strides(step, q, k, v),
+        N,
+        heads,
+        d // step,
+        scale * LOG2_E,
+        span,
+        origin,
+        tiles,
+        ROWS=tile.rows,
+        COLUMNS=tile.columns,
+        D=D,
+        PADDED=d != D,
+        SPLIT=splits > 1,
+        DESCRIPTOR=descriptors,
+        UNIT=step,
+        CARRIED=tile.carried,
+        EXTRA=extra,
+        PRECISION="ieee",
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        enable_fp_fusion=True,
+    )

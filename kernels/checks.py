@@ -15,7 +15,7 @@ def check_size(size: Any, name: str, least: int = 1) -> Size:
     """`size` as a pair of ints of at least `least`. Raises TypeError for what is no pair, ValueError for less."""
     try:
         height, width = (int(value.__index__()) for value in size)
-    except (TypeError, AttributeError, ValueError):     # no pair, or no whole numbers
+    except (TypeError, AttributeError, ValueError):  # no pair, or no whole numbers
         raise TypeError(f"{name} must be two whole numbers; got {size!r}") from None
     if min(height, width) < least:
         raise ValueError(f"{name} must be at least {least}; got {size!r}")

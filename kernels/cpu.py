@@ -67,7 +67,7 @@ def run(tasks: Sequence[Callable[[], None]], threads: int) -> None:
         while left:
             try:
                 task = left.pop()
-            except IndexError:      # another thread took it
+            except IndexError:  # another thread took it
                 return
             check()
             task()

@@ -36,4 +36,8 @@ def notes(merging: bool = True) -> list[str]:
         return [f"{_failed[0]}: {what} in NumPy, slower"]
     from .cpu import uncached
 
-    return [f"numba cannot keep its compiled loops ({uncached[0]}), so that each process compiles them"] if uncached else []
+    return (
+        [f"numba cannot keep its compiled loops ({uncached[0]}), so that each process compiles them"]
+        if uncached
+        else []
+    )

@@ -149,7 +149,7 @@ def _cuda() -> Any:
 
 
 def _on_host(views: Sequence[Windows]) -> list[Windows]:
-    return [view._replace(logits=_array(view.logits.cpu())) for view in views]      # type: ignore[attr-defined]
+    return [view._replace(logits=_array(view.logits.cpu())) for view in views]  # type: ignore[attr-defined]
 
 
 def _beside(array: Any, tensor: Any) -> Any:
@@ -219,7 +219,7 @@ def _check_cover(anchors: NDArray[np.intp], window: Size, size: Size) -> None:
 
 def _logits(x: Any) -> Any:
     """Logits [B, K, h, w] checked: an fp32 array in C order, or a CUDA tensor as its kernels read it."""
-    if hasattr(x, "detach"):        # a torch tensor
+    if hasattr(x, "detach"):  # a torch tensor
         if x.device.type not in DEVICES:
             raise ValueError(f"logits must be on a CPU or a CUDA device; got {x.device}: copy them with .cpu()")
         if str(x.layout) != "torch.strided":

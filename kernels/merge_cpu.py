@@ -36,8 +36,10 @@ ONE, HALF = np.float32(1), np.float32(0.5)
 # e^x = 2^n · e^(x - n ln 2), the second factor by the polynomial of Cephes' expf; ln 2 in two parts, the first short.
 LEAST, LOG2_E = np.float32(-87), np.float32(1.44269504088896341)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-EXP = tuple(np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
-                                    1.6666665459e-1, 5.0000001201e-1))      # fmt: skip
+EXP = tuple(
+    np.float32(c)
+    for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+)
 
 
 class Axis(NamedTuple):
@@ -50,19 +52,19 @@ class Axis(NamedTuple):
         slope: of a line of the image: the weight of knot b.
     """
 
-    first: Ints         # [window]
-    weight: Floats      # [window]
-    knots: Ints         # [number of knots]
-    cells: Ints         # [number of cells, 4]
-    slope: Floats       # [H] or [W]
+    first: Ints  # [window]
+    weight: Floats  # [window]
+    knots: Ints  # [number of knots]
+    cells: Ints  # [number of cells, 4]
+    slope: Floats  # [H] or [W]
 
 
 class Grid(NamedTuple):
     """One view, ready for the compiled loops."""
 
-    logits: Floats      # [n, K, h, w]
-    tops: Ints          # [n]
-    lefts: Ints         # [n]
+    logits: Floats  # [n, K, h, w]
+    tops: Ints  # [n]
+    lefts: Ints  # [n]
     rows: Axis
     columns: Axis
 
@@ -83,7 +85,7 @@ def _line(grid: Any, knot: int, patches: Any, counts: Any, out: Any) -> None:
         upper, lower, b = rows.first[dy], min(rows.first[dy] + 1, h - 1), rows.weight[dy]
         a = ONE - b
         for k in range(K):
-            for j in range(w):          # contiguous, so it becomes vectors; the transposition does not
+            for j in range(w):  # contiguous, so it becomes vectors; the transposition does not
                 line[j] = grid.logits[i, k, upper, j] * a + grid.logits[i, k, lower, j] * b
             for j in range(w):
                 patches[j, k] = line[j]
@@ -197,7 +199,14 @@ def _label(grid: Any, first: int, last: int, labels: Any) -> None:
                 continue
             slopes = rows.slope[start:stop]
             _score_cell(
-                upper, lower, (column[0], column[1], left, right), slopes, columns.slope, contenders[:n], ends, best,
+                upper,
+                lower,
+                (column[0], column[1], left, right),
+                slopes,
+                columns.slope,
+                contenders[:n],
+                ends,
+                best,
                 winner,
             )
             for y in range(stop - start):
@@ -343,8 +352,11 @@ def _axis(
     # A cell is the lines of the image within one piece, or between the same two lines of the view.
     key = np.where(piece[near] == piece[far], 2 * piece[near], 2 * near + 1)
     cuts = [0, *(np.flatnonzero(np.diff(key)) + 1), size]
-    spans = [(x, min(x + TILE, end), near[begin], far[end - 1])
-             for begin, end in itertools.pairwise(cuts) for x in range(begin, end, TILE)]      # fmt: skip
+    spans = [
+        (x, min(x + TILE, end), near[begin], far[end - 1])
+        for begin, end in itertools.pairwise(cuts)
+        for x in range(begin, end, TILE)
+    ]
     cells = np.array(spans, np.intp)
     a, b = (np.repeat(knots, cells[:, 1] - cells[:, 0]) for knots in cells[:, 2:].T)
     slope = ((near - a + slope * (far - near)) / np.maximum(b - a, 1)).astype(np.float32)
@@ -358,7 +370,7 @@ def _axis(
 
 def _linear_pieces(starts: Sequence[int], first: Ints, weight: Floats, length: int) -> Ints:
     """For each line of the view, the number of the piece in which every window is linear."""
-    piece = np.where(weight > 0, first + 1, np.minimum(first, 1) * (first + 1))      # 0 before the first patch's centre
+    piece = np.where(weight > 0, first + 1, np.minimum(first, 1) * (first + 1))  # 0 before the first patch's centre
     bends = np.flatnonzero(np.diff(piece, prepend=-1, append=-1))
     marks = np.zeros(length + 1, np.intp)
     for start in starts:

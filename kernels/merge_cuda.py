@@ -50,11 +50,34 @@ def label(view: Windows, size: Size, labels: Tensor) -> None:
     lies = layout(_tensor(view))
     with torch.cuda.device_of(labels):
         label_kernel[grid](
-            view.logits, _anchors(view), labels, K, lies.classes, *lies.steps, n, *size, *view.size, *view.window, h, w,
-            *_scales(view.size, size), *_scales((h, w), view.padded), shift_y, shift_x, *_flags(view, size),
-            **rounds(K), TILE=tile, IN_CELLS=exact, SINGLE=n == 1, RESIZE=view.size != size, LAST=lies.last, VECTOR=lies.vector,
-            num_warps=1 if exact else LOOSE_WARPS, maxnreg=REGISTERS, enable_fp_fusion=False,
-        )      # fmt: skip
+            view.logits,
+            _anchors(view),
+            labels,
+            K,
+            lies.classes,
+            *lies.steps,
+            n,
+            *size,
+            *view.size,
+            *view.window,
+            h,
+            w,
+            *_scales(view.size, size),
+            *_scales((h, w), view.padded),
+            shift_y,
+            shift_x,
+            *_flags(view, size),
+            **rounds(K),
+            TILE=tile,
+            IN_CELLS=exact,
+            SINGLE=n == 1,
+            RESIZE=view.size != size,
+            LAST=lies.last,
+            VECTOR=lies.vector,
+            num_warps=1 if exact else LOOSE_WARPS,
+            maxnreg=REGISTERS,
+            enable_fp_fusion=False,
+        )
 
 
 def merge(views: Sequence[Windows], size: Size, labels: Tensor) -> None:
@@ -70,9 +93,15 @@ def merge(views: Sequence[Windows], size: Size, labels: Tensor) -> None:
         grid = (triton.cdiv(count * W, BLOCK),)
         with torch.cuda.device_of(labels):
             first_best_kernel[grid](
-                scores, labels[start : start + count], K, count * W, float(len(views)),
-                BLOCK=BLOCK, num_warps=BLOCK_WARPS, enable_fp_fusion=False,
-            )      # fmt: skip
+                scores,
+                labels[start : start + count],
+                K,
+                count * W,
+                float(len(views)),
+                BLOCK=BLOCK,
+                num_warps=BLOCK_WARPS,
+                enable_fp_fusion=False,
+            )
 
 
 def score(views: Sequence[Windows], size: Size) -> Tensor:
@@ -92,10 +121,10 @@ def warm_up(classes: int, dtype: torch.dtype, device: torch.device | str) -> Non
     compile nothing, whatever the sizes.
     """
     logits = empty((2, classes, 2, 2), dtype, device).zero_()
-    one = Windows(logits[:1, :, :1, :1], [(0, 0)], (16, 16), (16, 16), (16, 16))        # type: ignore[arg-type]
-    fine = Windows(logits[:1], [(0, 0)], (8, 8), (8, 8), (8, 8))                        # type: ignore[arg-type]
-    loose = Windows(logits[:1], [(0, 0)], (5, 5), (5, 5), (5, 5))                       # type: ignore[arg-type]
-    several = Windows(logits, [(0, 0), (0, 3)], (5, 5), (5, 5), (5, 8))                 # type: ignore[arg-type]
+    one = Windows(logits[:1, :, :1, :1], [(0, 0)], (16, 16), (16, 16), (16, 16))  # type: ignore[arg-type]
+    fine = Windows(logits[:1], [(0, 0)], (8, 8), (8, 8), (8, 8))  # type: ignore[arg-type]
+    loose = Windows(logits[:1], [(0, 0)], (5, 5), (5, 5), (5, 5))  # type: ignore[arg-type]
+    several = Windows(logits, [(0, 0), (0, 3)], (5, 5), (5, 5), (5, 8))  # type: ignore[arg-type]
     kind = getattr(torch, np.dtype(label_dtype(classes)).name)
     for view in (one, fine, loose, several):
         for size in (view.size, (7, 9)):
@@ -113,11 +142,31 @@ def _add_softmax(view: Windows, size: Size, start: int, scores: Tensor) -> None:
     lies = layout(_tensor(view))
     with torch.cuda.device_of(scores):
         softmax_kernel[grid](
-            view.logits, _anchors(view), scores, K, *lies.steps, n, start, rows, *size, *view.size, *view.window, h, w,
-            *_scales(view.size, size), *_scales((h, w), view.padded), *_flags(view, size),
-            HIGH=high, WIDE=wide, SINGLE=n == 1, RESIZE=view.size != size, LAST=lies.last, VECTOR=lies.vector,
-            num_warps=SOFT_WARPS, enable_fp_fusion=False,
-        )      # fmt: skip
+            view.logits,
+            _anchors(view),
+            scores,
+            K,
+            *lies.steps,
+            n,
+            start,
+            rows,
+            *size,
+            *view.size,
+            *view.window,
+            h,
+            w,
+            *_scales(view.size, size),
+            *_scales((h, w), view.padded),
+            *_flags(view, size),
+            HIGH=high,
+            WIDE=wide,
+            SINGLE=n == 1,
+            RESIZE=view.size != size,
+            LAST=lies.last,
+            VECTOR=lies.vector,
+            num_warps=SOFT_WARPS,
+            enable_fp_fusion=False,
+        )
 
 
 def rounds(K: int) -> dict[str, int]:
@@ -126,7 +175,7 @@ def rounds(K: int) -> dict[str, int]:
 
 
 def _tensor(view: Windows) -> Tensor:
-    return view.logits                  # type: ignore[return-value]
+    return view.logits  # type: ignore[return-value]
 
 
 def _flags(view: Windows, size: Size) -> list[int]:
@@ -144,7 +193,7 @@ def _scales(lengths: Sequence[int], size: Size) -> list[float]:
 def _tiles(length: int, size: int) -> tuple[int, int]:
     """A tile of 16 or 8 lines and its shift with which every tile lies in one cell between patch centres; else 0, 0."""
     first = _taps(length, size)[0]
-    for tile in (16, 8):        # one warp holds 16×16: eight scores and eight winners a thread
+    for tile in (16, 8):  # one warp holds 16×16: eight scores and eight winners a thread
         shift = size // length // 2 % tile
         lines = np.arange(size)
         starts = np.maximum((lines + shift) // tile * tile - shift, 0)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SECTOR = 32                             # bytes that a GPU's memory gives at once
-VECTOR = 16                             # bytes that one thread loads at once
+SECTOR = 32  # bytes that a GPU's memory gives at once
+VECTOR = 16  # bytes that one thread loads at once
 # Offsets have 32 bits; a last run of classes may end a little behind the last logit.
 LIMIT = (1 << 31) - 1024
 

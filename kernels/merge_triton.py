@@ -117,9 +117,19 @@ def _mean_score(logits, y, x, windows, patches, steps, SINGLE: tl.constexpr, VEC
 
 @triton.jit
 def _view_score(
-    logits, k, y, x, view, windows, patches, steps,
-    SINGLE: tl.constexpr, RESIZE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
-):      # fmt: skip
+    logits,
+    k,
+    y,
+    x,
+    view,
+    windows,
+    patches,
+    steps,
+    SINGLE: tl.constexpr,
+    RESIZE: tl.constexpr,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """Class k at pixels (y, x) of the image, in the twin's order: columns, then rows."""
     if LAST:
         logits += k
@@ -174,9 +184,18 @@ def _covering(anchors, n, box, height, width):
 
 @triton.jit
 def _extremes(
-    logits, classes, K, readable, box, windows, patches, steps,
-    SINGLE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
-):      # fmt: skip
+    logits,
+    classes,
+    K,
+    readable,
+    box,
+    windows,
+    patches,
+    steps,
+    SINGLE: tl.constexpr,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """Of each class, the least and the largest logit that a box of the view reads, and whether all are tame.
 
     What lies behind the last class may be read, so that no vector is cut: of such "classes" nothing is tame.
@@ -192,7 +211,9 @@ def _extremes(
         if not SINGLE:
             top, left = tl.load(anchors + 2 * i), tl.load(anchors + 2 * i + 1)
         first_row, last_row = _reach(tl.maximum(first_y - top, 0), tl.minimum(last_y - top, height - 1), scale_y, h)
-        first_column, last_column = _reach(tl.maximum(first_x - left, 0), tl.minimum(last_x - left, width - 1), scale_x, w)
+        first_column, last_column = _reach(
+            tl.maximum(first_x - left, 0), tl.minimum(last_x - left, width - 1), scale_x, w
+        )
         for row in range(first_row, last_row + 1):
             for column in range(first_column, last_column + 1):
                 place = _patch(logits, i, row, column, steps, VECTOR)
@@ -220,21 +241,75 @@ def _may_win(largest, bound, tame, windows):
 
 # What no compilation may depend on, and what may begin anywhere.
 SIZES = [
-    "K", "readable", "step_n", "step_k", "step_y", "step_x", "n", "start", "rows", "H", "W", "view_h", "view_w",
-    "window_h", "window_w", "h", "w", "shift_y", "shift_x", "stretch_y", "stretch_x", "resize_y", "resize_x", "mirrored",
+    "K",
+    "readable",
+    "step_n",
+    "step_k",
+    "step_y",
+    "step_x",
+    "n",
+    "start",
+    "rows",
+    "H",
+    "W",
+    "view_h",
+    "view_w",
+    "window_h",
+    "window_w",
+    "h",
+    "w",
+    "shift_y",
+    "shift_x",
+    "stretch_y",
+    "stretch_x",
+    "resize_y",
+    "resize_x",
+    "mirrored",
     "pixels",
-]  # fmt: skip
+]
 POINTERS = ["logits", "anchors", "labels", "scores"]
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
 def label_kernel(
-    logits, anchors, labels, K, readable, step_n, step_k, step_y, step_x, n, H, W, view_h, view_w, window_h, window_w, h, w,
-    view_scale_y, view_scale_x, scale_y, scale_x, shift_y, shift_x,
-    stretch_y, stretch_x, resize_y, resize_x, mirrored,
-    CLASSES: tl.constexpr, MANY: tl.constexpr, TILE: tl.constexpr, IN_CELLS: tl.constexpr, SINGLE: tl.constexpr,
-    RESIZE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
-):      # fmt: skip
+    logits,
+    anchors,
+    labels,
+    K,
+    readable,
+    step_n,
+    step_k,
+    step_y,
+    step_x,
+    n,
+    H,
+    W,
+    view_h,
+    view_w,
+    window_h,
+    window_w,
+    h,
+    w,
+    view_scale_y,
+    view_scale_x,
+    scale_y,
+    scale_x,
+    shift_y,
+    shift_x,
+    stretch_y,
+    stretch_x,
+    resize_y,
+    resize_x,
+    mirrored,
+    CLASSES: tl.constexpr,
+    MANY: tl.constexpr,
+    TILE: tl.constexpr,
+    IN_CELLS: tl.constexpr,
+    SINGLE: tl.constexpr,
+    RESIZE: tl.constexpr,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """Labels [B, H, W]: one tile of one image, from the n windows of a single view. Grid: B · tiles.
 
     CLASSES are taken at a time; MANY: there are more, so that extremes are computed twice.
@@ -270,7 +345,7 @@ def label_kernel(
     winner = tl.zeros((TILE, TILE), tl.int32)
     for offset in range(0, K, CLASSES):
         classes = offset + tl.arange(0, CLASSES)
-        if MANY:                # else they are at hand
+        if MANY:  # else they are at hand
             least, largest, tame = _extremes(
                 logits, classes, K, readable, box, windows, patches, steps, SINGLE, LAST, VECTOR
             )
@@ -303,19 +378,48 @@ def _cell_score(logits, k, first_y, first_x, y, x, patches, steps, LAST: tl.cons
     down, along = _neighbours(y, scale_y, h)[2], _neighbours(x, scale_x, w)[2]
     p, q = tl.load(logits + (top + left) * VECTOR), tl.load(logits + (top + right) * VECTOR)
     r, s = tl.load(logits + (bottom + left) * VECTOR), tl.load(logits + (bottom + right) * VECTOR)
-    upper = _blend(p.to(tl.float32), q.to(tl.float32), along)                       # [1, TILE]
+    upper = _blend(p.to(tl.float32), q.to(tl.float32), along)  # [1, TILE]
     lower = _blend(r.to(tl.float32), s.to(tl.float32), along)
-    return _blend(upper, lower, down)                                               # [TILE, TILE]
+    return _blend(upper, lower, down)  # [TILE, TILE]
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
 def softmax_kernel(
-    logits, anchors, scores, K, step_n, step_k, step_y, step_x, n, start, rows, H, W, view_h, view_w,
-    window_h, window_w, h, w, view_scale_y, view_scale_x, scale_y, scale_x,
-    stretch_y, stretch_x, resize_y, resize_x, mirrored,
-    HIGH: tl.constexpr, WIDE: tl.constexpr, SINGLE: tl.constexpr, RESIZE: tl.constexpr,
-    LAST: tl.constexpr, VECTOR: tl.constexpr,
-):      # fmt: skip
+    logits,
+    anchors,
+    scores,
+    K,
+    step_n,
+    step_k,
+    step_y,
+    step_x,
+    n,
+    start,
+    rows,
+    H,
+    W,
+    view_h,
+    view_w,
+    window_h,
+    window_w,
+    h,
+    w,
+    view_scale_y,
+    view_scale_x,
+    scale_y,
+    scale_x,
+    stretch_y,
+    stretch_x,
+    resize_y,
+    resize_x,
+    mirrored,
+    HIGH: tl.constexpr,
+    WIDE: tl.constexpr,
+    SINGLE: tl.constexpr,
+    RESIZE: tl.constexpr,
+    LAST: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """Adds one view's softmax over classes to scores [K, rows start …, W]. Grid: tiles."""
     wide = tl.cdiv(W, WIDE)
     start_y, start_x = tl.program_id(0) // wide * HIGH, tl.program_id(0) % wide * WIDE

@@ -52,7 +52,7 @@ def _folders(mount: Path, own: Path) -> Iterator[Path]:
     In a container the path may be the host's, of which only the mount's root is to be seen.
     """
     yield from (mount / name for name in (*_UNIFIED, *_CPU))
-    for line in _read(own).splitlines():                                # number:controllers:path
+    for line in _read(own).splitlines():  # number:controllers:path
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         names = _UNIFIED if not controllers else _CPU if "cpu" in controllers.split(",") else ()
         inner = Path(path.lstrip("/"))
@@ -62,7 +62,7 @@ def _folders(mount: Path, own: Path) -> Iterator[Path]:
 
 def _limit(folder: Path) -> float | None:
     """CPUs that one group allows, by whichever version's files it has."""
-    if words := _read(folder / "cpu.max").split():                      # "max 100000", or quota and period
+    if words := _read(folder / "cpu.max").split():  # "max 100000", or quota and period
         return _ratio(words[0], words[1] if len(words) > 1 else "100000")
     return _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
 

@@ -34,7 +34,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Te
     q is scaled before the product, not the scores after it: that is the pattern which inference
     compilers recognise as attention, and in half precision it keeps the product in range.
     """
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)   # [B, heads, N, d]
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, heads, N, d]
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(2, 3)
     return (scores.softmax(-1) @ v).transpose(1, 2)
 

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checkpoints.load import load_model as load_model
     from .create import create_model as create_model
     from .engine import Engine as Engine
     from .errors import BadData as BadData
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .model import Segmenter as Segmenter
     from .segmentation import Segmentation as Segmentation
     from .variants import list_models as list_models
-    from .weights import load_model as load_model
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _HOMES = {
     "Segmenter": "model",
     "create_model": "create",
     "list_models": "variants",
-    "load_model": "weights",
+    "load_model": "checkpoints.load",
     "BadData": "errors",
     "BadImage": "errors",
     "BadModel": "errors",

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segfast import __version__, cli, doctor
-from segfast.packages import PACKAGES
+from segfast.dependencies.packages import PACKAGES
 from segfast.progress import bar
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def main() -> int:
         named = [Picture(Path(path).name, path) for path in options.images]
         pictures = named or list(examples(engine, stack))
         for picture in pictures:
-            engine._prepare(picture.image, options.multiscale, None)    # what cannot be timed is refused at once
+            engine._prepare(picture.image, options.multiscale, None)  # what cannot be timed is refused at once
         engine.warm_up()
         results = [
             measure(engine, picture, options.rounds, options.multiscale)
@@ -124,23 +124,23 @@ def segment(engine: Engine, image: Any, multiscale: bool = False) -> tuple[Round
     start = clock()
     pixels = read_image(image)
     decoded = clock()
-    work = engine._prepare(pixels, multiscale, None)                    # pixels are passed through
+    work = engine._prepare(pixels, multiscale, None)  # pixels are passed through
     cuts = _Cuts(work.cuts)
     prepared = clock()
     answer = engine._infer([work._replace(cuts=cuts)])[0]
     if not isinstance(answer.given, np.ndarray):
-        answer.lane.fetch(lambda: answer.given[0].logits[:0])           # which waits for the device
+        answer.lane.fetch(lambda: answer.given[0].logits[:0])  # which waits for the device
     inferred = clock()
     result = engine._finish(answer)
     merged = clock()
     total = clock() - start
     seconds = {
         "decode": decoded - start,
-        "resize": prepared - decoded + cuts.seconds,                    # a view of many is cut when its turn comes
+        "resize": prepared - decoded + cuts.seconds,  # a view of many is cut when its turn comes
         "network": inferred - prepared - cuts.seconds,
         "merge": merged - inferred,
     }
-    windows = cuts.windows or 1                                         # a labels artifact takes its one uncut
+    windows = cuts.windows or 1  # a labels artifact takes its one uncut
     return Round({k: s * 1e3 for k, s in seconds.items()}, total * 1e3, windows), result
 
 
@@ -222,7 +222,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint (default: fp16 on a GPU)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint (default: fp16 on a GPU)"
+    )
     return parser.parse_args()
 
 

@@ -48,7 +48,7 @@ def numbered(count: int) -> tuple[Names, Palette]:
 def unique(names: Names) -> Names:
     """The names, those that an earlier class has already with a number behind them: `road`, `road (2)`."""
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-        return names                                                    # damaged, which Config.check says
+        return names  # damaged, which Config.check says
     if len(set(names)) == len(names):
         return names
     taken, numbers, told = set(names), dict[str, int](), list[str]()

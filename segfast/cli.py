@@ -32,13 +32,16 @@ def run(command: Callable[[], int]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_has_gone():
-            raise                                                       # of another pipe
+            raise  # of another pipe
         code = _PIPE_CLOSED
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise
         _silence(sys.stdout)
-        print(f"error: cannot write what the command prints: {error.strerror}; choose another place for it", file=sys.stderr)
+        print(
+            f"error: cannot write what the command prints: {error.strerror}; choose another place for it",
+            file=sys.stderr,
+        )
         code = 2
     sys.exit(code)
 
@@ -53,7 +56,7 @@ def _attempt(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except SystemExit as ended:                                         # argparse has printed help, or an error
+    except SystemExit as ended:  # argparse has printed help, or an error
         return ended.code if isinstance(ended.code, int) else 0
 
 
@@ -67,7 +70,7 @@ def speak_anywhere() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)                              # takes the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for the life of the process)
@@ -90,7 +93,7 @@ def _is_broken(stream: TextIO) -> bool:
         return True
     if not hasattr(select, "poll"):
         return False
-    poll = select.poll()                                                # an unbuffered stream has nothing to flush
+    poll = select.poll()  # an unbuffered stream has nothing to flush
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 

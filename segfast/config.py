@@ -88,7 +88,9 @@ class Config:
         Raises:
             BadModel: a value is not; the message names it.
         """
-        _require(isinstance(self.name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name), "name", self.name)
+        _require(
+            isinstance(self.name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name), "name", self.name
+        )
         for name, most in _WHOLE.items():
             _require(_whole(getattr(self, name)) and 1 <= getattr(self, name) <= most, name, getattr(self, name))
         for name, least, most in _FRACTIONS:
@@ -153,9 +155,7 @@ def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
         raise BadModel(f"the segfast metadata in {source} is damaged ({error!r}); export or save it again") from None
 
 
-def family_config(
-    variant: Variant, num_classes: int = 150, image_size: int | Size = 512, **provenance: str
-) -> Config:
+def family_config(variant: Variant, num_classes: int = 150, image_size: int | Size = 512, **provenance: str) -> Config:
     """The Config of a family member, windows of the training size without overlap (ADE20K's protocol).
 
     150, 60 and 19 classes are named after ADE20K, Pascal Context and Cityscapes, others by number.

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segfast.checkpoints.load import EncoderFile, fit, read_encoder
 from segfast.config import Config, family_config
+from segfast.dependencies.needs import need
 from segfast.errors import BadModel, BadOption, DownloadFailed, UnknownModel
-from segfast.needs import need
 from segfast.protocol import Size
 from segfast.variants import VARIANTS, near, variant
-from segfast.weights import EncoderFile, fit, read_encoder
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -58,7 +58,7 @@ def create_model(
     config = family_config(row, num_classes, image_size, **weights)
     need("export", "torch", *(["timm", "safetensors", "yaml"] if source else []))
 
-    from segfast.ambient import made
+    from segfast.processes.torch_state import made
 
     return made(_create, config, source)
 
@@ -70,8 +70,10 @@ def _create(config: Config, source: str | None) -> Segmenter:
     if source is None:
         return Segmenter(config).eval()
     config, encoder = _read_encoder(config, source)
-    if encoder.heads not in (None, config.heads):                       # no tensor's shape would say so
-        raise BadModel(f"{source} has {encoder.heads} heads, {config.name} {config.heads}; choose the encoder of that model")
+    if encoder.heads not in (None, config.heads):  # no tensor's shape would say so
+        raise BadModel(
+            f"{source} has {encoder.heads} heads, {config.name} {config.heads}; choose the encoder of that model"
+        )
     model = Segmenter(config)
     fit(model.encoder, encoder.state, config, source, encoder.grids)
     return model.eval()
@@ -87,9 +89,7 @@ def _read_encoder(config: Config, source: str) -> tuple[Config, EncoderFile]:
     encoder = read_encoder(path)
     if (theirs := encoder.config) is not None:
         protocol = replace(config.protocol, mean=theirs.protocol.mean, std=theirs.protocol.std)
-        config = replace(
-            config, protocol=protocol, encoder_eps=theirs.encoder_eps, position_mode=theirs.position_mode
-        )
+        config = replace(config, protocol=protocol, encoder_eps=theirs.encoder_eps, position_mode=theirs.position_mode)
     return config, encoder
 
 

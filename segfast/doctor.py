@@ -22,8 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from segfast import __version__, cli, origin
-from segfast.packages import ONNX_RUNTIME, PACKAGES, Package
+from segfast import __version__, cli
+from segfast.dependencies import installation
+from segfast.dependencies.packages import ONNX_RUNTIME, PACKAGES, Package
 
 T = TypeVar("T")
 
@@ -92,9 +93,15 @@ def examine() -> dict[str, Any]:
         },
         "nvidia_gpus": gpus,
         "nvidia_driver": _ask(_driver, None, warnings, "ask for the NVIDIA driver"),
-        "capabilities": _ask(lambda: _capabilities(gpus), list[str](), warnings, "ask for the GPUs' compute capability"),
+        "capabilities": _ask(
+            lambda: _capabilities(gpus), list[str](), warnings, "ask for the GPUs' compute capability"
+        ),
         "packages": packages,
-        "engine": {"onnx": _onnx_default(packages, device), "checkpoints": _checkpoint_default(packages, device), "engines": _engine_default(packages, gpus)},
+        "engine": {
+            "onnx": _onnx_default(packages, device),
+            "checkpoints": _checkpoint_default(packages, device),
+            "engines": _engine_default(packages, gpus),
+        },
         "cache": _ask(_cache, {"path": None, "bytes": None, "writable": False}, warnings, "find the cache directory"),
         "warnings": warnings,
     }
@@ -176,7 +183,7 @@ def version(distribution: str) -> str | None:
 def peak_memory() -> int | None:
     """The most memory this process has held, in bytes, if the system tells."""
     status = _read("/proc/self/status")
-    if match := re.search(r"VmHWM:\s+(\d+) kB", status):                # ru_maxrss is inherited on Linux
+    if match := re.search(r"VmHWM:\s+(\d+) kB", status):  # ru_maxrss is inherited on Linux
         return int(match[1]) * 1024
     try:
         import resource
@@ -188,7 +195,7 @@ def peak_memory() -> int | None:
 def _package(package: Package) -> dict[str, Any]:
     """Whether a package is there, its version, and the command that gets or mends it."""
     spec = _spec(package.module)
-    present = getattr(spec, "origin", None) is not None                 # a folder of that name is no package
+    present = getattr(spec, "origin", None) is not None  # a folder of that name is no package
     found = next((v for v in map(version, package.distributions) if v), None) if present else None
     entry = {"present": present, "version": found, "detail": None, "error": None, "get": f"pip install {package.pip}"}
     if present and package.module == "torch":
@@ -213,7 +220,7 @@ def _torch_cuda(spec: Any) -> str | None:
 
 
 def _mend(module: str, error: str) -> str:
-    if "CUDAExecutionProvider" in error:                                # NVIDIA's libraries, beside the package itself
+    if "CUDAExecutionProvider" in error:  # NVIDIA's libraries, beside the package itself
         return "pip install 'onnxruntime-gpu[cuda,cudnn]'"
     return f"pip install --force-reinstall {_pip(module)}"
 
@@ -224,7 +231,11 @@ def _probe(name: str, device: str = "cpu") -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         ended = subprocess.run(  # noqa: S603 (our own code)
-            [sys.executable, "-c", code, device], capture_output=True, env=environment, timeout=120, stdin=subprocess.DEVNULL
+            [sys.executable, "-c", code, device],
+            capture_output=True,
+            env=environment,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
         )
         if ended.returncode:
             lines = ended.stderr.decode(errors="replace").strip().splitlines()
@@ -248,7 +259,7 @@ def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
     name, why = "onnxruntime", ""
     if device == "cpu" and _spec("openvino") is not None:
         trouble = packages["openvino"]["error"]
-        if trouble and trouble.startswith(_ENDS):                       # which no Engine outlives
+        if trouble and trouble.startswith(_ENDS):  # which no Engine outlives
             return _cannot(f"openvino is broken; {packages['openvino']['get']}")
         name, why = ("onnxruntime", ", as openvino is broken") if trouble else ("openvino", "")
     entry = packages[name]
@@ -260,11 +271,16 @@ def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
         return _cannot(f"{name} is broken; {entry['get']}")
     answers = (entry["detail"] or "").split(", ")
     if device != "cpu" and "CUDAExecutionProvider" not in answers:
-        return _cannot("the installed onnxruntime has no CUDA; pip uninstall -y onnxruntime && pip install onnxruntime-gpu")
+        return _cannot(
+            "the installed onnxruntime has no CUDA; pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+        )
     if error := _probe("engine")["error"]:
-        return _cannot(f"segfast.engine cannot be imported ({error}); {origin.install()}")
+        return _cannot(f"segfast.engine cannot be imported ({error}); {installation.install()}")
     if name == "onnxruntime":
-        return {"runs": True, "text": f"ONNX Runtime on {device}: every file in its own precision{why}{_slower(packages)}"}
+        return {
+            "runs": True,
+            "text": f"ONNX Runtime on {device}: every file in its own precision{why}{_slower(packages)}",
+        }
     half = next((half.lower() for half in ("BF16", "FP16") if half in answers), "f32")
     return {"runs": True, "text": f"OpenVINO on cpu: fp16 files in {half}, fp32 files in f32{_slower(packages)}"}
 
@@ -278,12 +294,16 @@ def _checkpoint_default(packages: dict[str, Any], device: str) -> dict[str, Any]
     if device != "cpu" and not triton["present"]:
         return _cannot(f"triton, which compiles the GPU's kernels, is missing; {triton['get']}")
     if device != "cpu" and torch["detail"] == "no CUDA":
-        return _cannot("this PyTorch has no CUDA, and an Engine takes the GPU unless told device='cpu'; pip install torch")
+        return _cannot(
+            "this PyTorch has no CUDA, and an Engine takes the GPU unless told device='cpu'; pip install torch"
+        )
     if torch.get("error"):
         return _cannot(f"torch is broken; {torch['get']}")
     if device == "cpu":
         return {"runs": True, "text": f"PyTorch on cpu in fp32{_slower(packages)}"}
-    built = f"PyTorch {torch['version'] or '?'} ({torch['detail'] or 'CUDA unknown'}), Triton {triton['version'] or '?'}"
+    built = (
+        f"PyTorch {torch['version'] or '?'} ({torch['detail'] or 'CUDA unknown'}), Triton {triton['version'] or '?'}"
+    )
     return {"runs": True, "text": f"{built} on {device} in fp16"}
 
 
@@ -319,7 +339,7 @@ def _pip(module: str) -> str:
 
 def _conflicts() -> list[str]:
     """Distributions that overwrite each other: another `segfast` and ours, onnxruntime and onnxruntime-gpu."""
-    other = origin.foreign()
+    other = installation.foreign()
     found = [other] if other else []
     if version("onnxruntime") and version("onnxruntime-gpu"):
         remedy = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {ONNX_RUNTIME}"
@@ -328,26 +348,26 @@ def _conflicts() -> list[str]:
 
 
 def _gpus() -> int:
-    from segfast.devices import nvidia_gpus  # needs ctypes, which some Pythons lack
+    from segfast.machine.devices import nvidia_gpus  # needs ctypes, which some Pythons lack
 
     return nvidia_gpus()
 
 
 def _driver() -> str | None:
-    from segfast.nvidia import driver_version
+    from segfast.machine.nvidia import driver_version
 
     return driver_version()
 
 
 def _capabilities(gpus: int) -> list[str]:
-    from segfast.nvidia import capability
+    from segfast.machine.nvidia import capability
 
     return [capability(f"cuda:{index}") for index in range(gpus)]
 
 
 def _cache() -> dict[str, Any]:
     """The cache directory, its size, and whether it is writable or can be made."""
-    from segfast.published import cache_directory
+    from segfast.checkpoints.download import cache_directory
 
     path = cache_directory().absolute()
     size = 0
@@ -356,7 +376,7 @@ def _cache() -> dict[str, Any]:
             try:
                 size += os.lstat(os.path.join(folder, name)).st_size
             except OSError:
-                continue                                                # removed meanwhile
+                continue  # removed meanwhile
     nearest = next((parent for parent in (path, *path.parents) if os.path.lexists(parent)), Path(path.anchor))
     writable = os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
     return {"path": str(path), "bytes": size, "writable": writable}

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import forks, kernels, limits, opening, pipeline
-from segfast.border import border
+from segfast import kernels
 from segfast.config import Config
 from segfast.errors import BadImage, BadModel, BadOption, NotSupported, SegfastError
 from segfast.image import Pixels, read_image, read_windows
+from segfast.inference import limits, pipeline
+from segfast.inference.border import border
+from segfast.inference.scores import Scores
+from segfast.inference.warming import warm_up_kernels
 from segfast.kernels import loops
 from segfast.kernels.merge import Windows, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
+from segfast.pictures.remedies import check_many
+from segfast.processes import forks
+from segfast.processes.sending import Origin
 from segfast.protocol import Protocol, Size, check_fit, views
-from segfast.remedies import check_many
-from segfast.runtimes import MANY, Lane, to_bytes
-from segfast.scores import Scores
+from segfast.runtimes import MANY, Lane, select, to_bytes
 from segfast.segmentation import Segmentation
-from segfast.sent import Origin
-from segfast.warming import warm_up_kernels
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -112,7 +114,7 @@ class Engine:
     ):
         threads = int(threads) if isinstance(threads, np.integer) else threads
         with border("opening the model", BadModel):
-            opened = opening.open_model(path, runtime, device, threads, precision, attention, trusted)
+            opened = select.open_model(path, runtime, device, threads, precision, attention, trusted)
         self.config, self._protocol, self.output = opened.config, opened.protocol, opened.output
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
         on_host = self._runtime.device == "cpu"
@@ -263,7 +265,7 @@ class Engine:
         self._check_process()
         protocol, fit = self._protocol.with_stride(stride), check_fit(fit)
         if (size := limits.size_of(image)) is not None:
-            self._check(size, multiscale, protocol, fit)                # before it is copied
+            self._check(size, multiscale, protocol, fit)  # before it is copied
         with border("reading the image", BadImage):
             pixels = read_image(image)
         if size is None:
@@ -362,5 +364,5 @@ def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArr
     """Bilinear [H, W, 3] → [*size, 3], float32 in the same range; the image itself if it has that size."""
     if image.shape[:2] == size:
         return image
-    with forks.running():                                               # the first time its loops are compiled
+    with forks.running():  # the first time its loops are compiled
         return kernels.resize(image, size, threads=threads)

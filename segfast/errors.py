@@ -92,7 +92,7 @@ class MissingRuntime(SegfastError):
 class NotSupported(SegfastError):
     """A request that this model cannot serve on this machine, though the picture is sound.
 
-    Its network gives another output, the request passes a limit of `segfast.limits`, memory does not hold it, or a
+    Its network gives another output, the request passes a limit of `segfast.inference.limits`, memory does not hold it, or a
     library fails at it (which is then the error's cause).
     """
 

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from segfast import cli, files
 from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
+from segfast.dependencies.needs import need
 from segfast.errors import BadData, BadModel
-from segfast.metrics import Matrix, confusion, confusion_by_size, scores
-from segfast.needs import need
+from segfast.evaluation.metrics import Matrix, confusion, confusion_by_size, scores
+from segfast.evaluation.report import Report, Sample, lost, table
 from segfast.progress import bar
 from segfast.protocol import Size
-from segfast.report import Report, Sample, lost, table
 
 if TYPE_CHECKING:
     from segfast.engine import Engine
@@ -100,9 +100,19 @@ def evaluate(
             shown.set_postfix(mIoU=f"{100 * (scores(total).miou or 0):.2f}", refresh=False)
     seconds = time.perf_counter() - start
     return Report(
-        repr(engine), dataset.name, dataset.split, dataset.classes, total, sizes, tuple(samples),
-        multiscale, stride, fit, seconds, kept.labels(),
-    )  # fmt: skip
+        repr(engine),
+        dataset.name,
+        dataset.split,
+        dataset.classes,
+        total,
+        sizes,
+        tuple(samples),
+        multiscale,
+        stride,
+        fit,
+        seconds,
+        kept.labels(),
+    )
 
 
 def check_classes(engine: Engine, dataset: Dataset, names: bool = True) -> None:
@@ -214,7 +224,7 @@ def main() -> int:
     if options.json:
         files.write_text(_json(reports) + "\n", options.json)
     if options.sheet:
-        from segfast.sheet import draw
+        from segfast.evaluation.sheet import draw
 
         files.write_png(draw(reports[0], dataset), options.sheet)
     return 0
@@ -272,16 +282,30 @@ def _plain(name: str) -> str:
 def _parse() -> argparse.Namespace:
     parser = cli.parser("segfast.evaluate", __doc__)
     parser.add_argument("engine", metavar="ENGINE", help=".onnx or .engine file, checkpoint, or published name")
-    parser.add_argument("--data", metavar="DIR", required=True, help="folder of the dataset; or shapes, which draws itself")
+    parser.add_argument(
+        "--data", metavar="DIR", required=True, help="folder of the dataset; or shapes, which draws itself"
+    )
     parser.add_argument("--dataset", choices=NAMES, help="which one it is (default: told by its layout)")
     parser.add_argument("--split", default="val", help="(default: val)")
     parser.add_argument("--multiscale", action="store_true", help="average 12 views: slower, more accurate")
     parser.add_argument("--stride", type=cli.positive, help="of the sliding window in pixels (default: window − 32)")
-    parser.add_argument("--fit", type=_fit, default="dataset", metavar="LONGxSHORT", help="resize images to fit this; none: not at all (default: the dataset's rule)")
-    parser.add_argument("--by-size", action="store_true", help="also mIoU of small, medium and large objects: connected parts of a class in the truth of under 32² pixels, from 32², from 96²")
+    parser.add_argument(
+        "--fit",
+        type=_fit,
+        default="dataset",
+        metavar="LONGxSHORT",
+        help="resize images to fit this; none: not at all (default: the dataset's rule)",
+    )
+    parser.add_argument(
+        "--by-size",
+        action="store_true",
+        help="also mIoU of small, medium and large objects: connected parts of a class in the truth of under 32² pixels, from 32², from 96²",
+    )
     parser.add_argument("--compare", metavar="OTHER", help="another engine: both side by side, and the points it loses")
     parser.add_argument("--json", metavar="FILE", help="write everything, as fractions")
-    parser.add_argument("--sheet", metavar="PNG", help="draw ENGINE's best and worst pictures with truth, prediction and error")
+    parser.add_argument(
+        "--sheet", metavar="PNG", help="draw ENGINE's best and worst pictures with truth, prediction and error"
+    )
     parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N pictures only")
     parser.add_argument("--ignore-names", action="store_true", help="take classes to be the same whatever their names")
     parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))

@@ -138,10 +138,10 @@ def _write_open(picture: Image, file: BinaryIO) -> None:
         raise BadOption(
             f"{type(file).__name__} takes no bytes; give a path, io.BytesIO() or a file opened with mode 'wb'"
         ) from None
-    except OSError as error:                                            # opened for reading is one, and a ValueError
+    except OSError as error:  # opened for reading is one, and a ValueError
         reason = _REMEDIES.get(error.errno or 0, f"{error}; open it with mode 'wb'")
         raise CannotWrite(f"cannot write to that file: {reason}") from error
-    except ValueError as error:                                         # closed
+    except ValueError as error:  # closed
         raise CannotWrite(f"cannot write to that file: {error}; open it again") from None
 
 

@@ -76,7 +76,9 @@ def newer(version: int, late: Mapping[str, Late], source: str) -> BadModel:
     return BadModel(f"{source} has format {version}; this segfast reads up to {newest(late)}: {NEWER}")
 
 
-def check_fields(values: Mapping[str, Any], known: Mapping[str, Iterable[str]], late: Mapping[str, Late], source: str) -> None:
+def check_fields(
+    values: Mapping[str, Any], known: Mapping[str, Iterable[str]], late: Mapping[str, Late], source: str
+) -> None:
     """See that nothing in a file goes unread, and that its format says what it holds.
 
     Args:
@@ -95,11 +97,15 @@ def check_fields(values: Mapping[str, Any], known: Mapping[str, Iterable[str]], 
     ]
     unknown = [name for name in found if name not in skipped]
     if unknown:
-        raise BadModel(f"{source} has {', '.join(unknown[:5])}, which this segfast does not know and may not ignore: {NEWER}")
+        raise BadModel(
+            f"{source} has {', '.join(unknown[:5])}, which this segfast does not know and may not ignore: {NEWER}"
+        )
     for name, field in late.items():
         section, key = _place(values, name)
         if section.get(key, field.neutral) != field.neutral and values["format"] < field.since:
-            raise BadModel(f"{source} sets {name} but has format {values['format']}, not {field.since}; export or save it again")
+            raise BadModel(
+                f"{source} sets {name} but has format {values['format']}, not {field.since}; export or save it again"
+            )
 
 
 def without_ignored(values: Mapping[str, Any], known: Mapping[str, Iterable[str]]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from segfast import foreign, png
-from segfast.arrays import Pixels as Pixels
-from segfast.arrays import check_array, check_windows, is_array
-from segfast.decoding import decode
 from segfast.errors import BadImage
-from segfast.remedies import no_file, no_image, shorten
+from segfast.pictures import foreign, png
+from segfast.pictures.arrays import Pixels as Pixels
+from segfast.pictures.arrays import check_array, check_windows, is_array
+from segfast.pictures.decoding import decode
+from segfast.pictures.remedies import no_file, no_image, shorten
 
 # 64 megapixels. A larger file is refused before it is decoded; a larger array was decoded by the caller.
 MAX_PIXELS = 1 << 26
@@ -27,8 +27,35 @@ MAX_PIXELS = 1 << 26
 # Formats whose decoders only decode: no Ghostscript, no remote or scripted content.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "TGA", "AVIF")
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".tif", ".tiff", ".bmp", ".dib", ".gif",
-     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga"]
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".apng",
+        ".webp",
+        ".avif",
+        ".avifs",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".pfm",
+        ".jp2",
+        ".j2k",
+        ".j2c",
+        ".jpc",
+        ".jpf",
+        ".jpx",
+        ".tga",
+    ]
 )
 
 # One image or file may be given to many threads, and Pillow's reading of either is for one at a time.
@@ -67,7 +94,7 @@ def read_image(image: Any) -> Pixels:
         return _of_file(io.BytesIO(bytes(image)), f"the picture of {len(image)} bytes")
     if is_array(image):
         return check_array(image)
-    if hasattr(image, "read") and not hasattr(image, "encoding"):       # which files of text have
+    if hasattr(image, "read") and not hasattr(image, "encoding"):  # which files of text have
         with _alone(image):
             return _of_file(*_binary(image))
     raise no_image(image)
@@ -81,7 +108,9 @@ def read_windows(windows: Any, size: tuple[int, int]) -> list[Pixels]:
     """
     if not isinstance(windows, (list, tuple)):
         if not is_array(windows):
-            raise BadImage(f"windows must be a uint8 array {['n', *size, 3]} or a list of images; got {type(windows).__name__}")
+            raise BadImage(
+                f"windows must be a uint8 array {['n', *size, 3]} or a list of images; got {type(windows).__name__}"
+            )
         return list(check_windows(windows, size))
     found = [read_image(window) for window in windows]
     if not found:
@@ -89,7 +118,9 @@ def read_windows(windows: Any, size: tuple[int, int]) -> list[Pixels]:
     for index, pixels in enumerate(found):
         if pixels.shape[:2] != size:
             H, W = pixels.shape[:2]
-            raise BadImage(f"windows must be uint8 {['n', *size, 3]}; window {index} of the list has {H}×{W} pixels; cut it anew")
+            raise BadImage(
+                f"windows must be uint8 {['n', *size, 3]}; window {index} of the list has {H}×{W} pixels; cut it anew"
+            )
     return found
 
 
@@ -135,7 +166,7 @@ def _binary(file: Any) -> tuple[IO[bytes], str]:
         pass
     try:
         return io.BytesIO(file.read()), name
-    except Exception as error:                                          # of whatever it reads from
+    except Exception as error:  # of whatever it reads from
         raise BadImage(f"{name} cannot be read ({error or type(error).__name__}); open it anew, in binary") from None
 
 
@@ -147,7 +178,7 @@ def _of_file(source: Path | IO[bytes], name: str) -> Pixels:
         raise _too_large(name) from None
     except (FileNotFoundError, PermissionError, Warning):
         raise
-    except Exception as error:                                          # decoders raise nearly anything
+    except Exception as error:  # decoders raise nearly anything
         pixels = _without_extras(source, name)
         if pixels is None:
             raise _said(error, source, name) from None

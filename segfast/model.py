@@ -45,22 +45,22 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Full-resolution logits [B, K, H, W] of normalised images [B, 3, H, W], any H and W."""
         H, W = images.shape[-2:]
-        logits = self.patch_logits(images)                              # [B, K, h, w]
-        return self.enlarge(logits, (H, W))                             # [B, K, H, W]
+        logits = self.patch_logits(images)  # [B, K, h, w]
+        return self.enlarge(logits, (H, W))  # [B, K, H, W]
 
     def enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Patch-level logits [B, K, h, w] of images of `size`, at that size."""
         if not self.config.protocol.crop_padding:
             return upsample(logits, size)
         P, (H, W), (h, w) = self.config.patch, size, logits.shape[-2:]
-        return upsample(logits, (h * P, w * P))[..., :H, :W]            # [B, K, H, W]
+        return upsample(logits, (h * P, w * P))[..., :H, :W]  # [B, K, H, W]
 
     def patch_logits(self, images: Tensor) -> Tensor:
         """Patch-level logits [B, K, h, w] of normalised images [B, 3, H, W], any H and W."""
         P, (H, W) = self.config.patch, images.shape[-2:]
-        images = F.pad(images, (0, -W % P, 0, -H % P))                  # [B, 3, h·P, w·P]
+        images = F.pad(images, (0, -W % P, 0, -H % P))  # [B, 3, h·P, w·P]
         h, w = images.shape[-2] // P, images.shape[-1] // P
-        tokens = self.encoder(images)                                   # [B, h·w, D]
+        tokens = self.encoder(images)  # [B, h·w, D]
         return self.decoder(tokens).transpose(1, 2).unflatten(2, (h, w))  # [B, K, h, w]
 
     def set_attention(self, attend: AttentionFunction) -> Segmenter:
@@ -76,7 +76,7 @@ class Segmenter(nn.Module):
         Raises:
             CannotWrite: the destination is full, read-only or missing.
         """
-        from segfast.weights import save_model
+        from segfast.checkpoints.load import save_model
 
         save_model(self, path)
 
@@ -107,16 +107,16 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Patch encodings [B, h·w, D] of padded images [B, 3, h·P, w·P]."""
-        patches = self.patch_embed.proj(images)                         # [B, D, h, w]
+        patches = self.patch_embed.proj(images)  # [B, D, h, w]
         h, w = patches.shape[-2:]
         prefix = [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
         tokens = torch.cat(
             [token.expand(images.shape[0], -1, -1) for token in prefix] + [patches.flatten(2).transpose(1, 2)], dim=1
-        )                                                               # [B, 1 + h·w, D]
+        )  # [B, 1 + h·w, D]
         tokens = self.dropout(tokens + self.positions(h, w))
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens)[:, len(prefix):]                       # [B, h·w, D]
+        return self.norm(tokens)[:, len(prefix) :]  # [B, h·w, D]
 
     def positions(self, h: int, w: int) -> Tensor:
         """Position embeddings [1, prefix + h·w, D] for a grid of h × w patches.
@@ -161,8 +161,7 @@ class MaskDecoder(nn.Module):
         self.proj_dec = nn.Linear(D, D)
         self.cls_emb = nn.Parameter(torch.empty(1, K, D))
         self.blocks = nn.ModuleList(
-            Block(D, config.heads, config.decoder_eps, config.decoder_dropout, 0.0)
-            for _ in range(config.decoder_depth)
+            Block(D, config.heads, config.decoder_eps, config.decoder_dropout, 0.0) for _ in range(config.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(D, eps=config.decoder_eps)
         self.proj_patch = nn.Parameter(D**-0.5 * torch.randn(D, D))
@@ -182,10 +181,10 @@ class MaskDecoder(nn.Module):
         B, K = patches.shape[0], self.num_classes
         tokens = torch.cat([self.proj_dec(patches), self.cls_emb.expand(B, -1, -1)], dim=1)
         for block in self.blocks:
-            tokens = block(tokens)                                      # [B, h·w + K, D]
+            tokens = block(tokens)  # [B, h·w + K, D]
         with without_autocast(tokens):
             tokens = norm_in_fp32(self.decoder_norm, tokens)
-            rows = unit(tokens[:, :-K] @ self.proj_patch.float())       # [B, h·w, D]
+            rows = unit(tokens[:, :-K] @ self.proj_patch.float())  # [B, h·w, D]
             columns = unit(tokens[:, -K:] @ self.proj_classes.float())  # [B, K, D]
             return norm_in_fp32(self.mask_norm, rows @ columns.transpose(1, 2)).to(patches.dtype)  # [B, h·w, K]
 
@@ -220,14 +219,14 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] → [B, N, D]."""
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))       # [B, N, 3, heads, d]
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # [B, N, 3, heads, d]
         dropping = self.training and self.dropout.p > 0
         mixed = kernels.attend_packed(self.attend_dropping if dropping else self.attend, qkv)  # [B, N, heads, d]
         return self.dropout(self.proj(mixed.flatten(2)))
 
     def attend_dropping(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention with dropout on its weights, as the original trains its mask decoder."""
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))                # 3 × [B, heads, N, d]
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # 3 × [B, heads, N, d]
         return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout.p).transpose(1, 2)
 
 
@@ -269,7 +268,7 @@ def unit(vectors: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A block in which autocast, if it is on, leaves the dtypes of x's device as they are."""
     kind = x.device.type
-    known = kind != "meta"                                              # PyTorch has none there, and says so by raising
+    known = kind != "meta"  # PyTorch has none there, and says so by raising
     return torch.autocast(kind, enabled=False) if known and torch.is_autocast_enabled(kind) else nullcontext()
 
 
@@ -294,7 +293,7 @@ def resample_positions(
     Bilinear as in the paper (section 4.2), bicubic in MMSegmentation; no antialiasing.
     """
     fixed, patches = positions[:, :prefix], positions[:, prefix:]
-    patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)            # [1, D, gh, gw]
+    patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # [1, D, gh, gw]
     patches = F.interpolate(patches, size=size, mode=mode, align_corners=False)
     return torch.cat([fixed, patches.flatten(2).transpose(1, 2)], dim=1)
 

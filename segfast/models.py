@@ -13,7 +13,8 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 
-from segfast import cli, published
+from segfast import cli
+from segfast.checkpoints import download
 from segfast.config import Config, check_size, family_config
 from segfast.errors import UnknownModel
 from segfast.protocol import Size
@@ -24,18 +25,18 @@ SIZE = 512
 # Single-scale mIoU on ADE20K in the paper. seg-b-deit-16 is 47.08 in Tables 3 and 6, but 47.10 in Table 4;
 # seg-l-mask-16 is 51.82 in Table 6, where it was trained at 640×640 (section 4.2).
 PAPER_MIOU = {
-    "seg-ti-16": 39.03,                                                 # Table 3
-    "seg-s-32": 40.64,                                                  # Table 3
-    "seg-s-16": 45.37,                                                  # Table 3
-    "seg-b-deit-16": 47.08,                                             # Tables 3 and 6
-    "seg-b-32": 43.07,                                                  # Tables 3 and 4
-    "seg-b-16": 48.06,                                                  # Tables 3 and 4
-    "seg-b-8": 49.54,                                                   # Tables 3 and 4
-    "seg-l-16": 50.71,                                                  # Tables 3, 4 and 6
-    "seg-b-mask-32": 44.19,                                             # Table 4
-    "seg-b-deit-mask-16": 48.70,                                        # Tables 4 and 6
-    "seg-b-mask-16": 48.48,                                             # Table 4
-    "seg-l-mask-16": 51.30,                                             # Table 4
+    "seg-ti-16": 39.03,  # Table 3
+    "seg-s-32": 40.64,  # Table 3
+    "seg-s-16": 45.37,  # Table 3
+    "seg-b-deit-16": 47.08,  # Tables 3 and 6
+    "seg-b-32": 43.07,  # Tables 3 and 4
+    "seg-b-16": 48.06,  # Tables 3 and 4
+    "seg-b-8": 49.54,  # Tables 3 and 4
+    "seg-l-16": 50.71,  # Tables 3, 4 and 6
+    "seg-b-mask-32": 44.19,  # Table 4
+    "seg-b-deit-mask-16": 48.70,  # Tables 4 and 6
+    "seg-b-mask-16": 48.48,  # Table 4
+    "seg-l-mask-16": 51.30,  # Table 4
 }
 
 
@@ -98,12 +99,12 @@ def parameters(config: Config) -> int:
     """How many numbers the weights of a model are."""
     D, K, P = config.width, config.num_classes, config.patch
     h, w = config.grid
-    block = 12 * D * D + 13 * D                     # qkv 3D² + 3D, proj D² + D, MLP 8D² + 5D, two LayerNorms 4D
-    tokens = 2 * config.prefix_tokens + h * w       # the prefix itself, and position embeddings of all
+    block = 12 * D * D + 13 * D  # qkv 3D² + 3D, proj D² + D, MLP 8D² + 5D, two LayerNorms 4D
+    tokens = 2 * config.prefix_tokens + h * w  # the prefix itself, and position embeddings of all
     encoder = (3 * P * P + 1) * D + tokens * D + config.depth * block + 2 * D
     if config.decoder == "linear":
         return encoder + (D + 1) * K
-    projections = 3 * D * D + D                     # proj_dec with its bias, proj_patch, proj_classes
+    projections = 3 * D * D + D  # proj_dec with its bias, proj_patch, proj_classes
     return encoder + projections + K * D + config.decoder_depth * block + 2 * D + 2 * K
 
 
@@ -122,10 +123,10 @@ def flops(config: Config, size: int | Size = SIZE) -> int:
     encoder = config.depth * _block(config.prefix_tokens + patches, D)
     if config.decoder == "linear":
         return 2 * (embedding + encoder + patches * D * K)
-    decoder = patches * D * D                                           # proj_dec
+    decoder = patches * D * D  # proj_dec
     decoder += config.decoder_depth * _block(patches + K, D)
-    decoder += (patches + K) * D * D                                    # proj_patch, proj_classes
-    decoder += patches * K * D                                          # the masks
+    decoder += (patches + K) * D * D  # proj_patch, proj_classes
+    decoder += patches * K * D  # the masks
     return 2 * (embedding + encoder + decoder)
 
 
@@ -137,8 +138,8 @@ def _block(N: int, D: int) -> int:
 def _row(name: str) -> Row:
     config = family_config(VARIANTS[name], image_size=SIZE)
     weights = tuple(
-        Published(known, row.miou[0], published.cached(known) is not None)
-        for known, row in published.PUBLISHED.items()
+        Published(known, row.miou[0], download.cached(known) is not None)
+        for known, row in download.PUBLISHED.items()
         if known.partition("@")[0] == name
     )
     return Row(name, parameters(config), flops(config), PAPER_MIOU.get(name), VARIANTS[name].encoder, weights)

@@ -33,18 +33,18 @@ def bar(items: Iterable[Any] | None = None, desc: str | None = None, **options: 
     from tqdm import tqdm
 
     file: Any = sys.stderr
-    if file is None:                                                    # a Windows program without a console
+    if file is None:  # a Windows program without a console
         options["disable"] = True
     elif not _is_terminal(file):
         file = _Lines(file)
-        options["position"] = 0                                         # the cursor is not moved to a row of its own
+        options["position"] = 0  # the cursor is not moved to a row of its own
     return tqdm(items, desc, file=file, **options)
 
 
 def _is_terminal(file: Any) -> bool:
     try:
         return bool(file.isatty())
-    except (AttributeError, ValueError):                                # a program's own stream; a closed one
+    except (AttributeError, ValueError):  # a program's own stream; a closed one
         return False
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from segfast import cli, files
 from segfast.errors import BadImage, CannotWrite, NotSupported, SegfastError
+from segfast.pictures.selection import LABELS, OVERLAY, find_pictures, output_names
 from segfast.progress import bar
-from segfast.selection import LABELS, OVERLAY, find_pictures, output_names
 
 if TYPE_CHECKING:
     from segfast.segmentation import Segmentation
@@ -44,7 +44,9 @@ def main() -> int:
     start = time.perf_counter()
     paths = [picture for picture, _ in pictures]
     answers = engine.segment_many(paths, multiscale=options.multiscale, stride=options.stride, errors="yield")
-    for picture, name, answer in zip(paths, names, bar(answers, "segment", total=len(paths), unit="picture"), strict=True):
+    for picture, name, answer in zip(
+        paths, names, bar(answers, "segment", total=len(paths), unit="picture"), strict=True
+    ):
         try:
             if isinstance(answer, SegfastError):
                 raise answer
@@ -71,14 +73,18 @@ def _write(answer: Segmentation, target: Path) -> None:
 def _parse() -> argparse.Namespace:
     parser = cli.parser("segfast.segment", __doc__)
     parser.add_argument("engine", metavar="ENGINE", help=".onnx or .engine file, checkpoint, or published name")
-    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="pictures, folders of them, or patterns in quotes")
+    parser.add_argument(
+        "images", metavar="IMAGE|FOLDER", nargs="+", help="pictures, folders of them, or patterns in quotes"
+    )
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="folder to write to")
     parser.add_argument("--multiscale", action="store_true", help="average 12 views: slower, more accurate")
     parser.add_argument("--stride", type=cli.positive, help="of the sliding window in pixels (default: the model's)")
     parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint (default: fp16 on a GPU)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint (default: fp16 on a GPU)"
+    )
     return parser.parse_args()
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segfast import files
 from segfast.errors import BadOption, NotSupported
-from segfast.text import legend_name
+from segfast.pictures.text import legend_name
 
 Labels = NDArray[np.unsignedinteger[Any]]
 
@@ -57,12 +57,12 @@ class Segmentation:
             NotSupported: the artifact gives labels only; or there are over 2^31 - 1024 scores, or more than
                 memory holds.
         """
-        compute = self._compute_scores                                  # first: another thread may be done with it
+        compute = self._compute_scores  # first: another thread may be done with it
         if self._scores is None:
             if compute is None:
                 raise NotSupported("this artifact gives labels only; export it with --output logits to get scores")
             self._scores = compute()
-            self._compute_scores = None                                 # the logits go
+            self._compute_scores = None  # the logits go
         return self._scores
 
     @property
@@ -81,7 +81,7 @@ class Segmentation:
         """
         if not 0 <= opacity <= 1:
             raise BadOption(f"opacity must lie between 0 and 1; got {opacity!r}")
-        colours = np.array(self.palette, np.uint8)[self.labels]         # [H, W, 3]
+        colours = np.array(self.palette, np.uint8)[self.labels]  # [H, W, 3]
         picture = Image.blend(Image.fromarray(self.image), Image.fromarray(colours), opacity)
         return self._with_legend(picture) if legend else picture
 
@@ -118,15 +118,19 @@ class Segmentation:
         return [(int(label), int(counts[label])) for label in order if counts[label]]
 
     def _with_legend(self, picture: Image.Image) -> Image.Image:
-        size = int(np.clip(picture.height / 28, 12, 48))                # of the text, in pixels
+        size = int(np.clip(picture.height / 28, 12, 48))  # of the text, in pixels
         font = ImageFont.load_default(size)
-        rows = [_Row(*legend_name(self.classes[label], label, size), f"  {_percent(count / self.labels.size)}", label)
-                for label, count in self._counts()]
+        rows = [
+            _Row(*legend_name(self.classes[label], label, size), f"  {_percent(count / self.labels.size)}", label)
+            for label, count in self._counts()
+        ]
         line, margin = round(size * 1.6), round(size * 0.6)
         per_column = max(1, (picture.height - 2 * margin) // line)
         columns = [rows[start : start + per_column] for start in range(0, len(rows), per_column)]
         widths = [int(max(row.width(font) for row in column)) + size + 3 * margin for column in columns]
-        canvas = Image.new("RGB", (picture.width + sum(widths) + margin, max(picture.height, line + 2 * margin)), "white")
+        canvas = Image.new(
+            "RGB", (picture.width + sum(widths) + margin, max(picture.height, line + 2 * margin)), "white"
+        )
         canvas.paste(picture)
         draw, left = ImageDraw.Draw(canvas), picture.width + margin
         for column, width in zip(columns, widths, strict=True):

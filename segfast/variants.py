@@ -49,7 +49,7 @@ _DEIT = {
     "ti": (192, 12, 3, {16: "deit_tiny_distilled_patch16_224.fb_in1k"}),
     "s": (384, 12, 6, {16: "deit_small_distilled_patch16_224.fb_in1k"}),
     "b": (768, 12, 12, {16: "deit_base_distilled_patch16_384.fb_in1k"}),
-}  # fmt: skip
+}
 PATCHES = (8, 16, 32)
 
 

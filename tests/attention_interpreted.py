@@ -12,7 +12,7 @@ from segfast.kernels.attention_backward_triton import launch_backward
 from segfast.kernels.attention_configs import BackwardPlan, Plan, Tile
 from segfast.kernels.attention_triton import _parts, launch_forward
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")      # of NaN and infinities, which are meant
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NaN and infinities, which are meant
 
 TILE = Tile(16, 16, 4, 2)
 # Error as a ratio of norms: half precision rounds the weights and the result once each (2^-11 at most,
@@ -108,8 +108,11 @@ def test_tiles_that_are_not_square(tile):
 
 
 OPTIONS = [
-    {"carried": True}, {"extra_key": True}, {"extra_query": True}, {"carried": True, "extra_key": True, "extra_query": True},
-]  # fmt: skip
+    {"carried": True},
+    {"extra_key": True},
+    {"extra_query": True},
+    {"carried": True, "extra_key": True, "extra_query": True},
+]
 
 
 @pytest.mark.parametrize("descriptors", [False, True])
@@ -119,7 +122,7 @@ def test_options_of_a_tile(N, options, descriptors):
     """One key or query over whole blocks, and other lengths, where some options change nothing."""
     q, k, v, _ = draw(1, N, 2, 16, torch.float16)
     assert_forward(q, k, v, Plan(TILE._replace(**options), 1, descriptors))
-    if "extra_key" not in options:      # not a bit
+    if "extra_key" not in options:  # not a bit
         plain = launch_forward(q, k, v, 0.25, Plan(TILE, 1, descriptors))
         found = launch_forward(q, k, v, 0.25, Plan(TILE._replace(**options), 1, descriptors))
         assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
@@ -176,7 +179,7 @@ def test_nan_goes_where_the_formula_sends_it(N, splits, token, options):
 def test_a_score_of_minus_infinity_weighs_nothing(splits):
     q, k, v, _ = draw(1, 37, 1, 16, torch.float32)
     q, k = q.abs(), k.clone()
-    k[0, :18, 0, 0] = -torch.inf        # the whole first block, and some of the second
+    k[0, :18, 0, 0] = -torch.inf  # the whole first block, and some of the second
     out, _ = launch_forward(q, k, v, 0.25, Plan(TILE, splits, False))
     assert error(out, reference.attention(q.double(), k.double(), v.double(), 0.25)) < 1e-6
 
@@ -185,7 +188,7 @@ def test_a_score_of_minus_infinity_weighs_nothing(splits):
 def test_scores_of_minus_infinity_beside_an_extra_key(keys):
     q, k, v, _ = draw(1, 33, 1, 16, torch.float32)
     q, k = q.abs(), k.clone()
-    k[0, keys, 0, 0] = -torch.inf       # the extra key's own, and every key's, whose weights are NaN
+    k[0, keys, 0, 0] = -torch.inf  # the extra key's own, and every key's, whose weights are NaN
     out, _ = launch_forward(q, k, v, 0.25, Plan(TILE._replace(**OPTIONS[-1]), 1, False))
     true = reference.attention(q.double(), k.double(), v.double(), 0.25)
     assert torch.allclose(out.double(), true, atol=1e-5, equal_nan=True)

@@ -12,9 +12,15 @@ import signal_stack
 from helpers import tiny_model
 
 # What a machine with a GPU may lack: files of tests that import it are skipped there.
-OPTIONAL = {"hypothesis": ["hypothesis"], "openvino": ["openvino"], "onnx": ["onnx"], "onnxruntime": ["onnxruntime"],
-            "numba": ["numba"], "safetensors": ["safetensors"],
-            "segfast.export": ["onnx", "onnxscript", "onnxruntime"]}  # fmt: skip
+OPTIONAL = {
+    "hypothesis": ["hypothesis"],
+    "openvino": ["openvino"],
+    "onnx": ["onnx"],
+    "onnxruntime": ["onnxruntime"],
+    "numba": ["numba"],
+    "safetensors": ["safetensors"],
+    "segfast.export": ["onnx", "onnxscript", "onnxruntime"],
+}
 
 
 def pytest_pycollect_makemodule(module_path, parent):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import torch
 
-from segfast.runtimes import device, graphs, staging
+from segfast.runtimes import graphs, lanes, staging
 
 UNSUPPORTED = "CUDA error: operation not permitted when stream is capturing"
 INVALIDATED = "CUDA error: operation failed due to a previous error during capture"
@@ -23,7 +23,7 @@ INVALIDATED = "CUDA error: operation failed due to a previous error during captu
 def install(monkeypatch, *modules):
     """Make lanes, and other modules, believe in a GPU."""
     fake = FakeTorch()
-    for module in (device, graphs, staging, *modules):
+    for module in (lanes, graphs, staging, *modules):
         monkeypatch.setattr(module, "torch", fake)
     return fake
 
@@ -35,8 +35,14 @@ def pretend(monkeypatch):
     fake = install(monkeypatch, pytorch)
     private, called, to = pytorch.private, patch_logits.PatchLogits.__call__, torch.Tensor.to
     monkeypatch.setattr(pytorch, "private", lambda model, device, dtype: private(model, "cpu", dtype))
-    monkeypatch.setattr(torch.Tensor, "to", lambda x, *args, **options: x if args and str(args[0]).startswith("cuda") else to(x, *args, **options))
-    monkeypatch.setattr(patch_logits.PatchLogits, "__call__", lambda self, given: fake.network(partial(called, self))(given))
+    monkeypatch.setattr(
+        torch.Tensor,
+        "to",
+        lambda x, *args, **options: x if args and str(args[0]).startswith("cuda") else to(x, *args, **options),
+    )
+    monkeypatch.setattr(
+        patch_logits.PatchLogits, "__call__", lambda self, given: fake.network(partial(called, self))(given)
+    )
     return fake
 
 

@@ -19,7 +19,7 @@ MAGIC = {"tensorrt": b"ptrt", "rtx": b"vtrt"}
 
 def pretend(monkeypatch, fake, kind, **options):
     """Make engine files run in a library of ours, on the device of a FakeTorch that is installed already."""
-    from segfast import devices, nvidia
+    from segfast.machine import devices, nvidia
     from segfast.runtimes import tensorrt, tensorrt_calls
 
     library, called = Library(fake, kind, **options), tensorrt_calls.Network.__call__
@@ -63,7 +63,9 @@ class Native:
             raise AssertionError(self._library.faults[-1])
 
     def __del__(self):
-        self._library.faults += [f"{type(self).__name__} outlived its {name}" for name, other in self._needs if other() is None]
+        self._library.faults += [
+            f"{type(self).__name__} outlived its {name}" for name, other in self._needs if other() is None
+        ]
 
 
 class Library:
@@ -83,7 +85,11 @@ class Library:
         self.Severity = enum.IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING")
         self.ILogger = type("ILogger", (), {"Severity": self.Severity})
         self.IProgressMonitor = type("IProgressMonitor", (), {})
-        self.Runtime, self.Builder, self.OnnxParser = partial(Runtime, self), partial(Builder, self), partial(OnnxParser, self)
+        self.Runtime, self.Builder, self.OnnxParser = (
+            partial(Runtime, self),
+            partial(Builder, self),
+            partial(OnnxParser, self),
+        )
         self.DataType = enum.Enum("DataType", "UINT8 HALF FLOAT INT32")
         self.TensorIOMode = enum.Enum("TensorIOMode", "INPUT OUTPUT")
         self.LayerInformationFormat = enum.Enum("LayerInformationFormat", "JSON")
@@ -175,7 +181,9 @@ class Inspector(Native):
         if self._context() is None:
             self._library.faults.append("the inspector is asked after its context has gone")
             return ""
-        return json.dumps({"Layers": [{"Name": "half", "Metadata": "[ONNX Layer: matmul]", "Inputs": [{"Format/Datatype": "Half"}]}]})
+        return json.dumps(
+            {"Layers": [{"Name": "half", "Metadata": "[ONNX Layer: matmul]", "Inputs": [{"Format/Datatype": "Half"}]}]}
+        )
 
 
 class Config(Native):

@@ -83,7 +83,7 @@ def interrupted(command, phase, number, **options):
     while time.monotonic() < deadline:
         try:
             shown += os.read(ours, 4096).decode(errors="replace")
-        except OSError:                                                 # the process has ended, and the terminal with it
+        except OSError:  # the process has ended, and the terminal with it
             break
         if phase in shown and not sent:
             process.send_signal(number)

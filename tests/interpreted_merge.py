@@ -17,7 +17,7 @@ from segfast.kernels import merge, merge_cuda, merge_layout, reference
 from segfast.kernels.merge import Windows
 from segfast.protocol import Protocol
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")       # of NaN and infinities, which are meant
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NaN and infinities, which are meant
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +92,19 @@ def assert_merged(views, size):
 
 # Patches of 16, 8, 32 and 24, in cells; non-integer scales, one patch, one pixel, smaller than the patches, the identity.
 SHAPES = [
-    ((2, 3), (32, 48)), ((3, 2), (24, 16)), ((1, 2), (32, 64)), ((2, 1), (48, 24)), ((3, 4), (20, 35)), ((1, 1), (9, 20)),
-    ((1, 1), (1, 1)), ((9, 7), (4, 3)), ((5, 6), (5, 6)), ((5, 6), (5, 17)), ((1, 5), (16, 7)), ((20, 3), (13, 16)),
-]  # fmt: skip
+    ((2, 3), (32, 48)),
+    ((3, 2), (24, 16)),
+    ((1, 2), (32, 64)),
+    ((2, 1), (48, 24)),
+    ((3, 4), (20, 35)),
+    ((1, 1), (9, 20)),
+    ((1, 1), (1, 1)),
+    ((9, 7), (4, 3)),
+    ((5, 6), (5, 6)),
+    ((5, 6), (5, 17)),
+    ((1, 5), (16, 7)),
+    ((20, 3), (13, 16)),
+]
 
 
 @pytest.mark.parametrize(("patches", "size"), SHAPES)
@@ -107,9 +117,17 @@ def test_a_batch_is_the_twin():
     assert_upsampled(smooth(2, 4, 2, 2), (9, 13))
 
 
-@pytest.mark.parametrize(("K", "size"), [
-    (1, (8, 16)), (19, (8, 16)), (19, (11, 7)), (256, (3, 7)), (300, (8, 16)), (300, (3, 7)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("K", "size"),
+    [
+        (1, (8, 16)),
+        (19, (8, 16)),
+        (19, (11, 7)),
+        (256, (3, 7)),
+        (300, (8, 16)),
+        (300, (3, 7)),
+    ],
+)
 def test_any_number_of_classes(K, size):
     assert_upsampled(smooth(1, K, 1, 2), size)
 
@@ -191,21 +209,31 @@ def test_half_precision_counts_as_fp32(dtype):
 def test_layouts():
     x = torch.from_numpy(smooth(2, 5, 2, 3))
     expected = reference.upsample_argmax(x.numpy(), (16, 24))
-    for other in (x.contiguous(memory_format=torch.channels_last), x.repeat_interleave(2, 3)[..., ::2], x.requires_grad_()):
+    for other in (
+        x.contiguous(memory_format=torch.channels_last),
+        x.repeat_interleave(2, 3)[..., ::2],
+        x.requires_grad_(),
+    ):
         assert np.array_equal(upsample_argmax(other, (16, 24)), expected)
-    mirrored_sign = torch.complex(torch.zeros(2, 5, 2, 3), -x.detach()).conj().imag          # its memory holds -x
+    mirrored_sign = torch.complex(torch.zeros(2, 5, 2, 3), -x.detach()).conj().imag  # its memory holds -x
     assert mirrored_sign.is_neg()
     assert np.array_equal(upsample_argmax(mirrored_sign, (16, 24)), expected)
 
 
-@pytest.mark.parametrize(("lies", "dtype"), [
-    ("last", torch.float16), ("last", torch.float32), ("packed", torch.float16), ("first", torch.float16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lies", "dtype"),
+    [
+        ("last", torch.float16),
+        ("last", torch.float32),
+        ("packed", torch.float16),
+        ("first", torch.float16),
+    ],
+)
 def test_every_layout_is_the_twin(lies, dtype):
     """Ties included: few whole levels, so that scores are exact and many are equal."""
     for K, patches, size in ((20, (1, 2), (8, 16)), (5, (2, 1), (32, 16)), (300, (1, 2), (2, 5)), (16, (2, 1), (5, 3))):
         x = np.random.default_rng(K).integers(-2, 3, (2, K, *patches)).astype(np.float32)
-        x[:, 1:-1] -= 3 * (K > 16)          # few of many classes survive
+        x[:, 1:-1] -= 3 * (K > 16)  # few of many classes survive
         laid = lay(torch.from_numpy(x).to(dtype), lies)[1:]
         assert np.array_equal(merge.upsample_argmax(laid, size).numpy(), reference.upsample_argmax(x[1:], size))
     x = np.random.default_rng(0).integers(0, 3, (2, 3, 2, 2)).astype(np.float32)

@@ -9,10 +9,27 @@ import json
 FORMAT = 1
 PROTOCOL = ("mean", "std", "window", "stride", "small_windows", "crop_padding")
 CONFIG = (
-    "name", "patch", "width", "depth", "heads", "decoder", "num_classes", "image_size", "protocol", "classes", "palette",
-    "decoder_depth", "distilled", "encoder_eps", "decoder_eps", "position_mode", "encoder_dropout", "decoder_dropout",
-    "drop_path", "provenance",
-)  # fmt: skip
+    "name",
+    "patch",
+    "width",
+    "depth",
+    "heads",
+    "decoder",
+    "num_classes",
+    "image_size",
+    "protocol",
+    "classes",
+    "palette",
+    "decoder_depth",
+    "distilled",
+    "encoder_eps",
+    "decoder_eps",
+    "position_mode",
+    "encoder_dropout",
+    "decoder_dropout",
+    "drop_path",
+    "provenance",
+)
 
 
 class Refused(Exception):

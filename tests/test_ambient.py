@@ -9,7 +9,7 @@ import torch
 from helpers import tiny_model
 
 import segfast
-from segfast.ambient import true_products
+from segfast.processes.torch_state import true_products
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def test_blocks_of_several_threads_end_in_any_order():
             thread = threading.Thread(target=hold)
             thread.start()
             assert entered.wait(20)
-        assert kind.fp32_precision == "ieee"                            # the other block still runs
+        assert kind.fp32_precision == "ieee"  # the other block still runs
         leave.set()
         thread.join(20)
         assert kind.fp32_precision == lowered

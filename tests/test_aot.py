@@ -20,7 +20,7 @@ ARCHITECTURES = sorted({arch for arch, _ in HALF})
 STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in ("batch", "row", "head")]
 INTEGERS = [*STRIDES, "N", "heads", "d", "span", "origin", "tiles", "splits"]
 FLOATS = ["scale", "k_scale", "q_scale"]
-KERNELS = {                             # field of Tiles: kernel, and the operands that descriptors load
+KERNELS = {  # field of Tiles: kernel, and the operands that descriptors load
     "forward": (attention_forward, "qkv"),
     "small": (attention_forward, "qkv"),
     "keys": (attention_backward_keys, ("q", "grad")),
@@ -45,9 +45,17 @@ def compiled(field, arch, D, dtype, tile, descriptors, padded=False, split=False
     kernel, streamed = KERNELS[field]
     types = signature(kernel, dtype, tile, D, streamed if descriptors else (), split)
     constants = {
-        "ROWS": tile.rows, "COLUMNS": tile.columns, "D": D, "PADDED": padded, "SPLIT": split,
-        "DESCRIPTOR": descriptors, "UNIT": UNIT, "PRECISION": "ieee", "CARRIED": tile.carried, "EXTRA": extra,
-    }  # fmt: skip
+        "ROWS": tile.rows,
+        "COLUMNS": tile.columns,
+        "D": D,
+        "PADDED": padded,
+        "SPLIT": split,
+        "DESCRIPTOR": descriptors,
+        "UNIT": UNIT,
+        "PRECISION": "ieee",
+        "CARRIED": tile.carried,
+        "EXTRA": extra,
+    }
     if not extra:
         constants |= {"extra_keys": None, "extra_values": None}
     names = kernel.arg_names

@@ -9,7 +9,7 @@ from segfast.kernels import merge_cuda
 from segfast.kernels.aot import SHARED_BYTES, compile_kernel
 from segfast.kernels.merge_triton import first_best_kernel, label_kernel, softmax_kernel
 
-ONE, SEVERAL = {"SINGLE": True, "anchors": None}, {"SINGLE": False}        # an argument that is None is a constant
+ONE, SEVERAL = {"SINGLE": True, "anchors": None}, {"SINGLE": False}  # an argument that is None is a constant
 CELLS = {"IN_CELLS": True, "RESIZE": False, **ONE}
 LOOSE = {"IN_CELLS": False, "TILE": merge_cuda.LOOSE_TILE}
 SOFT = dict(zip(("HIGH", "WIDE"), merge_cuda.SOFT_TILE, strict=True))
@@ -36,7 +36,9 @@ def compiled(kind, arch, K=150, dtype="fp16", lies="classes last"):
     """A kernel as its launcher would have it compiled; every number of classes beyond 256 asks for the same."""
     kernel, constants, warps = KINDS[kind]
     last, vector = LAYOUTS[lies]
-    constants = constants | merge_cuda.rounds(K) | {"LAST": last, "VECTOR": min(vector, 4) if dtype == "fp32" else vector}
+    constants = (
+        constants | merge_cuda.rounds(K) | {"LAST": last, "VECTOR": min(vector, 4) if dtype == "fp32" else vector}
+    )
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     pointers = {"logits": f"*{dtype}", "anchors": "*i32", "scores": "*fp32", "views": "fp32"}
     pointers["labels"] = "*u8" if K <= 256 else "*u16"
@@ -56,7 +58,7 @@ def check(binary, kind, arch):
     print(f"sm_{arch} {kind}: {binary.registers} registers, {binary.shared_bytes} bytes shared")
     assert binary.spills == 0
     assert binary.shared_bytes <= SHARED_BYTES[arch]
-    if kind in LABELS:                  # or the twin's last bit is lost
+    if kind in LABELS:  # or the twin's last bit is lost
         assert "fma.rn" not in binary.ptx
         assert "div.full" not in binary.ptx
     if kind.startswith("cells"):

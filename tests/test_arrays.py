@@ -69,7 +69,9 @@ def test_the_advice_for_an_array_gives_the_picture(case, library):
 def expression(message):
     """The Python in an error's advice."""
     advice = message.rsplit("; ", 1)[1]
-    return re.search(r"(?:pass |for example |[a-z)]: )(\(*(?:images?|np|torch)\b.*?)(?:, or segment_many.*)?$", advice)[1]
+    return re.search(r"(?:pass |for example |[a-z)]: )(\(*(?:images?|np|torch)\b.*?)(?:, or segment_many.*)?$", advice)[
+        1
+    ]
 
 
 def test_a_batch_is_for_segment_many():
@@ -261,7 +263,7 @@ NO_WINDOWS = {
     "list of floats": ([WINDOWS[0] / 255], r"\(image \* 255\)"),
     "PIL image": (Image.fromarray(WINDOWS[0]), "a list of images; got Image"),
     "nothing": (None, "got NoneType"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", NO_WINDOWS)
@@ -285,7 +287,7 @@ ONE = {
     "dictionary": ({"a": PHOTO}, r"list\(images\.values\(\)\)"),
     "none": (None, "NoneType is no list"),
     "number": (5, "int is no list"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ONE)
@@ -294,7 +296,7 @@ def test_one_image_is_no_list(engine, tmp_path, monkeypatch, case):
     Path("photos").mkdir()
     Path("photos/a.png").write_bytes(encoded().getvalue())
     given, words = ONE[case]
-    with pytest.raises(BadOption, match=words):                         # before the first answer is asked for
+    with pytest.raises(BadOption, match=words):  # before the first answer is asked for
         engine.segment_many(given)
 
 
@@ -307,7 +309,13 @@ class Old:
         return PHOTO
 
 
-MANY = {"batch": PHOTO[None], "generator": (image for image in [PHOTO]), "paths": np.array(["a.png"]), "old": Old(), "set": {"a.png"}}
+MANY = {
+    "batch": PHOTO[None],
+    "generator": (image for image in [PHOTO]),
+    "paths": np.array(["a.png"]),
+    "old": Old(),
+    "set": {"a.png"},
+}
 
 
 @pytest.mark.parametrize("case", MANY)

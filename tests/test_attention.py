@@ -182,7 +182,7 @@ class OnAGpu(torch.Tensor):
 @pytest.fixture
 def measured(monkeypatch):
     """A GPU of capability 9.0 whose table has the cuDNN's forward, and Triton's backward, as the fastest."""
-    rows = attention_table.Row(90, 64, 1024, 9.0, 2.0, 3.0, "made up", backward=(1.0, 2.0, 9.0)),
+    rows = (attention_table.Row(90, 64, 1024, 9.0, 2.0, 3.0, "made up", backward=(1.0, 2.0, 9.0)),)
     monkeypatch.setattr(attention_table, "ROWS", rows)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

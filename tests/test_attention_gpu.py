@@ -14,7 +14,7 @@ pytestmark = [
 # at the same places, but sum in a different order.
 ALLOWED = 1.5
 LENGTHS = [1, 31, 257, 509, 1025, 1174, 4097, 6401, 9217, 16385]
-FAMILY = [(1, 3), (1, 6), (2, 12), (1, 16), (16, 12)]           # B, heads
+FAMILY = [(1, 3), (1, 6), (2, 12), (1, 16), (16, 12)]  # B, heads
 DTYPES = [torch.float16, torch.bfloat16]
 
 
@@ -36,7 +36,9 @@ def exact(qkv, grad, device="cuda"):
         for h in range(qkv.shape[3]):
             x = qkv[b : b + 1, :, :, h : h + 1].detach().double().requires_grad_()
             answer = reference.attention(*x.unbind(2))
-            gradients[b : b + 1, :, :, h : h + 1] = torch.autograd.grad(answer, x, grad[b : b + 1, :, h : h + 1].double())[0]
+            gradients[b : b + 1, :, :, h : h + 1] = torch.autograd.grad(
+                answer, x, grad[b : b + 1, :, h : h + 1].double()
+            )[0]
             answers[b : b + 1, :, h : h + 1] = answer.detach()
     return answers, gradients
 

@@ -17,7 +17,8 @@ from helpers import REPOSITORY, reference, tiny_model
 from PIL import Image
 
 import segfast
-from segfast import artifact, origin
+from segfast.artifacts.onnx import read_artifact
+from segfast.dependencies import installation
 from segfast.errors import BadImage, BadModel, BadOption, MissingRuntime, SegfastError, UnknownModel
 
 MARK = "executed"
@@ -67,7 +68,9 @@ def safetensors(path, change=lambda metadata: metadata, state=lambda state: stat
     model = tiny_model()
     metadata = change(json.loads(model.config.to_json()))
     save_file(
-        state(dict(model.state_dict())), path, {"segfast": metadata if isinstance(metadata, str) else json.dumps(metadata)}
+        state(dict(model.state_dict())),
+        path,
+        {"segfast": metadata if isinstance(metadata, str) else json.dumps(metadata)},
     )
     return path
 
@@ -84,17 +87,28 @@ CHECKPOINTS = {
     "text": (lambda t: write(t / "a.pth", b"hello " * 99), "refused|copy or download it again"),
     "truncated pth": (lambda t: truncated(t / "a.pth", mmseg()), "copy or download it again"),
     "truncated safetensors": (
-        lambda t: truncated(t / "b.safetensors", safetensors(t / "a.safetensors")), "copy or download it again"),
+        lambda t: truncated(t / "b.safetensors", safetensors(t / "a.safetensors")),
+        "copy or download it again",
+    ),
     "empty safetensors": (lambda t: write(t / "a.safetensors", b""), "copy or download it again"),
     "safetensors with a huge header": (
-        lambda t: write(t / "a.safetensors", struct.pack("<Q", 1 << 60) + b"{}"), "copy or download it again"),
+        lambda t: write(t / "a.safetensors", struct.pack("<Q", 1 << 60) + b"{}"),
+        "copy or download it again",
+    ),
     "plain pickle": (lambda t: write(t / "a.pth", pickle.dumps({"state_dict": Payload()})), "refused"),
     "payload": (lambda t: torch_file(t / "a.pth", {"state_dict": Payload()}), "refused: it calls .*open.*strip it"),
     "payload of the old format": (
-        lambda t: torch_file(t / "a.pth", {"x": Payload()}, _use_new_zipfile_serialization=False), "refused"),
+        lambda t: torch_file(t / "a.pth", {"x": Payload()}, _use_new_zipfile_serialization=False),
+        "refused",
+    ),
     "payload beside weights": (
-        lambda t: torch_file(t / "a.pth", {**torch.load(mmseg(), weights_only=True), "hook": Payload()}), "refused"),
-    "foreign class": (lambda t: torch_file(t / "a.pth", {"model": subprocess.CompletedProcess([], 0)}), "CompletedProcess"),
+        lambda t: torch_file(t / "a.pth", {**torch.load(mmseg(), weights_only=True), "hook": Payload()}),
+        "refused",
+    ),
+    "foreign class": (
+        lambda t: torch_file(t / "a.pth", {"model": subprocess.CompletedProcess([], 0)}),
+        "CompletedProcess",
+    ),
     "a whole module": (lambda t: torch_file(t / "a.pth", torch.nn.Linear(2, 2)), "refused"),
     "list": (lambda t: torch_file(t / "a.pth", [1, 2]), "not a dictionary"),
     "no segmenter": (lambda t: torch_file(t / "a.pth", {"conv.weight": torch.zeros(3)}), "no Segmenter.*conv.weight"),
@@ -104,70 +118,110 @@ CHECKPOINTS = {
     "empty variant.yml": (lambda t: original(t, lambda s: ""), "holds no settings"),
     "variant.yml without the net": (lambda t: original(t, lambda s: s.replace("net_kwargs", "x")), "net_kwargs"),
     "variant.yml of another decoder": (
-        lambda t: original(t, lambda s: s.replace("name: linear", "name: unet")), "unet"),
+        lambda t: original(t, lambda s: s.replace("name: linear", "name: unet")),
+        "unet",
+    ),
     "variant.yml that calls": (
-        lambda t: original(t, lambda s: s + f"evil: !!python/object/apply:builtins.open [{MARK}, w]\n"), "cannot be read"),
+        lambda t: original(t, lambda s: s + f"evil: !!python/object/apply:builtins.open [{MARK}, w]\n"),
+        "cannot be read",
+    ),
     "wrong class count": (
         lambda t: original(t, lambda s: s.replace("n_cls: 5", "n_cls: 9")),
-        r"does not fit seg-custom-8 with 9 classes: decoder.head.weight is \[5, 64\] instead of \[9, 64\]"),
-    "missing tensor": (
-        lambda t: original(t, state=without("encoder.norm.bias")), "encoder.norm.bias is missing"),
+        r"does not fit seg-custom-8 with 9 classes: decoder.head.weight is \[5, 64\] instead of \[9, 64\]",
+    ),
+    "missing tensor": (lambda t: original(t, state=without("encoder.norm.bias")), "encoder.norm.bias is missing"),
     "wrong depth": (
-        lambda t: original(t, lambda s: s.replace("n_layers: 2", "n_layers: 3")), "encoder.blocks.2.* is missing"),
-    "impossible sizes": (
-        lambda t: original(t, lambda s: s.replace("n_heads: 1", "n_heads: 3")), "heads cannot be 3"),
+        lambda t: original(t, lambda s: s.replace("n_layers: 2", "n_layers: 3")),
+        "encoder.blocks.2.* is missing",
+    ),
+    "impossible sizes": (lambda t: original(t, lambda s: s.replace("n_heads: 1", "n_heads: 3")), "heads cannot be 3"),
     "mmseg without its head": (
-        lambda t: torch_file(t / "a.pth", {"state_dict": {
-            name: value for name, value in torch.load(mmseg(), weights_only=True)["state_dict"].items()
-            if "backbone" in name}}), "no Segmenter of MMSegmentation"),
+        lambda t: torch_file(
+            t / "a.pth",
+            {
+                "state_dict": {
+                    name: value
+                    for name, value in torch.load(mmseg(), weights_only=True)["state_dict"].items()
+                    if "backbone" in name
+                }
+            },
+        ),
+        "no Segmenter of MMSegmentation",
+    ),
     "heads that its mask decoder has not": (lambda t: other_heads(t), "n_heads 2, where the mask decoder has 1"),
-    "safetensors of others": (
-        lambda t: safetensors_of_others(t / "a.safetensors"), "no segfast metadata"),
-    "newer format": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "format": 99}), "with a newer segfast"),
+    "safetensors of others": (lambda t: safetensors_of_others(t / "a.safetensors"), "no segfast metadata"),
+    "newer format": (lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "format": 99}), "with a newer segfast"),
     "damaged metadata": (lambda t: safetensors(t / "a.safetensors", lambda m: "{"), "damaged"),
     "metadata is a list": (lambda t: safetensors(t / "a.safetensors", lambda m: []), "damaged"),
-    "metadata without sizes": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {"format": 1}), "damaged"),
+    "metadata without sizes": (lambda t: safetensors(t / "a.safetensors", lambda m: {"format": 1}), "damaged"),
     "metadata with impossible sizes": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "width": -64}), "width cannot be -64"),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "width": -64}),
+        "width cannot be -64",
+    ),
     "metadata with too few names": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "classes": ["a"]}), "classes cannot be 1 names"),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "classes": ["a"]}),
+        "classes cannot be 1 names",
+    ),
     "a name that is a path": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "name": "../outside/evil"}), "name cannot be"),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "name": "../outside/evil"}),
+        "name cannot be",
+    ),
     "a stride over the window": (
-        lambda t: original(t, lambda s: s.replace("window_stride: 64", "window_stride: 100")), "stride cannot be"),
+        lambda t: original(t, lambda s: s.replace("window_stride: 64", "window_stride: 100")),
+        "stride cannot be",
+    ),
     "an enormous width": (
-        lambda t: original(t, lambda s: s.replace("d_model: 64", "d_model: 16384").replace("n_heads: 1", "n_heads: 256")),
-        "does not fit"),
+        lambda t: original(
+            t, lambda s: s.replace("d_model: 64", "d_model: 16384").replace("n_heads: 1", "n_heads: 256")
+        ),
+        "does not fit",
+    ),
     "an enormous class count": (
-        lambda t: original(t, lambda s: s.replace("n_cls: 5", "n_cls: 20000000")), "n_cls 20000000"),
-    "no dataset settings": (
-        lambda t: original(t, lambda s: "dataset_kwargs:\nnet_kwargs:\n"), "lacks or garbles"),
+        lambda t: original(t, lambda s: s.replace("n_cls: 5", "n_cls: 20000000")),
+        "n_cls 20000000",
+    ),
+    "no dataset settings": (lambda t: original(t, lambda s: "dataset_kwargs:\nnet_kwargs:\n"), "lacks or garbles"),
     "a deeply nested variant.yml": (lambda t: original(t, lambda s: "[" * 9000), "cannot be read"),
-    "deeply nested metadata": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: "[" * 100_000), "damaged"),
+    "deeply nested metadata": (lambda t: safetensors(t / "a.safetensors", lambda m: "[" * 100_000), "damaged"),
     "a dropout over 1": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "decoder_dropout": 5}), "decoder_dropout cannot be 5"),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "decoder_dropout": 5}),
+        "decoder_dropout cannot be 5",
+    ),
     "a word for a number": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "encoder_eps": "x"}), "encoder_eps cannot be x"),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "encoder_eps": "x"}),
+        "encoder_eps cannot be x",
+    ),
     "an infinite mean": (
-        lambda t: safetensors(t / "a.safetensors", protocol("mean", [10**400, 0, 0])), "mean cannot be"),
+        lambda t: safetensors(t / "a.safetensors", protocol("mean", [10**400, 0, 0])),
+        "mean cannot be",
+    ),
     "a word for a flag": (
-        lambda t: safetensors(t / "a.safetensors", protocol("small_windows", "no")), "small_windows cannot be no"),
+        lambda t: safetensors(t / "a.safetensors", protocol("small_windows", "no")),
+        "small_windows cannot be no",
+    ),
     "numbers for names": (
-        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "classes": list(range(7))}), "anything but names"),
+        lambda t: safetensors(t / "a.safetensors", lambda m: {**m, "classes": list(range(7))}),
+        "anything but names",
+    ),
     "a vector of positions": (
-        lambda t: original(t, state=lambda s: {**s, "encoder.pos_embed": torch.zeros(5)}), "no square grid"),
+        lambda t: original(t, state=lambda s: {**s, "encoder.pos_embed": torch.zeros(5)}),
+        "no square grid",
+    ),
     "a sparse tensor": (
         lambda t: original(t, state=lambda s: {**s, "encoder.norm.bias": torch.zeros(64).to_sparse()}),
-        "encoder.norm.bias is missing"),
-    "numbers for tensor names": (lambda t: torch_file(t / "a.pth", {"state_dict": {1: torch.zeros(2)}}), "no Segmenter"),
+        "encoder.norm.bias is missing",
+    ),
+    "numbers for tensor names": (
+        lambda t: torch_file(t / "a.pth", {"state_dict": {1: torch.zeros(2)}}),
+        "no Segmenter",
+    ),
     "a compressed archive": (lambda t: compressed(t / "a.pth"), "compressed archive"),
     "an exported file": (lambda t: write(t / "a.onnx.pth", b"") and t / "none.onnx", "no file"),
     "safetensors without a tensor": (
-        lambda t: safetensors(t / "a.safetensors", state=without("decoder.cls_emb")), "decoder.cls_emb is missing"),
-}  # fmt: skip
+        lambda t: safetensors(t / "a.safetensors", state=without("decoder.cls_emb")),
+        "decoder.cls_emb is missing",
+    ),
+}
 
 
 def other_heads(folder):
@@ -227,11 +281,23 @@ def metadata(**changes):
 ARTIFACTS = {
     "metadata of other classes": (
         lambda t, o: changed(t / "a.onnx", o, metadata(num_classes=3, classes=["a"] * 3, palette=[[0, 0, 0]] * 3)),
-        "its metadata says"),
-    "metadata of another output": (lambda t, o: changed(t / "a.onnx", o, metadata(output="labels")), "its metadata says"),
+        "its metadata says",
+    ),
+    "metadata of another output": (
+        lambda t, o: changed(t / "a.onnx", o, metadata(output="labels")),
+        "its metadata says",
+    ),
     "metadata of another size": (
-        lambda t, o: changed(t / "a.onnx", o, metadata(size=[128, 128], protocol={
-            "mean": [0.5] * 3, "std": [0.5] * 3, "window": [128, 128], "stride": [64, 64]})), "its metadata says"),
+        lambda t, o: changed(
+            t / "a.onnx",
+            o,
+            metadata(
+                size=[128, 128],
+                protocol={"mean": [0.5] * 3, "std": [0.5] * 3, "window": [128, 128], "stride": [64, 64]},
+            ),
+        ),
+        "its metadata says",
+    ),
     "missing": (lambda t, o: t / "none.onnx", "no file"),
     "empty": (lambda t, o: write(t / "a.onnx", b""), "export or copy it again"),
     "text": (lambda t, o: write(t / "a.onnx", b"hello " * 99), "export or copy it again"),
@@ -239,14 +305,16 @@ ARTIFACTS = {
     "a folder": (lambda t, o: (t / "a.onnx").mkdir() or t / "a.onnx", "export or copy it again"),
     "a picture": (lambda t, o: write(t / "a.onnx", b"\x89PNG\r\n\x1a\n" + bytes(99)), "export or copy it again"),
     "without our metadata": (
-        lambda t, o: changed(t / "a.onnx", o, lambda m: m.ClearField("metadata_props")), "was not exported by segfast"),
+        lambda t, o: changed(t / "a.onnx", o, lambda m: m.ClearField("metadata_props")),
+        "was not exported by segfast",
+    ),
     "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=2)), "with a newer segfast"),
     "damaged metadata": (lambda t, o: changed(t / "a.onnx", o, metadata(protocol=3)), "damaged"),
     "no size": (lambda t, o: changed(t / "a.onnx", o, metadata(size=None)), "damaged"),
     "unknown output": (lambda t, o: changed(t / "a.onnx", o, metadata(output="boxes")), "damaged"),
     "no graph": (lambda t, o: changed(t / "a.onnx", o, lambda m: m.ClearField("graph")), "export it again"),
     "nodes missing": (lambda t, o: changed(t / "a.onnx", o, lambda m: m.graph.node.pop(3)), "export it again"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
@@ -267,7 +335,7 @@ def test_mutated_artifacts_never_crash_the_reader(tmp_path, tiny_onnx):
         mutated[random.integers(64)] = random.integers(256)
         path = write(tmp_path / "m.onnx", bytes(mutated))
         try:
-            artifact.read_artifact(path)
+            read_artifact(path)
         except BadModel:
             refused += 1
     assert refused > 20
@@ -280,10 +348,8 @@ IMAGES = {
     "text named as a picture": (lambda t: write(t / "a.jpg", b"hello " * 99), "convert it to PNG or JPEG"),
     "truncated": (lambda t: truncated(t / "a.jpg", REPOSITORY / "examples" / "cat.jpg"), "copy or download it again"),
     "no pixels": (lambda t: Image.new("RGB", (0, 5)), "no pixels"),
-    "too many pixels": (
-        lambda t: Image.new("1", (9000, 9000)).save(t / "a.png") or t / "a.png", "64 megapixels"),
-    "too many pixels in a header alone": (
-        lambda t: write(t / "a.bmp", bytes_of_a_huge_bmp()), "64 megapixels"),
+    "too many pixels": (lambda t: Image.new("1", (9000, 9000)).save(t / "a.png") or t / "a.png", "64 megapixels"),
+    "too many pixels in a header alone": (lambda t: write(t / "a.bmp", bytes_of_a_huge_bmp()), "64 megapixels"),
     "none": (lambda t: None, "pass a path, a PIL image or a uint8 array"),
     "number": (lambda t: 5, "pass a path"),
     "list": (lambda t: [[1, 2], [3, 4]], "pass a path"),
@@ -297,7 +363,7 @@ IMAGES = {
     "array without pixels": (lambda t: np.zeros((0, 4, 3), np.uint8), "no pixels"),
     "signed": (lambda t: np.zeros((4, 4, 3), np.int8), "not int8"),
     "objects": (lambda t: np.full((4, 4, 3), None), "must be uint8"),
-}  # fmt: skip
+}
 
 
 def bytes_of_a_huge_bmp():
@@ -359,7 +425,7 @@ COMMANDS = {
     "weights": (["segfast.export", "--weights", "none.pth"], "no file none.pth"),
     "engine": (["segfast.segment", "none.onnx", "a.jpg", "-o", "out"], "no file none.onnx"),
     "unknown command": (["segfast", "exprot"], "did you mean export"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", COMMANDS)
@@ -387,12 +453,12 @@ NEEDS = {
 
 @pytest.mark.parametrize("case", NEEDS)
 def test_missing_libraries_are_said_before_any_work(monkeypatch, case):
-    from segfast import needs
+    from segfast.dependencies import needs
 
     module, call = NEEDS[case]
     find = needs.find_spec
     monkeypatch.setattr(needs, "find_spec", lambda name: None if name == module else find(name))
-    with pytest.raises(MissingRuntime, match=re.escape(f"needs {module}; {origin.install('export')}")):
+    with pytest.raises(MissingRuntime, match=re.escape(f"needs {module}; {installation.install('export')}")):
         call()
 
 

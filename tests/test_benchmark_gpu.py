@@ -17,7 +17,7 @@ from benchmarks.gpu import attention, compiled, ends, machine, models, plans, pr
 from benchmarks.gpu.budget import missed, target  # noqa: E402
 from benchmarks.gpu.clock import Clock  # noqa: E402
 from segfast.errors import MissingRuntime  # noqa: E402
-from segfast.runtimes.device import LANES, Lanes  # noqa: E402
+from segfast.runtimes.lanes import LANES, Lanes  # noqa: E402
 
 
 def clock(seconds=60.0, kind=Clock):
@@ -47,12 +47,15 @@ def test_a_row_that_fails_does_not_stop_the_others():
     assert "skipped" in clock(0).attempt(({"case": "a"}, broken))
 
 
-@pytest.mark.parametrize(("error", "told"), [
-    (ModuleNotFoundError("No module named 'onnx'", name="onnx"), {"skipped": "onnx is not installed"}),
-    (MissingRuntime("TensorRT is not installed"), {"skipped": "TensorRT is not installed"}),
-    (ModuleNotFoundError("no segfast.x", name="segfast.x"), {"error": "ModuleNotFoundError: no segfast.x"}),
-    (ImportError("cannot import name 'x'", name="onnx"), {"error": "ImportError: cannot import name 'x'"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), {"skipped": "onnx is not installed"}),
+        (MissingRuntime("TensorRT is not installed"), {"skipped": "TensorRT is not installed"}),
+        (ModuleNotFoundError("no segfast.x", name="segfast.x"), {"error": "ModuleNotFoundError: no segfast.x"}),
+        (ImportError("cannot import name 'x'", name="onnx"), {"error": "ImportError: cannot import name 'x'"}),
+    ],
+)
 def test_what_is_not_installed_is_no_error_but_our_own_faults_are(error, told):
     def raising():
         raise error
@@ -205,7 +208,9 @@ def test_warming_up_leaves_nothing_for_the_timed_run():
 def test_models_are_warm_before_they_are_timed(monkeypatch):
     done, warm, rate = [], models.warm, models._rate
     monkeypatch.setattr(models, "warm", lambda engine, windows: done.append(len(windows)) or warm(engine, windows))
-    monkeypatch.setattr(models, "_rate", lambda clock, call, threads: done.append("timed") or rate(clock, call, threads))
+    monkeypatch.setattr(
+        models, "_rate", lambda clock, call, threads: done.append("timed") or rate(clock, call, threads)
+    )
     (row,) = [clock().attempt(row) for row in models.plan(clock())]
     assert row["images_per_second"] > 0
     assert row["targets"] == []
@@ -233,7 +238,6 @@ def test_turns_of_two_dtypes_count_answers_that_change(engine, monkeypatch):
     window = images(1)[0]
     assert plans.turns(engine, window, 6)["wrong"] == 0
     calls, run = [], plans._run
-
 
     def drifting(engine, window):
         calls.append(window.dtype)

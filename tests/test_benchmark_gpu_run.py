@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import REPOSITORY
 
-from segfast.devices import nvidia_gpus
+from segfast.machine.devices import nvidia_gpus
 
 pytest.importorskip("torch")
 if sys.platform == "win32":
@@ -91,13 +91,15 @@ def test_a_row_that_hangs_costs_itself_alone(section, tmp_path):
     assert [row["case"] for row in rows] == ["first", "second", "last"]
     assert (rows[0]["ratio"], rows[2]["ratio"]) == (1, 1)
     assert rows[1]["error"] == "hung: no answer within 2 s"
-    assert ended(int((tmp_path / "pid").read_text()))                   # what it had started, too
+    assert ended(int((tmp_path / "pid").read_text()))  # what it had started, too
 
 
 def test_a_section_stops_by_its_deadline_with_what_it_has(section, tmp_path):
     limits, rows = SimpleNamespace(**given()._asdict()), []
     for row in watching.rows(section(HANGS), limits):
-        limits.deadline = min(limits.deadline, time.monotonic() + 0.5)  # once the first row is there, however slow the machine
+        limits.deadline = min(
+            limits.deadline, time.monotonic() + 0.5
+        )  # once the first row is there, however slow the machine
         rows.append(row)
     assert time.monotonic() - limits.deadline < 10
     over = {"skipped": "stopped, as the time of its section was over"}
@@ -121,10 +123,13 @@ def test_a_device_whose_every_call_raises_ends_in_rows(section, monkeypatch):
     assert [row["skipped"] for row in rows[2:]] == ["not begun, as before it the device was lost"] * 2
 
 
-@pytest.mark.parametrize(("source", "told"), [
-    ("import no_such_package", {"section": "x", "skipped": "no_such_package is not installed"}),
-    ("raise OSError('no disk')", {"section": "x", "error": "the process ended with code 1: OSError: no disk"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import no_such_package", {"section": "x", "skipped": "no_such_package is not installed"}),
+        ("raise OSError('no disk')", {"section": "x", "error": "the process ended with code 1: OSError: no disk"}),
+    ],
+)
 def test_a_section_that_cannot_begin_says_why(section, source, told):
     assert list(watching.rows(section(source), given())) == [told]
 
@@ -159,7 +164,9 @@ def test_an_interrupted_command_leaves_no_process(section, tmp_path):
             super().add(row)
             raise KeyboardInterrupt
 
-    tells = f"import os, time\n{OUTER}\ndef second():\n    time.sleep(600)\ndef first():\n    return {{'pid': os.getpid()}}"
+    tells = (
+        f"import os, time\n{OUTER}\ndef second():\n    time.sleep(600)\ndef first():\n    return {{'pid': os.getpid()}}"
+    )
     results = Interrupted(ABOUT, tmp_path / "found.json")
     with pytest.raises(KeyboardInterrupt):
         command.run((section(tells),), results, "cpu", time.monotonic() + 100, 5)
@@ -192,7 +199,9 @@ def python(source):
 
 
 def test_a_command_that_is_stopped_may_write_what_it_has():
-    obeys = "try:\n    print('begun', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('what there is')"
+    obeys = (
+        "try:\n    print('begun', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('what there is')"
+    )
     found = processes.run(python(f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{obeys}"), 2, 20)
     assert found.output.endswith("what there is")
     assert found.stopped == "stopped after 2 s"
@@ -234,7 +243,9 @@ def test_a_file_of_tests_that_pytest_cannot_run_is_an_error(tmp_path):
 
 def test_every_file_with_tests_of_a_gpu_has_a_row():
     files = [about["file"] for about, _ in suite.plan(budget.Budget("cuda", 0))]
-    assert {f"test_{name}.py" for name in ("attention_gpu", "engine", "engine_gpu", "merge_gpu", "tensorrt_runtime")} <= set(files)
+    assert {
+        f"test_{name}.py" for name in ("attention_gpu", "engine", "engine_gpu", "merge_gpu", "tensorrt_runtime")
+    } <= set(files)
     assert Path(__file__).name not in files
 
 
@@ -249,7 +260,9 @@ def test_what_the_memory_checker_finds_is_an_error(tmp_path, monkeypatch):
     assert sanitizer.check(sanitizer.checked(str(checker)), "labels-300", "cuda", 100)["errors_found"] == 0
     for variable, value in (("ERRORS", "2"), ("CODE", "99")):
         monkeypatch.setenv(variable, value)
-    with pytest.raises(AssertionError, match=r"code 99: --tool memcheck .* benchmarks.gpu.once labels-300 --device cuda"):
+    with pytest.raises(
+        AssertionError, match=r"code 99: --tool memcheck .* benchmarks.gpu.once labels-300 --device cuda"
+    ):
         sanitizer.check(sanitizer.checked(str(checker)), "labels-300", "cuda", 100)
 
 
@@ -322,7 +335,10 @@ def test_results_fail_for_tests_and_rows_but_not_for_targets_and_what_is_missing
     results.add({"section": "tests", "file": "a", "passed": 3, "failed": 0, "skipped_tests": 1})
     assert results.passed()
     stopped = Results(ABOUT, None)
-    for row in (*results.rows, {"section": "tests", "file": "b", "passed": 1, "failed": 0, "stopped": "stopped after 9 s"}):
+    for row in (
+        *results.rows,
+        {"section": "tests", "file": "b", "passed": 1, "failed": 0, "stopped": "stopped after 9 s"},
+    ):
         stopped.add(row)
     assert not stopped.passed()
     counts = {"passed": 4, "failed": 0, "skipped_tests": 1, "files": 2, "incomplete": 1}
@@ -333,7 +349,12 @@ def test_results_fail_for_tests_and_rows_but_not_for_targets_and_what_is_missing
 
 def test_the_fastest_tile_of_each_shape():
     row = {"section": "sweep", "B": 8, "N": 4097, "H": 12}
-    speeds = (("a", {"candidate": 300, "cudnn": 400}), ("b", {"candidate": 420, "cudnn": 400}), ("c", {"candidate": 410}), ("d", {"cudnn": 400}))
+    speeds = (
+        ("a", {"candidate": 300, "cudnn": 400}),
+        ("b", {"candidate": 420, "cudnn": 400}),
+        ("c", {"candidate": 410}),
+        ("d", {"cudnn": 400}),
+    )
     assert fastest([row | {"candidate": name, "tflops": tflops} for name, tflops in speeds]) == {
         "8×4097, 12 heads": {"tile": "b", "candidate": 420, "cudnn": 400}
     }

@@ -16,15 +16,22 @@ from benchmarks.report import markdown, plots, tables
 from benchmarks.report.compare import compare
 from benchmarks.report.page import page
 from benchmarks.report.reading import read
-from segfast import origin
+from segfast.dependencies import installation
 from segfast.errors import BadOption, CannotWrite, MissingRuntime
 
 pytest.importorskip("matplotlib")
 
 
 def column(seconds, precision="fp32", agreement=1.0, batch=1, **more):
-    return {"seconds": seconds, "low": seconds, "images_per_second": batch / seconds, "precision": precision,
-            "agreement": agreement, "relative_error": None, **more}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "low": seconds,
+        "images_per_second": batch / seconds,
+        "precision": precision,
+        "agreement": agreement,
+        "relative_error": None,
+        **more,
+    }
 
 
 def model(name, miou, paper, eager=1.0, **more):
@@ -36,16 +43,40 @@ def model(name, miou, paper, eager=1.0, **more):
         "stock-onnxruntime-fp32": {"skipped": "9 GB wanted | 8 GB there", "precision": "fp32"},
         "eager-fp32": column(eager),
     }
-    return {"section": "models", "id": name, "model": name, "size": 512, "batch": 1, "flops": 214_000_000_000,
-            "least_bytes": 174_000_000, "parameters": 86_000_000, "paper_images_per_second": paper, "paper_miou": miou,
-            "columns": columns, "ratio": 5.0, "stock_ratio": 1.5, "share_of_peak": 0.684, "targets": []} | more  # fmt: skip
+    return {
+        "section": "models",
+        "id": name,
+        "model": name,
+        "size": 512,
+        "batch": 1,
+        "flops": 214_000_000_000,
+        "least_bytes": 174_000_000,
+        "parameters": 86_000_000,
+        "paper_images_per_second": paper,
+        "paper_miou": miou,
+        "columns": columns,
+        "ratio": 5.0,
+        "stock_ratio": 1.5,
+        "share_of_peak": 0.684,
+        "targets": [],
+    } | more
 
 
 def scaled(patch, size, seconds):
-    columns = {name: column(factor * seconds, peak_bytes=8e8, attention_share=0.25)
-               for name, factor in (("eager-fp32", 1.0), ("segfast-openvino-fp32", 0.5))}  # fmt: skip
-    return {"section": "scaling", "id": f"seg-s-{patch}-{size}", "model": f"seg-s-{patch}", "patch": patch, "size": size,
-            "tokens": (size // patch) ** 2 + 1, "batch": 1, "columns": columns}  # fmt: skip
+    columns = {
+        name: column(factor * seconds, peak_bytes=8e8, attention_share=0.25)
+        for name, factor in (("eager-fp32", 1.0), ("segfast-openvino-fp32", 0.5))
+    }
+    return {
+        "section": "scaling",
+        "id": f"seg-s-{patch}-{size}",
+        "model": f"seg-s-{patch}",
+        "patch": patch,
+        "size": size,
+        "tokens": (size // patch) ** 2 + 1,
+        "batch": 1,
+        "columns": columns,
+    }
 
 
 @pytest.fixture
@@ -69,8 +100,15 @@ def content():
     ]  # fmt: skip
     device = {"name": "A Xeon | of 2 cores", "kind": "cpu", "cpus": 2, "memory_bytes": 24 << 30, "clock_mhz": 2100.0}
     versions = {"python": "3.11.7", "torch": "2.14.1", "tensorrt": None}
-    return {"benchmark": "segfast", "device": device | {"instructions": "avx512, amx_bf16"}, "versions": versions,
-            "date": "2026-11-23T10:00:00+00:00", "commit": "abc123-dirty", "seconds": 2345.6, "rows": rows}  # fmt: skip
+    return {
+        "benchmark": "segfast",
+        "device": device | {"instructions": "avx512, amx_bf16"},
+        "versions": versions,
+        "date": "2026-11-23T10:00:00+00:00",
+        "commit": "abc123-dirty",
+        "seconds": 2345.6,
+        "rows": rows,
+    }
 
 
 @pytest.fixture
@@ -90,7 +128,11 @@ def results(content, save):
 
 def cells(lines):
     """The rows of the first table among lines: title → cell."""
-    rows = [[cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")] for line in lines if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
     header, _, *body = rows
     return [dict(zip(header, row, strict=True)) for row in body]
 
@@ -98,8 +140,11 @@ def cells(lines):
 def run(*options):
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.report", *map(str, options)],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 # tables ---------------------------------------------------------------------------------------------------------------
@@ -108,8 +153,15 @@ def run(*options):
 def test_peers_stand_beside_the_paper_in_one_order(results):
     lines = tables.peers(results)
     first, second, third = cells(lines)
-    assert list(first) == ["images/s", "paper, V100", "paper, mIoU", "eager fp32", "stock ONNX Runtime fp32",
-                           "stock OpenVINO fp32", "stock OpenVINO bf16"]  # fmt: skip
+    assert list(first) == [
+        "images/s",
+        "paper, V100",
+        "paper, mIoU",
+        "eager fp32",
+        "stock ONNX Runtime fp32",
+        "stock OpenVINO fp32",
+        "stock OpenVINO bf16",
+    ]
     assert list(first.values()) == ["seg-b-deit-16", "92 / 77", "47.08", "1.00", "(a)", "2.00", "3.33"]
     assert (second["paper, V100"], second["eager fp32"]) == ("", "0.667")
     assert (third["paper, mIoU"], third["eager fp32"]) == ("", "0.025")
@@ -118,10 +170,19 @@ def test_peers_stand_beside_the_paper_in_one_order(results):
 
 def test_ratios_are_those_of_the_columns(results):
     assert cells(tables.gains(results))[0] == {
-        "segfast": "seg-b-deit-16", "fastest": "OpenVINO bf16", "images/s": "5.00", "to eager": "5.00×",
-        "to stock, fp32": "1.25×", "to stock, bf16": "1.50×", "of the peak": "68 %",
-    }  # fmt: skip
-    assert cells(tables.ours(results))[0] == {"images/s": "seg-b-deit-16", "OpenVINO fp32": "2.50", "OpenVINO bf16": "5.00"}
+        "segfast": "seg-b-deit-16",
+        "fastest": "OpenVINO bf16",
+        "images/s": "5.00",
+        "to eager": "5.00×",
+        "to stock, fp32": "1.25×",
+        "to stock, bf16": "1.50×",
+        "of the peak": "68 %",
+    }
+    assert cells(tables.ours(results))[0] == {
+        "images/s": "seg-b-deit-16",
+        "OpenVINO fp32": "2.50",
+        "OpenVINO bf16": "5.00",
+    }
 
 
 def test_labels_that_are_not_all_equal_never_read_100(results):
@@ -134,7 +195,13 @@ def test_missed_targets_come_first_with_what_is_known(results):
     lines = tables.targets(results)
     rows = cells(lines)
     assert [row["met"] for row in rows] == ["**missed**", "met", "met", "met"]
-    assert rows[0] == {"target of": "seg-b-mask-16", "what": "share of peak", "met": "**missed**", "wanted": "0.7", "got": "0.684"}
+    assert rows[0] == {
+        "target of": "seg-b-mask-16",
+        "what": "share of peak",
+        "met": "**missed**",
+        "wanted": "0.7",
+        "got": "0.684",
+    }
     assert rows[-1]["target of"] == "upsample_argmax smooth"
     assert "- seg-b-mask-16, share of peak: attention takes 31 %" in lines
 
@@ -146,8 +213,13 @@ def test_a_near_miss_does_not_read_as_a_hit(content, save):
 
 def test_scaling_stages_kernels_and_limits(results):
     assert cells(tables.scaling(results))[0] == {
-        "images/s": "seg-s-16", "patch": "16", "size": "256²", "tokens": "257", "eager fp32": "0.0625", "segfast OpenVINO fp32": "0.125"
-    }  # fmt: skip
+        "images/s": "seg-s-16",
+        "patch": "16",
+        "size": "256²",
+        "tokens": "257",
+        "eager fp32": "0.0625",
+        "segfast OpenVINO fp32": "0.125",
+    }
     assert cells(tables.exponents(results)) == [
         {"x of N^x": "eager fp32", "patch 16": "1.23", "patch 32": ""},
         {"x of N^x": "segfast OpenVINO fp32", "patch 16": "", "patch 32": "1.10"},
@@ -157,16 +229,30 @@ def test_scaling_stages_kernels_and_limits(results):
     (stage,) = cells(tables.stages(results))
     assert (stage["decode"], stage["total"], stage["outside the network"]) == ("18.9", "636", "5.7 %")
     (kernel,) = cells(tables.kernels(results))
-    assert (kernel["peers"], kernel["segfast"], kernel["ratio"]) == ("torch interpolate + argmax 31.0 ms", "1.20 ms", "25.8×")
+    assert (kernel["peers"], kernel["segfast"], kernel["ratio"]) == (
+        "torch interpolate + argmax 31.0 ms",
+        "1.20 ms",
+        "25.8×",
+    )
     assert cells(tables.shares(results))[0] == {
-        "a call": "seg-b-deit-16", "fastest": "OpenVINO bf16", "GFLOP": "214", "of the matrix peak": "68 %", "least MB": "174", "of the copy": "8 %"
-    }  # fmt: skip
+        "a call": "seg-b-deit-16",
+        "fastest": "OpenVINO bf16",
+        "GFLOP": "214",
+        "of the matrix peak": "68 %",
+        "least MB": "174",
+        "of the copy": "8 %",
+    }
     assert [row["measured"] for row in cells(tables.limits(results))] == ["0.310 TFLOP/s", "1.60 TFLOP/s", "11.0 GB/s"]
 
 
 def test_two_batches_of_a_model_are_told_apart(content, save):
     content["rows"].append(model("seg-b-mask-16", 48.48, [], id="seg-b-mask-16-batch-64", batch=64))
-    assert [row["images/s"] for row in cells(tables.ours(read(save(content))))] == ["seg-b-deit-16", "seg-b-mask-16, batch 1", "seg-l-8", "seg-b-mask-16, batch 64"]  # fmt: skip
+    assert [row["images/s"] for row in cells(tables.ours(read(save(content))))] == [
+        "seg-b-deit-16",
+        "seg-b-mask-16, batch 1",
+        "seg-l-8",
+        "seg-b-mask-16, batch 64",
+    ]
 
 
 def test_wide_tables_are_cut_and_their_models_repeated():
@@ -180,18 +266,35 @@ def test_wide_tables_are_cut_and_their_models_repeated():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, ""), (0, "0"), (0.01234, "0.0123"), (0.3, "0.300"), (0.99961, "1.00"), (9.994, "9.99"), (9.996, "10.0"),
-     (99.96, "100"), (999.7, "1,000"), (25088.4, "25,088")],
-)  # fmt: skip
+    [
+        (None, ""),
+        (0, "0"),
+        (0.01234, "0.0123"),
+        (0.3, "0.300"),
+        (0.99961, "1.00"),
+        (9.994, "9.99"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (999.7, "1,000"),
+        (25088.4, "25,088"),
+    ],
+)
 def test_numbers_keep_three_digits(value, text):
     assert markdown.number(value) == text
 
 
 def test_the_page_names_machine_misses_and_what_is_not_there(results, content, save):
     text = page([results], {("xeon", "speed"): "benchmarks/xeon-speed.png"}, {"xeon": "Tried: **threads**.\n"})
-    for told in ("## A Xeon \\| of 2 cores", "- 2 CPU cores, 24.0 GiB, 2.1 GHz, avx512, amx_bf16", "- python 3.11.7, torch 2.14.1\n",
-                 "- run of 2026-11-23, commit abc123-dirty, 39.1 minutes", "3 met, **1 missed**: seg-b-mask-16 (share of peak).",
-                 "](benchmarks/xeon-speed.png)", "- models, seg-l-16: 3 GB are left", "### Notes\n\nTried: **threads**.\n"):  # fmt: skip
+    for told in (
+        "## A Xeon \\| of 2 cores",
+        "- 2 CPU cores, 24.0 GiB, 2.1 GHz, avx512, amx_bf16",
+        "- python 3.11.7, torch 2.14.1\n",
+        "- run of 2026-11-23, commit abc123-dirty, 39.1 minutes",
+        "3 met, **1 missed**: seg-b-mask-16 (share of peak).",
+        "](benchmarks/xeon-speed.png)",
+        "- models, seg-l-16: 3 GB are left",
+        "### Notes\n\nTried: **threads**.\n",
+    ):
         assert told in text
     assert "Not in this run" not in text
     content["rows"] = [content["rows"][0], {"section": "poems", "id": "1"}]
@@ -259,8 +362,8 @@ def test_columns_that_were_all_skipped_are_drawn_without(content, save):
 
 
 def test_nothing_is_written_without_matplotlib(results, tmp_path, monkeypatch):
-    monkeypatch.setattr("segfast.needs.find_spec", lambda name: None)
-    with pytest.raises(MissingRuntime, match=re.escape(f"matplotlib; {origin.install('test')}")):
+    monkeypatch.setattr("segfast.dependencies.needs.find_spec", lambda name: None)
+    with pytest.raises(MissingRuntime, match=re.escape(f"matplotlib; {installation.install('test')}")):
         command.write([results], tmp_path / "report.md")
     assert [file.name for file in tmp_path.iterdir()] == ["xeon.json"]
 
@@ -324,7 +427,10 @@ def test_the_command_ends_with_1_where_a_ratio_fell(content, save):
     assert ended.stdout.count("FELL") == 2
     assert "2 of 17 ratios fell by over 10 %" in ended.stdout
     told = json.loads(ended.stdout.splitlines()[-1])
-    assert [row["ratio"] for row in told["fell"]] == ["segfast-openvino-bf16 to eager", "segfast-openvino-bf16 to stock"]
+    assert [row["ratio"] for row in told["fell"]] == [
+        "segfast-openvino-bf16 to eager",
+        "segfast-openvino-bf16 to stock",
+    ]
     assert told["fell"][0]["before"] == pytest.approx(5)
     assert told["fell"][0]["after"] == pytest.approx(4)
     assert run("--compare", before, before).returncode == 0
@@ -363,7 +469,7 @@ def broken(change):
         (broken(lambda c: c["rows"][1]["targets"][0].pop("met")), "does not say whether it is met"),
         (broken(lambda c: c["rows"][-1].update(ratio=None, peers={})), "neither a ratio nor peers"),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_no_results_are_refused(content, tmp_path, text, told):
     path = tmp_path / "xeon.json"
     path.write_text(text(content), encoding="utf-8")
@@ -417,6 +523,8 @@ def test_the_page_and_its_pictures_are_those_of_the_results(tmp_path):
     for path in written:
         made = REPOSITORY / "docs" / path.relative_to(tmp_path)
         if path.suffix == ".md":
-            assert made.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), "run python -m benchmarks.report"
+            assert made.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), (
+                "run python -m benchmarks.report"
+            )
         else:
             assert made.is_file()

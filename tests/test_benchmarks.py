@@ -41,7 +41,7 @@ def test_functions_take_turns():
     called, rounds = [], Rounds()
     times = in_turns(rounds, {"a": lambda: called.append("a"), "b": lambda: called.append("b")})
     assert rounds.rounds == 7
-    assert called == ["a", "b"] * 8     # one round of warm-up
+    assert called == ["a", "b"] * 8  # one round of warm-up
     assert all(0 < one["seconds"] <= one["median"] for one in times.values())
 
 
@@ -53,7 +53,7 @@ def test_wrong_labels_are_refused():
     assert lack(np.full_like(best, 5), pixels) == float("inf")
     flipped = best.copy()
     flipped[0, 0] = pixels[:, 0, 0].argmin()
-    assert lack(flipped, pixels) > LACK["bf16"]      # one wrong pixel of 72 shows
+    assert lack(flipped, pixels) > LACK["bf16"]  # one wrong pixel of 72 shows
 
 
 @pytest.mark.parametrize("power", [1.0, 1.7, 2.0])
@@ -63,8 +63,13 @@ def test_exponents_are_slopes(power):
 
 def test_rows_say_what_was_found_and_missed(tmp_path):
     config = family_config(variant("seg-s-32"), 150, 512, weights="random")
-    seconds = {"eager-fp32": 0.8, "stock-openvino-fp32": 0.3, "stock-openvino-bf16": 0.15, "segfast-openvino-fp32": 0.2,
-               "segfast-openvino-bf16": 0.1}  # fmt: skip
+    seconds = {
+        "eager-fp32": 0.8,
+        "stock-openvino-fp32": 0.3,
+        "stock-openvino-bf16": 0.15,
+        "segfast-openvino-fp32": 0.2,
+        "segfast-openvino-bf16": 0.1,
+    }
     found = {name: {"seconds": s, "precision": name[-4:], "agreement": 1.0} for name, s in seconds.items()}
     found["segfast-tensorrt-fp16"] = {"precision": "fp16", "skipped": "not there"}
     about = {"section": "models", "id": "seg-s-32", "model": "seg-s-32", "size": 512, "batch": 1}
@@ -105,7 +110,9 @@ def test_every_column_gives_the_labels_of_the_reference(tmp_path, monkeypatch, b
     case = tiny_case(tmp_path, batch)
     images = two_images(case)
     made = columns.make(columns.peers(case, compiled=True) | columns.ours(case), images)
-    assert {name for name, column in made.items() if isinstance(column, str)} <= {name for name in made if name.endswith("bf16")}
+    assert {name for name, column in made.items() if isinstance(column, str)} <= {
+        name for name in made if name.endswith("bf16")
+    }
     checked = agreements({name: c for name, c in made.items() if not isinstance(c, str)}, case, images)
     assert min(one["agreement"] for one in checked.values() if one["precision"] == "fp32") > 0.999
 
@@ -221,8 +228,11 @@ def test_peak_memory_is_that_of_the_call():
 def test_available_memory_is_at_most_a_container_s(tmp_path, monkeypatch, version):
     files = {"memory.max": 5000, "memory.current": 4000, "memory.stat": "anon 7\ninactive_file 300"}
     if version == 1:
-        files = {"memory/memory.limit_in_bytes": 5000, "memory/memory.usage_in_bytes": 4000,
-                 "memory/memory.stat": "cache 7\ntotal_inactive_file 300"}  # fmt: skip
+        files = {
+            "memory/memory.limit_in_bytes": 5000,
+            "memory/memory.usage_in_bytes": 4000,
+            "memory/memory.stat": "cache 7\ntotal_inactive_file 300",
+        }
     (tmp_path / "memory").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(f"{text}\n")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import segfast
-from segfast.runtimes import blobs
+from segfast.runtimes import openvino_cache
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def loaded(engine):
 
 def zeroed(blob, other):
     content = bytearray(blob.read_bytes())
-    at = 64 * (len(content) * 3 // 4 // 64)                             # among the weights
+    at = 64 * (len(content) * 3 // 4 // 64)  # among the weights
     assert any(content[at : at + 64])
     content[at : at + 64] = bytes(64)
     blob.write_bytes(content)
@@ -116,22 +116,24 @@ def full_when_moved(monkeypatch, cache):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(blobs.os, "replace", refuse)
+    monkeypatch.setattr(openvino_cache.os, "replace", refuse)
 
 
 def full_when_written(monkeypatch, cache):
     """OpenVINO removes what it could not write whole, and says nothing."""
-    true = blobs.Kept._keep
+    true = openvino_cache.Kept._keep
 
     def empty(self, own):
         for path in own.iterdir():
             path.unlink()
         true(self, own)
 
-    monkeypatch.setattr(blobs.Kept, "_keep", empty)
+    monkeypatch.setattr(openvino_cache.Kept, "_keep", empty)
 
 
-@pytest.mark.parametrize("trouble", [no_home, a_file_in_the_way, no_folder_above, read_only, full_when_moved, full_when_written])
+@pytest.mark.parametrize(
+    "trouble", [no_home, a_file_in_the_way, no_folder_above, read_only, full_when_moved, full_when_written]
+)
 def test_without_a_cache_it_runs_and_says_so(cache, tiny_onnx, photo, monkeypatch, trouble):
     expected = start(tiny_onnx).segment(photo).labels
     for path in cache.iterdir():
@@ -165,14 +167,16 @@ def test_what_cannot_be_read_is_left_alone(cache, tiny_onnx, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(blobs, "_digest", refuse)
+        patch.setattr(openvino_cache, "_digest", refuse)
         assert not loaded(start(tiny_onnx))
     assert list(cache.iterdir()) == kept
 
 
 def test_many_at_once_leave_one_whole_model(cache, tiny_onnx, photo):
     answers, spoken = [], locale.setlocale(locale.LC_ALL)
-    threads = [threading.Thread(target=lambda: answers.append(start(tiny_onnx).segment(photo).labels)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(start(tiny_onnx).segment(photo).labels)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -9,7 +9,7 @@ import pytest
 from helpers import REPOSITORY
 from PIL import Image
 
-from segfast.artifact import read_artifact
+from segfast.artifacts.onnx import read_artifact
 
 
 def run(*arguments, cwd, check=True):
@@ -22,7 +22,9 @@ def run(*arguments, cwd, check=True):
 
 
 def test_export_without_weights_says_they_are_random(tmp_path):
-    ended = run("segfast.export", "--model", "seg-ti-mask-32", "--fp16", "--size", "64x96", "--classes", 5, cwd=tmp_path)
+    ended = run(
+        "segfast.export", "--model", "seg-ti-mask-32", "--fp16", "--size", "64x96", "--classes", 5, cwd=tmp_path
+    )
     assert "random weights: for timing only" in ended.stdout
     for words in ("relative error", "of the labels equal", "largest activation", "OpenVINO", "gate 0.005"):
         assert words in ended.stdout
@@ -45,11 +47,26 @@ def test_random_exports_are_the_same_everywhere(tmp_path):
 def test_export_of_a_checkpoint(tmp_path, tiny_checkpoint):
     (tmp_path / "names.txt").write_text("\n".join("abcdefg") + "\n\n")
     common = ("segfast.export", "--weights", tiny_checkpoint)
-    run(*common, "--fp32", "--output", "labels", "--opset", 20, "--classes", "names.txt", "--out", "deep/er", cwd=tmp_path)
+    run(
+        *common,
+        "--fp32",
+        "--output",
+        "labels",
+        "--opset",
+        20,
+        "--classes",
+        "names.txt",
+        "--out",
+        "deep/er",
+        cwd=tmp_path,
+    )
     artifact = read_artifact(tmp_path / "deep" / "er" / "seg-custom-mask-16-64-fp32-labels.onnx")
     assert (artifact.output, artifact.precision) == ("labels", "fp32")
     assert artifact.config.classes == tuple("abcdefg")
-    for contradiction, words in ((("--model", "seg-ti-16"), "leave --model out"), (("--classes", 3), "leave --classes out")):
+    for contradiction, words in (
+        (("--model", "seg-ti-16"), "leave --model out"),
+        (("--classes", 3), "leave --classes out"),
+    ):
         ended = run(*common, *contradiction, cwd=tmp_path, check=False)
         assert ended.returncode == 2
         assert words in ended.stderr
@@ -63,15 +80,23 @@ def test_random_weights_do_not_replace_a_trained_file_unasked(tmp_path, tiny_onn
     assert ended.returncode == 2
     assert "holds trained weights" in ended.stderr
     assert path.read_bytes() == tiny_onnx.read_bytes()
-    assert "it replaced a file of that name: seg-custom-mask-16, 7 classes" in run(*arguments, "--force", cwd=tmp_path).stdout
+    assert (
+        "it replaced a file of that name: seg-custom-mask-16, 7 classes"
+        in run(*arguments, "--force", cwd=tmp_path).stdout
+    )
 
 
 def test_segment_writes_labels_and_overlays(tmp_path, tiny_onnx):
-    ended = run("segfast.segment", tiny_onnx, REPOSITORY / "examples" / "cat.jpg", "-o", "out", "--device", "cpu", cwd=tmp_path)
+    ended = run(
+        "segfast.segment", tiny_onnx, REPOSITORY / "examples" / "cat.jpg", "-o", "out", "--device", "cpu", cwd=tmp_path
+    )
     assert "1 of 1 pictures written" in ended.stdout
     assert "OpenVINO on cpu in f32" in ended.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat-labels.png", "cat-overlay.png"]
-    with Image.open(tmp_path / "out" / "cat-labels.png") as labels, Image.open(tmp_path / "out" / "cat-overlay.png") as overlay:
+    with (
+        Image.open(tmp_path / "out" / "cat-labels.png") as labels,
+        Image.open(tmp_path / "out" / "cat-overlay.png") as overlay,
+    ):
         assert labels.size == (451, 300)
         assert np.asarray(labels).max() < 7
         assert overlay.width > 451
@@ -85,7 +110,9 @@ def test_segment_takes_folders_and_lists_the_bad(tmp_path, tiny_onnx, photo):
     Image.fromarray(photo).save(folder.parent / "a.jpg")
     (folder / "bad.jpg").write_bytes(b"not a picture")
     (folder / "notes.txt").write_text("not meant")
-    ended = run("segfast", "segment", tiny_onnx, "photos", "none.png", "-o", "out", "--stride", 32, cwd=tmp_path, check=False)
+    ended = run(
+        "segfast", "segment", tiny_onnx, "photos", "none.png", "-o", "out", "--stride", 32, cwd=tmp_path, check=False
+    )
     assert ended.returncode == 1
     assert "3 of 5 pictures written" in ended.stdout
     assert "failed: photos/deep/bad.jpg" in ended.stderr
@@ -93,9 +120,13 @@ def test_segment_takes_folders_and_lists_the_bad(tmp_path, tiny_onnx, photo):
     assert "segment: 100%" in ended.stderr
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
     assert written == [
-        "a.jpg-labels.png", "a.jpg-overlay.png", "a.png-labels.png", "a.png-overlay.png",
-        "deep/a-labels.png", "deep/a-overlay.png",
-    ]  # fmt: skip
+        "a.jpg-labels.png",
+        "a.jpg-overlay.png",
+        "a.png-labels.png",
+        "a.png-overlay.png",
+        "deep/a-labels.png",
+        "deep/a-overlay.png",
+    ]
 
 
 def test_an_empty_folder_is_an_error(tmp_path, tiny_onnx):
@@ -109,7 +140,13 @@ def test_an_empty_folder_is_an_error(tmp_path, tiny_onnx):
 def test_one_picture_whose_output_cannot_be_named_does_not_end_the_run(tmp_path, tiny_onnx, photo):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
-    names = ("a", "n" * 245, "taken", "\udcffname", "z")  # 245 and "-labels.png" is a name, with "-overlay.png" it is none
+    names = (
+        "a",
+        "n" * 245,
+        "taken",
+        "\udcffname",
+        "z",
+    )  # 245 and "-labels.png" is a name, with "-overlay.png" it is none
     for name in names:
         Image.fromarray(photo).save(folder / f"{name}.png")
     (folder / "b.heic").touch()
@@ -121,7 +158,9 @@ def test_one_picture_whose_output_cannot_be_named_does_not_end_the_run(tmp_path,
     assert "the name is too long; choose a shorter one" in ended.stderr
     assert "taken-labels.png: it is a folder; name a file" in ended.stderr
     written = sorted(path.name for path in out.rglob("*") if path.is_file())
-    assert written == sorted(f"{name}-{what}.png" for name in ("a", "z", "\udcffname") for what in ("labels", "overlay"))
+    assert written == sorted(
+        f"{name}-{what}.png" for name in ("a", "z", "\udcffname") for what in ("labels", "overlay")
+    )
 
 
 @pytest.mark.parametrize("command", ["export", "segment"])

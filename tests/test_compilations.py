@@ -26,7 +26,7 @@ PATCH = 16
 def launches(monkeypatch):
     """Tensors on the CPU go the way of those on a GPU."""
     monkeypatch.setattr(merge, "_stays", lambda tensor: True)
-    monkeypatch.setattr(merge_cuda, "BAND", 1 << 17)                    # several bands, at all addresses
+    monkeypatch.setattr(merge_cuda, "BAND", 1 << 17)  # several bands, at all addresses
     gpu = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -53,9 +53,14 @@ PROTOCOLS = {
 }
 
 
-@pytest.mark.parametrize(("K", "dtype", "name"), [
-    (19, torch.float16, "original"), (257, torch.bfloat16, "original"), (150, torch.float32, "mmsegmentation"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("K", "dtype", "name"),
+    [
+        (19, torch.float16, "original"),
+        (257, torch.bfloat16, "original"),
+        (150, torch.float32, "mmsegmentation"),
+    ],
+)
 def test_labels_of_images_of_any_size(launches, K, dtype, name):
     def make(n, h, w):
         return merge_layout.empty((n, K, h, w), dtype, "cpu")
@@ -69,7 +74,7 @@ def test_labels_of_images_of_any_size(launches, K, dtype, name):
             merge_windows(given, size)
             if i % 40 == 0:
                 merge_scores(given, size)
-        if i % 10 == 0:                     # neighbouring images share a batch, in which one may begin anywhere
+        if i % 10 == 0:  # neighbouring images share a batch, in which one may begin anywhere
             upsample_argmax(make(3, 1 + i % 7, 1 + i % 5)[1:], size)
     assert launches.count > SIZES
     assert launches.compiled == compiled
@@ -91,10 +96,12 @@ def test_labels_of_contiguous_logits_are_compiled_once(launches):
 TABLES = {
     "table": attention_configs.HALF[90, 64],
     "options": Tiles(
-        Tile(128, 64, 4, 3, carried=True, extra_key=True, extra_query=True), Tile(64, 64, 4, 3, extra_key=True),
-        Tile(128, 64, 8, 2), Tile(128, 64, 8, 2),
+        Tile(128, 64, 4, 3, carried=True, extra_key=True, extra_query=True),
+        Tile(64, 64, 4, 3, extra_key=True),
+        Tile(128, 64, 8, 2),
+        Tile(128, 64, 8, 2),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -12,21 +12,35 @@ SAY = "from segfast import cli\ndef main():\n    {}\n    return 0\ncli.run(main)
 
 
 def shell(line, code="print('Дом × 道路 \\udcff')", **environment):
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CODE": SAY.format(code), "PYTHON": sys.executable, "PYTHONUNBUFFERED": "", **environment}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "CODE": SAY.format(code),
+        "PYTHON": sys.executable,
+        "PYTHONUNBUFFERED": "",
+        **environment,
+    }
     return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, cwd=REPOSITORY, timeout=60)
 
 
-@pytest.mark.parametrize(("encoding", "said"), [
-    ("cp1251", "Дом \\xd7 \\u9053\\u8def \\udcff".encode("cp1251")), ("ascii", rb"\u0414\u043e\u043c \xd7 \u9053\u8def \udcff"),
-    ("cp932", "Дом × 道路 \\udcff".encode("cp932")), ("utf-8", "Дом × 道路 \\udcff".encode()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("cp1251", "Дом \\xd7 \\u9053\\u8def \\udcff".encode("cp1251")),
+        ("ascii", rb"\u0414\u043e\u043c \xd7 \u9053\u8def \udcff"),
+        ("cp932", "Дом × 道路 \\udcff".encode("cp932")),
+        ("utf-8", "Дом × 道路 \\udcff".encode()),
+    ],
+)
 def test_any_encoding(encoding, said):
     ended = shell('"$PYTHON" -c "$CODE"', PYTHONIOENCODING=encoding)
     assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, said, b"")
 
 
 def test_a_plain_locale():
-    ended = shell('"$PYTHON" -c "$CODE"', r"print('\u0414 \u9053')", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    ended = shell(
+        '"$PYTHON" -c "$CODE"', r"print('\u0414 \u9053')", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+    )
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
@@ -36,7 +50,9 @@ def test_commands_in_ascii(command):
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("code", ["print('x\\n' * 100000)", "print('x' * 10, flush=True); print('y' * 100000, flush=True)", "print('x')"])
+@pytest.mark.parametrize(
+    "code", ["print('x\\n' * 100000)", "print('x' * 10, flush=True); print('y' * 100000, flush=True)", "print('x')"]
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_goes_ends_it_quietly(code, unbuffered):
     code = f"import time; time.sleep(0.3); {code}"

@@ -39,10 +39,13 @@ def write_npz(path, vit):
     """A timm ViT in the layout of the ViT authors' files (JAX: kernels are transposed, heads apart)."""
     heads, D = 3, vit.embed_dim
     arrays = {
-        "cls": vit.cls_token, "Transformer/posembed_input/pos_embedding": vit.pos_embed,
-        "embedding/kernel": vit.patch_embed.proj.weight.permute(2, 3, 1, 0), "embedding/bias": vit.patch_embed.proj.bias,
-        "Transformer/encoder_norm/scale": vit.norm.weight, "Transformer/encoder_norm/bias": vit.norm.bias,
-    }  # fmt: skip
+        "cls": vit.cls_token,
+        "Transformer/posembed_input/pos_embedding": vit.pos_embed,
+        "embedding/kernel": vit.patch_embed.proj.weight.permute(2, 3, 1, 0),
+        "embedding/bias": vit.patch_embed.proj.bias,
+        "Transformer/encoder_norm/scale": vit.norm.weight,
+        "Transformer/encoder_norm/bias": vit.norm.bias,
+    }
     for i, block in enumerate(vit.blocks):
         at = f"Transformer/encoderblock_{i}/"
         for n, norm in ((0, block.norm1), (2, block.norm2)):
@@ -50,10 +53,14 @@ def write_npz(path, vit):
         mix = f"{at}MultiHeadDotProductAttention_1/"
         weights, biases = block.attn.qkv.weight.chunk(3), block.attn.qkv.bias.chunk(3)
         for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-            arrays |= {f"{mix}{part}/kernel": weight.T.reshape(D, heads, D // heads),
-                       f"{mix}{part}/bias": bias.reshape(heads, D // heads)}  # fmt: skip
-        arrays |= {f"{mix}out/kernel": block.attn.proj.weight.T.reshape(heads, D // heads, D),
-                   f"{mix}out/bias": block.attn.proj.bias}  # fmt: skip
+            arrays |= {
+                f"{mix}{part}/kernel": weight.T.reshape(D, heads, D // heads),
+                f"{mix}{part}/bias": bias.reshape(heads, D // heads),
+            }
+        arrays |= {
+            f"{mix}out/kernel": block.attn.proj.weight.T.reshape(heads, D // heads, D),
+            f"{mix}out/bias": block.attn.proj.bias,
+        }
         for n, layer in ((0, block.mlp.fc1), (1, block.mlp.fc2)):
             arrays |= {f"{at}MlpBlock_3/Dense_{n}/kernel": layer.weight.T, f"{at}MlpBlock_3/Dense_{n}/bias": layer.bias}
     np.savez(path, **{name: tensor.detach().numpy() for name, tensor in arrays.items()})
@@ -92,7 +99,9 @@ def test_positions_of_another_grid_are_resampled_bilinearly(tmp_path, vit):
 
 def resampled(positions, old, new, prefix=1):
     """[1, prefix + h·w, D] of a grid → of another, bilinearly."""
-    grid = torch.nn.functional.interpolate(positions[:, prefix:].unflatten(1, old).permute(0, 3, 1, 2), new, mode="bilinear")
+    grid = torch.nn.functional.interpolate(
+        positions[:, prefix:].unflatten(1, old).permute(0, 3, 1, 2), new, mode="bilinear"
+    )
     return torch.cat([positions[:, :prefix], grid.flatten(2).transpose(1, 2)], 1)
 
 
@@ -105,10 +114,15 @@ def original_file(folder, donor):
     """A checkpoint of the original code, with its variant.yml."""
     c = donor.config
     text = (reference("official/linear-8") / "variant.yml").read_text()
-    for old, new in (("d_model: 64", f"d_model: {c.width}"), ("n_heads: 1", f"n_heads: {c.heads}"), ("n_layers: 2", f"n_layers: {c.depth}"),
-                     ("patch_size: 8", f"patch_size: {c.patch}"), ("n_cls: 5", f"n_cls: {c.num_classes}"),
-                     ("distilled: false", f"distilled: {str(c.distilled).lower()}"),
-                     ("  - 64\n  - 64", f"  - {c.image_size[0]}\n  - {c.image_size[1]}")):  # fmt: skip
+    for old, new in (
+        ("d_model: 64", f"d_model: {c.width}"),
+        ("n_heads: 1", f"n_heads: {c.heads}"),
+        ("n_layers: 2", f"n_layers: {c.depth}"),
+        ("patch_size: 8", f"patch_size: {c.patch}"),
+        ("n_cls: 5", f"n_cls: {c.num_classes}"),
+        ("distilled: false", f"distilled: {str(c.distilled).lower()}"),
+        ("  - 64\n  - 64", f"  - {c.image_size[0]}\n  - {c.image_size[1]}"),
+    ):
         assert old in text
         text = text.replace(old, new)
     (folder / "variant.yml").write_text(text)
@@ -131,7 +145,12 @@ def whole_file(folder, donor):
 
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("seg-ti-32", segfast_file), ("seg-ti-32", original_file), ("seg-ti-32", sized_file), ("seg-ti-deit-32", whole_file)],
+    [
+        ("seg-ti-32", segfast_file),
+        ("seg-ti-32", original_file),
+        ("seg-ti-32", sized_file),
+        ("seg-ti-deit-32", whole_file),
+    ],
 )
 def test_positions_come_from_their_own_grid_not_from_a_square_of_as_many(tmp_path, name, write):
     """2 × 8 patches are as many as 4 × 4."""
@@ -177,7 +196,9 @@ def test_registers_and_positions_of_patches_alone_are_refused(tmp_path):
     with pytest.raises(BadModel, match="reg_token is unexpected"):
         segfast.create_model("seg-ti-32", image_size=128, pretrained=tmp_path / "registers.pth")
     torch.save({**state, "pos_embed": torch.zeros(1, 16, 192)}, tmp_path / "patches.pth")
-    with pytest.raises(BadModel, match="no square grid after 1 prefix"):  # 15 = 3 × 5 patches are asked for, as many as remain
+    with pytest.raises(
+        BadModel, match="no square grid after 1 prefix"
+    ):  # 15 = 3 × 5 patches are asked for, as many as remain
         segfast.create_model("seg-ti-32", image_size=(96, 160), pretrained=tmp_path / "patches.pth")
 
 

@@ -25,7 +25,9 @@ def offenders(dataset):
 # layouts --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "train", "val"), [("ade20k", 3, 2), ("pascal_context", 2, 1), ("cityscapes", 1, 2), ("folder", 3, 2)])
+@pytest.mark.parametrize(
+    ("name", "train", "val"), [("ade20k", 3, 2), ("pascal_context", 2, 1), ("cityscapes", 1, 2), ("folder", 3, 2)]
+)
 def test_a_dataset_in_its_owners_layout(tmp_path, name, train, val):
     root = trees.BUILDERS[name](tmp_path)
     assert detect_dataset(root) == name
@@ -77,9 +79,27 @@ def test_pascal_context_counts_the_background(tmp_path):
 
 def test_cityscapes_label_ids_become_train_ids(tmp_path):
     """labels.py of cityscapesScripts: 19 of the ids are evaluated, in this order."""
-    known = {7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
-             20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car",
-             27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}  # fmt: skip
+    known = {
+        7: "road",
+        8: "sidewalk",
+        11: "building",
+        12: "wall",
+        13: "fence",
+        17: "pole",
+        19: "traffic light",
+        20: "traffic sign",
+        21: "vegetation",
+        22: "terrain",
+        23: "sky",
+        24: "person",
+        25: "rider",
+        26: "car",
+        27: "truck",
+        28: "bus",
+        31: "train",
+        32: "motorcycle",
+        33: "bicycle",
+    }
     assert tuple(known) == CITYSCAPES_IDS
     assert tuple(known.values()) == named("cityscapes")[0]
     dataset = open_dataset("cityscapes", trees.cityscapes(tmp_path, train_ids=False))
@@ -110,7 +130,12 @@ def test_classes_may_have_colours(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a\nb\na", "'a' is named twice"), ("", "names 0 classes"), ("a 256 0 0", "go up to 255"), ("a\n" * 256, "names 256 classes")],
+    [
+        ("a\nb\na", "'a' is named twice"),
+        ("", "names 0 classes"),
+        ("a 256 0 0", "go up to 255"),
+        ("a\n" * 256, "names 256 classes"),
+    ],
 )
 def test_bad_class_lists(tmp_path, text, words):
     with pytest.raises(BadData, match=words):
@@ -287,7 +312,10 @@ def test_a_smaller_fraction_is_part_of_a_larger(tmp_path):
 
 
 def test_datasets_travel_to_workers(tmp_path):
-    for dataset in (open_dataset("folder", trees.folder(tmp_path)), open_dataset("shapes", split="train", fraction=0.1)):
+    for dataset in (
+        open_dataset("folder", trees.folder(tmp_path)),
+        open_dataset("shapes", split="train", fraction=0.1),
+    ):
         copy = pickle.loads(pickle.dumps(dataset))
         assert copy == dataset
         np.testing.assert_array_equal(copy.image(1), dataset.image(1))

@@ -14,7 +14,7 @@ import segfast
 from segfast.errors import BadOption, NotSupported
 from segfast.kernels import merge_layout
 from segfast.runtimes import pytorch
-from segfast.runtimes.device import Lanes, batches, largest_batch, out_of_memory
+from segfast.runtimes.lanes import Lanes, batches, largest_batch, out_of_memory
 from segfast.runtimes.pytorch import private
 
 
@@ -422,10 +422,15 @@ def test_fp16_that_overflows_is_refused_or_replaced_loudly(monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"precision": "int8"}, "precision must be one of"), ({"precision": torch.float16}, "precision must be one of"),
-     ({"attention": "fast"}, "attention must be one of"), ({"attention": "triton"}, "NVIDIA GPUs only"),
-     ({"attention": "cudnn"}, "NVIDIA GPUs only"), ({"attention": "flash"}, "NVIDIA GPUs only")],
-)  # fmt: skip
+    [
+        ({"precision": "int8"}, "precision must be one of"),
+        ({"precision": torch.float16}, "precision must be one of"),
+        ({"attention": "fast"}, "attention must be one of"),
+        ({"attention": "triton"}, "NVIDIA GPUs only"),
+        ({"attention": "cudnn"}, "NVIDIA GPUs only"),
+        ({"attention": "flash"}, "NVIDIA GPUs only"),
+    ],
+)
 def test_choices_that_cannot_be(options, message):
     with pytest.raises(BadOption, match=message):
         segfast.Engine(tiny_model(), device="cpu", **options)

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 import segfast
-from segfast import devices, doctor, nvidia, nvml
+from segfast import doctor
 from segfast.errors import MissingRuntime
-from segfast.nvml import Gpu, visible
+from segfast.machine import devices, nvidia, nvml
+from segfast.machine.nvml import Gpu, visible
 
 A, B, C = Gpu("GPU-aa11"), Gpu("GPU-aa22"), Gpu("GPU-bb33")
 DIVIDED = Gpu("GPU-cc44", ("MIG-d1", "MIG-d2"))
@@ -112,7 +113,9 @@ def libraries(monkeypatch):
                     return library
             raise OSError(name)
 
-        fake = SimpleNamespace(**{name: getattr(ctypes, name) for name in ("c_int", "c_uint", "c_void_p", "byref", "create_string_buffer")})
+        fake = SimpleNamespace(
+            **{name: getattr(ctypes, name) for name in ("c_int", "c_uint", "c_void_p", "byref", "create_string_buffer")}
+        )
         fake.CDLL = load
         for module in (devices, nvidia, nvml):
             monkeypatch.setattr(module, "ctypes", fake)
@@ -172,10 +175,14 @@ def test_a_forked_child_sees_the_gpus_that_its_parent_counted(libraries):
     libraries(cuda=Cuda(2), nvidia=Nvml([A, B]))
     assert devices.check_device(None) == "cuda"
     assert in_a_fork(devices.nvidia_gpus) == "2"
-    assert in_a_fork(lambda: nvidia.capability("cuda:0")) == "sm90"  # CUDA works there, as the parent has not started it
+    assert (
+        in_a_fork(lambda: nvidia.capability("cuda:0")) == "sm90"
+    )  # CUDA works there, as the parent has not started it
 
 
-FORKED = "MissingRuntime: this process was forked from one that used CUDA, which does not work in it; start processes by"
+FORKED = (
+    "MissingRuntime: this process was forked from one that used CUDA, which does not work in it; start processes by"
+)
 
 
 @forks

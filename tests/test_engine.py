@@ -9,10 +9,11 @@ import torch
 from helpers import REPOSITORY, openvino_core, reference, tiny_config, tiny_model
 
 import segfast
-from segfast import devices, opening
 from segfast.errors import BadImage, BadOption, MissingRuntime, NotSupported
 from segfast.export import export_onnx
 from segfast.kernels import reference as twins
+from segfast.machine import devices
+from segfast.runtimes import select
 
 RUNTIMES = ("openvino", "onnxruntime")
 
@@ -119,8 +120,8 @@ def test_a_fixed_size_says_how_it_departs_from_mmsegmentation(tmp_path, photo):
 
 
 def test_missing_openvino_falls_back_loudly(tiny_onnx, monkeypatch, photo):
-    find = opening.importlib.util.find_spec
-    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    find = select.importlib.util.find_spec
+    monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
     fallen = segfast.Engine(tiny_onnx, device="cpu")
     assert fallen.runtime == "ONNX Runtime on cpu in fp32"
     assert "OpenVINO is not installed: ONNX Runtime instead" in repr(fallen)
@@ -170,7 +171,9 @@ def test_suffixes_may_be_capitals(tmp_path, photo):
     model.save(tmp_path / "UP.SAFETENSORS")
     export_onnx(model, tmp_path / "UP.ONNX", precision="fp32")
     checkpoint = segfast.Engine(tmp_path / "UP.SAFETENSORS", device="cpu")
-    same_labels(segfast.Engine(tmp_path / "UP.ONNX", device="cpu").segment(photo), checkpoint.segment(photo), 0.05, 0.25)
+    same_labels(
+        segfast.Engine(tmp_path / "UP.ONNX", device="cpu").segment(photo), checkpoint.segment(photo), 0.05, 0.25
+    )
 
 
 @pytest.mark.parametrize(("precision", "agreement"), [("fp32", 1.0), ("fp16", 0.99)])
@@ -186,9 +189,16 @@ def test_a_trained_model_keeps_its_labels(tmp_path, precision, agreement):
 
 @pytest.mark.parametrize(
     "options",
-    [{"device": "gpu"}, {"device": "cuda:x"}, {"runtime": "tensorflow"}, {"threads": 0}, {"threads": 1.5},
-     {"runtime": "pytorch"}, {"runtime": "openvino", "device": "cuda"}],
-)  # fmt: skip
+    [
+        {"device": "gpu"},
+        {"device": "cuda:x"},
+        {"runtime": "tensorflow"},
+        {"threads": 0},
+        {"threads": 1.5},
+        {"runtime": "pytorch"},
+        {"runtime": "openvino", "device": "cuda"},
+    ],
+)
 def test_impossible_options(tiny_onnx, options):
     with pytest.raises(BadOption, match=r"device|runtime|threads|PyTorch"):
         segfast.Engine(tiny_onnx, **options)

@@ -7,10 +7,10 @@ import pytest
 from helpers import REPOSITORY
 from test_tensorrt_build import NO_GPU, command, rtx
 
-from segfast import devices, nvidia
+from segfast.artifacts.plan import Options, sidecar
 from segfast.errors import MissingRuntime
 from segfast.export import engine_command, engine_file, targets
-from segfast.plan import Options, sidecar
+from segfast.machine import devices, nvidia
 
 DEFAULTS = {"batch": (1, 1, 8), "workspace": None, "level": 3, "hardware": "none", "version_compatible": False}
 
@@ -34,7 +34,9 @@ def test_one_command_from_a_name_to_an_rtx_engine(tmp_path):
     assert "wrote seg-ti-32-64-fp16-rtx.engine" in words
     names = ["seg-ti-32-64-fp16-rtx.engine", "seg-ti-32-64-fp16-rtx.engine.json", "seg-ti-32-64-fp16.onnx"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert said(tmp_path, "--onnx", names[2], "--engine", "rtx", "--target", "sm120,sm89").startswith(f"{names[0]} is up to date")
+    assert said(tmp_path, "--onnx", names[2], "--engine", "rtx", "--target", "sm120,sm89").startswith(
+        f"{names[0]} is up to date"
+    )
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,10 @@ def test_odd_windows_and_small_images_as_they_are(crop_padding):
         same_labels(engine.segment(image), exact.segment(image))
         same_labels(engine.segment(image, multiscale=True), exact.segment(image, multiscale=True))
     windows = np.stack([picture(60, 52, seed) for seed in range(3)])
-    clear = margins(exact.segment(windows[1])) > MARGIN                 # batches of four and of one may round otherwise
-    np.testing.assert_array_equal(engine.run(windows, labels=True)[1][clear], engine.run(windows[1:2], labels=True)[0][clear])
+    clear = margins(exact.segment(windows[1])) > MARGIN  # batches of four and of one may round otherwise
+    np.testing.assert_array_equal(
+        engine.run(windows, labels=True)[1][clear], engine.run(windows[1:2], labels=True)[0][clear]
+    )
 
 
 def test_linear_decoders_and_many_classes():
@@ -180,7 +182,7 @@ def test_many_threads_get_what_serial_calls_give(model):
 def test_many_images_are_what_single_calls_give(engine):
     images = [picture(50 + 40 * i, 90, i) for i in range(12)]
     for image, answer in zip(images, engine.segment_many(images), strict=True):
-        same_labels(answer, engine.segment(image))                      # in batches of other sizes
+        same_labels(answer, engine.segment(image))  # in batches of other sizes
 
 
 def test_answers_never_change_under_later_calls(engine):
@@ -220,7 +222,7 @@ def test_captures_that_others_break_are_run_without_and_taken_again(model):
         while not stop.is_set():
             try:
                 torch.cuda.synchronize()
-            except RuntimeError as error:                               # that is what a capture does to others
+            except RuntimeError as error:  # that is what a capture does to others
                 errors.append(error)
             gc.collect()
 
@@ -241,7 +243,7 @@ def test_captures_that_others_break_are_run_without_and_taken_again(model):
     for _ in range(8):
         segfast.Engine(model, device="cuda").segment(image)
         torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() <= before + (64 << 20)          # pools of broken captures are given back
+    assert torch.cuda.memory_reserved() <= before + (64 << 20)  # pools of broken captures are given back
 
 
 def test_an_engine_dies_at_once(model):

@@ -12,7 +12,8 @@ import torch
 from helpers import REPOSITORY, tiny_model
 
 import segfast
-from segfast import optional, published
+from segfast.checkpoints import download
+from segfast.dependencies import imports
 from segfast.errors import CannotWrite, MissingRuntime
 from segfast.kernels import cpu, loops, merge_cpu, quota
 
@@ -42,7 +43,9 @@ def test_broken_openvino_falls_back_loudly(tiny_onnx, monkeypatch, tmp_path, pho
     in_place_of(monkeypatch, tmp_path, "openvino", error)
     engine = segfast.Engine(tiny_onnx, device="cpu")
     reason = str(error) or "SystemError"
-    assert f"ONNX Runtime on cpu in fp32; OpenVINO is broken ({reason}): ONNX Runtime instead, slower on CPUs" in repr(engine)
+    assert f"ONNX Runtime on cpu in fp32; OpenVINO is broken ({reason}): ONNX Runtime instead, slower on CPUs" in repr(
+        engine
+    )
     np.testing.assert_array_equal(engine.segment(photo).labels, expected)
     with pytest.raises(MissingRuntime, match=r"OpenVINO is broken .*; pip install --force-reinstall openvino"):
         segfast.Engine(tiny_onnx, runtime="openvino", device="cpu")
@@ -59,25 +62,29 @@ def test_openvino_whose_plugin_does_not_load_falls_back_too(tiny_onnx, monkeypat
 def test_without_any_runtime_both_are_named(tiny_onnx, monkeypatch, tmp_path):
     in_place_of(monkeypatch, tmp_path, "openvino", OSError("wrong ELF class"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingRuntime, match=r"OpenVINO is broken \(wrong ELF class\).*, and ONNX Runtime is not installed; pip"):
+    with pytest.raises(
+        MissingRuntime, match=r"OpenVINO is broken \(wrong ELF class\).*, and ONNX Runtime is not installed; pip"
+    ):
         segfast.Engine(tiny_onnx, device="cpu")
 
 
 def test_broken_pytorch_is_named(tiny_checkpoint, monkeypatch, tmp_path):
-    true = optional.importlib.import_module
+    true = imports.importlib.import_module
 
     def broken(name, *more):
         if name == "torch":
             raise OSError("libcudart.so.13: cannot open shared object file\nand more")
         return true(name, *more)
 
-    monkeypatch.setattr(optional.importlib, "import_module", broken)
+    monkeypatch.setattr(imports.importlib, "import_module", broken)
     for use in (
         lambda: segfast.Engine(tiny_checkpoint, device="cpu"),
         lambda: segfast.load_model(tiny_checkpoint),
         lambda: segfast.create_model("seg-ti-32"),
     ):
-        with pytest.raises(MissingRuntime, match=r"PyTorch is broken \(libcudart.so.13: .* file\); pip install --force-reinstall torch"):
+        with pytest.raises(
+            MissingRuntime, match=r"PyTorch is broken \(libcudart.so.13: .* file\); pip install --force-reinstall torch"
+        ):
             use()
 
 
@@ -90,8 +97,11 @@ def fresh_loops(monkeypatch):
     loops.load.cache_clear()
 
 
-@pytest.mark.parametrize("error", [*FAILURES, ModuleNotFoundError("No module named 'numba'", name="numba")],
-                         ids=lambda error: type(error).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [*FAILURES, ModuleNotFoundError("No module named 'numba'", name="numba")],
+    ids=lambda error: type(error).__name__,
+)
 def test_without_numbas_loops_the_twins_answer_and_repr_says_so(tiny_onnx, photo, monkeypatch, fresh_loops, error):
     expected = segfast.Engine(tiny_onnx, device="cpu").segment(photo)
     loops.load.cache_clear()
@@ -146,7 +156,9 @@ def test_numbas_files_may_fail_in_any_way(monkeypatch):
     double._cache = cpu._Lenient(Files())
     assert double(21) == 42
     assert cpu.uncached == ["No space left on device"]
-    assert loops.notes() == ["numba cannot keep its compiled loops (No space left on device), so that each process compiles them"]
+    assert loops.notes() == [
+        "numba cannot keep its compiled loops (No space left on device), so that each process compiles them"
+    ]
 
 
 def test_without_a_folder_for_numbas_files_it_compiles(monkeypatch):
@@ -186,7 +198,9 @@ def test_an_unknown_user_without_a_home(tiny_onnx, tiny_checkpoint):
     ended = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=180)
     told, answer, typed, rows, broken = ended.stdout.splitlines()
     assert "OpenVINO on cpu" in told
-    assert "compiled models are not kept, so that each start takes longer (there is no home directory for a cache" in told
+    assert (
+        "compiled models are not kept, so that each start takes longer (there is no home directory for a cache" in told
+    )
     assert answer.startswith("Segmentation(")
     assert typed == "there is no home directory for a cache; set SEGFAST_CACHE to a folder"
     assert int(rows) == len(segfast.list_models())
@@ -200,11 +214,11 @@ def test_a_cache_that_cannot_be_seen_has_nothing(monkeypatch, tmp_path):
     name = "seg-b-mask-16@ade20k"
     monkeypatch.setenv("SEGFAST_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
-    assert published.cached(name) is None
+    assert download.cached(name) is None
     with pytest.raises(CannotWrite, match="choose"):
-        published.fetch(name)
+        download.fetch(name)
     monkeypatch.setattr(Path, "is_file", refuse)
-    assert published.cached(name) is None
+    assert download.cached(name) is None
 
 
 # --- few CPUs -----------------------------------------------------------------------------------
@@ -231,7 +245,11 @@ def test_a_quota_reaches_every_runtime(tiny_onnx, photo, quota_of, monkeypatch):
     expected = free.segment(photo).labels
     given = []
     true = onnxruntime.InferenceSession
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: given.append(options) or true(path, options, providers))
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers: given.append(options) or true(path, options, providers),
+    )
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     quota_of(1)
     limited = segfast.Engine(tiny_onnx, runtime="openvino", device="cpu")
@@ -266,7 +284,7 @@ def test_a_quota_holds_for_pytorch_in_the_engines_calls_alone(photo, quota_of):
     engine = segfast.Engine(model.set_attention(attend), device="cpu")
     try:
         torch.set_num_threads(4)
-        for limit, expected in ((3, 3), (6, 4), (None, 4)):             # what was asked for is not raised
+        for limit, expected in ((3, 3), (6, 4), (None, 4)):  # what was asked for is not raised
             quota_of(limit)
             engine.segment(photo)
             assert set(seen) == {expected}

@@ -21,10 +21,10 @@ from segfast import files
 from segfast.datasets import IGNORE, open_dataset
 from segfast.errors import BadData, BadModel, BadOption, NotSupported
 from segfast.evaluate import RESIZED, check_classes, evaluate, fit_of
-from segfast.metrics import confusion, confusion_by_size, scores
+from segfast.evaluation.metrics import confusion, confusion_by_size, scores
+from segfast.evaluation.report import table
+from segfast.evaluation.sheet import IGNORED, WRONG, draw, panels_of
 from segfast.protocol import Protocol, fitted, views
-from segfast.report import table
-from segfast.sheet import IGNORED, WRONG, draw, panels_of
 
 
 class Oracle:
@@ -166,8 +166,11 @@ def test_a_report_adds_up(tmp_path):
     assert report.samples[0].miou == 1
     order = sorted(range(6), key=lambda index: report.samples[index].miou)
     assert list(report.kept) == [*order[:2], *order[-2:]]
-    halves = [evaluate(Oracle(share, lambda i, s=s: wrong[s + 2 * i]), share)
-              for s in (0, 1) for share in [dataset.take(range(s, 6, 2))]]  # fmt: skip
+    halves = [
+        evaluate(Oracle(share, lambda i, s=s: wrong[s + 2 * i]), share)
+        for s in (0, 1)
+        for share in [dataset.take(range(s, 6, 2))]
+    ]
     np.testing.assert_array_equal(sum(half.confusion for half in halves), report.confusion)
 
 
@@ -225,7 +228,11 @@ def test_classes_must_be_the_datasets():
         return SimpleNamespace(config=tiny_config(num_classes=len(classes), classes=classes))
 
     mine = dataset.classes
-    for fine in (mine, tuple(f"class {index}" for index in range(5)), ("Background", "DISC", "square ", "tri-angle", "cross")):
+    for fine in (
+        mine,
+        tuple(f"class {index}" for index in range(5)),
+        ("Background", "DISC", "square ", "tri-angle", "cross"),
+    ):
         check_classes(engine(*fine), dataset)
     with pytest.raises(BadModel, match="7 classes, but shapes 5"):
         check_classes(engine(*"abcdefg"), dataset)
@@ -254,7 +261,12 @@ def test_panels_show_truth_prediction_and_error():
     palette = ((10, 20, 30), (40, 50, 60))
     shown = [panel.tolist() for panel in panels_of(image, truth, predicted, palette)]
     a, b, grey = [10, 20, 30], [40, 50, 60], [150] * 3
-    assert shown == [image.tolist(), [[a, b], [list(IGNORED), b]], [[a, a], [b, b]], [[grey, list(WRONG)], [list(IGNORED), grey]]]
+    assert shown == [
+        image.tolist(),
+        [[a, b], [list(IGNORED), b]],
+        [[a, a], [b, b]],
+        [[grey, list(WRONG)], [list(IGNORED), grey]],
+    ]
 
 
 def test_a_sheet_shows_the_worst_and_the_best():
@@ -308,8 +320,23 @@ def run(*arguments, cwd, check=True):
 
 def test_the_command_writes_the_table_json_and_sheet(tmp_path, models):
     pytest.importorskip("scipy", reason="SciPy is not installed")
-    ended = run(models / "m.safetensors", "--data", "shapes", "--limit", 4, "--compare", models / "m.onnx", "--by-size",
-                "--json", "deep/scores.json", "--sheet", "sheet.png", "--device", "cpu", cwd=tmp_path)  # fmt: skip
+    ended = run(
+        models / "m.safetensors",
+        "--data",
+        "shapes",
+        "--limit",
+        4,
+        "--compare",
+        models / "m.onnx",
+        "--by-size",
+        "--json",
+        "deep/scores.json",
+        "--sheet",
+        "sheet.png",
+        "--device",
+        "cpu",
+        cwd=tmp_path,
+    )
     assert "shapes val, 4 pictures: single scale, every picture of its own size, stride 32" in ended.stdout
     assert "mIoU, small objects" in ended.stdout
     assert "evaluate: 100%" in ended.stderr
@@ -326,12 +353,37 @@ def test_the_command_writes_the_table_json_and_sheet(tmp_path, models):
 
 def test_the_command_takes_a_folder_and_every_option(tmp_path, models, monkeypatch, capsys):
     trees.folder(tmp_path, "\n".join(open_dataset("shapes").classes), high=5)
-    line = ["evaluate", models / "m.safetensors", "--data", tmp_path, "--split", "train", "--multiscale", "--stride", 48,
-            "--fit", "90x64", "--device", "cpu", "--threads", 1, "--dataset", "folder", "--json", tmp_path / "r.json"]  # fmt: skip
+    line = [
+        "evaluate",
+        models / "m.safetensors",
+        "--data",
+        tmp_path,
+        "--split",
+        "train",
+        "--multiscale",
+        "--stride",
+        48,
+        "--fit",
+        "90x64",
+        "--device",
+        "cpu",
+        "--threads",
+        1,
+        "--dataset",
+        "folder",
+        "--json",
+        tmp_path / "r.json",
+    ]
     monkeypatch.setattr(sys, "argv", list(map(str, line)))
     assert command.main() == 0
-    assert "folder train, 3 pictures: 12 views, every picture resized to fit 90×64, stride 48" in capsys.readouterr().out
-    assert json.loads((tmp_path / "r.json").read_text())["protocol"] == {"multiscale": True, "stride": 48, "fit": [90, 64]}
+    assert (
+        "folder train, 3 pictures: 12 views, every picture resized to fit 90×64, stride 48" in capsys.readouterr().out
+    )
+    assert json.loads((tmp_path / "r.json").read_text())["protocol"] == {
+        "multiscale": True,
+        "stride": 48,
+        "fit": [90, 64],
+    }
 
 
 @pytest.mark.parametrize(
@@ -365,8 +417,21 @@ def test_what_a_user_gets_wrong_is_said_and_nothing_is_written(tmp_path, models,
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
 def test_ctrl_c_ends_it_cleanly(tmp_path, models):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    line = [sys.executable, "-m", "segfast.evaluate", models / "m.safetensors", "--data", "shapes", "--multiscale",
-            "--stride", "16", "--device", "cpu", "--json", "scores.json"]  # fmt: skip
+    line = [
+        sys.executable,
+        "-m",
+        "segfast.evaluate",
+        models / "m.safetensors",
+        "--data",
+        "shapes",
+        "--multiscale",
+        "--stride",
+        "16",
+        "--device",
+        "cpu",
+        "--json",
+        "scores.json",
+    ]
     process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     seen = b""
     while b"evaluate:" not in seen:

@@ -19,11 +19,15 @@ MODELS = {
     "mask, fp16": ({}, "fp16"),
     "linear, fp32": ({"decoder": "linear"}, "fp32"),
     "a window that is no multiple of the patch": (
-        {"protocol": Protocol(HALF, HALF, (56, 72), (40, 56)), "image_size": (48, 64)}, "fp32"),
+        {"protocol": Protocol(HALF, HALF, (56, 72), (40, 56)), "image_size": (48, 64)},
+        "fp32",
+    ),
     "MMSegmentation's protocol": (
-        {"protocol": Protocol(HALF, HALF, (56, 56), (24, 24), small_windows=True, crop_padding=False)}, "fp32"),
+        {"protocol": Protocol(HALF, HALF, (56, 56), (24, 24), small_windows=True, crop_padding=False)},
+        "fp32",
+    ),
     "over 256 classes": ({"num_classes": 300}, "fp32"),
-}  # fmt: skip
+}
 SIZES = [(64, 64), (60, 90), (20, 31), (131, 97), (56, 200)]
 
 

@@ -11,7 +11,7 @@ import torch
 from helpers import tiny_config, tiny_model
 
 import segfast
-from segfast.artifact import read_artifact
+from segfast.artifacts.onnx import read_artifact
 from segfast.errors import BadOption, ExportFailed
 from segfast.export import check, export_onnx, onnx_file, peaks
 from segfast.export.graph import at_size
@@ -179,9 +179,13 @@ def test_metadata_is_the_documented_json(tmp_path):
     assert metadata["format"] == 1
     assert (metadata["size"], metadata["precision"], metadata["output"]) == ([64, 96], "fp16", "labels")
     assert metadata["protocol"] == {
-        "mean": [0.5] * 3, "std": [0.5] * 3, "window": [64, 96], "stride": [48, 80],
-        "small_windows": False, "crop_padding": True,
-    }  # fmt: skip
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "window": [64, 96],
+        "stride": [48, 80],
+        "small_windows": False,
+        "crop_padding": True,
+    }
     assert metadata["provenance"] == {"weights": "a test"}
     assert (metadata["name"], metadata["patch"], metadata["num_classes"]) == ("seg-custom-mask-16", 16, 7)
     assert metadata["digest"] == onnx_file.digest(model)
@@ -257,9 +261,18 @@ def test_check_images_are_photos_and_extremes():
 
 @pytest.mark.parametrize(
     "options",
-    [{"size": 8}, {"size": 10_000}, {"size": (64,)}, {"size": 64.0}, {"size": True}, {"precision": "int8"},
-     {"output": "scores"}, {"opset": 17}, {"opset": 23}],
-)  # fmt: skip
+    [
+        {"size": 8},
+        {"size": 10_000},
+        {"size": (64,)},
+        {"size": 64.0},
+        {"size": True},
+        {"precision": "int8"},
+        {"output": "scores"},
+        {"opset": 17},
+        {"opset": 23},
+    ],
+)
 def test_impossible_options(tmp_path, options):
     with pytest.raises(BadOption, match=next(iter(options))):
         export_onnx(tiny_model(), tmp_path / "m.onnx", **options)
@@ -285,7 +298,9 @@ def test_random_weights_do_not_replace_trained_ones_unasked(tmp_path):
 def test_other_replacements_are_said(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"something else")
-    assert export_onnx(random_model(), path, precision="fp32").replaced == "a file that is none of segfast's, or damaged"
+    assert (
+        export_onnx(random_model(), path, precision="fp32").replaced == "a file that is none of segfast's, or damaged"
+    )
     assert "weights: random" in export_onnx(tiny_model(), path, precision="fp32", output="labels").replaced
     path.unlink()
     report = export_onnx(tiny_model(), path, precision="fp32")

@@ -49,7 +49,9 @@ def in_a_function(model):
 
 def in_a_sparse_constant(model):
     node = onnx.helper.make_node("Constant", [], ["secret"])
-    node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR).sparse_tensor.CopyFrom(sparse("values"))
+    node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR).sparse_tensor.CopyFrom(
+        sparse("values")
+    )
     model.graph.node.append(node)
 
 

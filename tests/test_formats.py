@@ -11,12 +11,13 @@ from helpers import tiny_config, tiny_model
 from test_plan import made
 
 import segfast
-from segfast import formats, plan
-from segfast.artifact import read_artifact
+from segfast import formats
+from segfast.artifacts import plan
+from segfast.artifacts.onnx import read_artifact
+from segfast.artifacts.plan import read_plan
 from segfast.config import from_json
 from segfast.errors import BadModel
 from segfast.export import export_onnx
-from segfast.plan import read_plan
 
 # What the first version wrote of the tiny model; files of plain models never change.
 PLAIN = (
@@ -38,7 +39,9 @@ def format_2(monkeypatch):
 
 
 def text_of(**changes):
-    return tiny_config(num_classes=2, provenance={"weights": "a tést"}, **changes).to_json(size=(64, 64), precision="fp16")
+    return tiny_config(num_classes=2, provenance={"weights": "a tést"}, **changes).to_json(
+        size=(64, 64), precision="fp16"
+    )
 
 
 def test_plain_models_are_written_as_they_always_were():
@@ -48,7 +51,9 @@ def test_plain_models_are_written_as_they_always_were():
 
 def test_an_old_reader_reads_plain_files_the_same(tmp_path, tiny_onnx):
     values, more = old_reader.from_json(text_of())
-    assert values == json.loads(json.dumps(dataclasses.asdict(tiny_config(num_classes=2, provenance={"weights": "a tést"}))))
+    assert values == json.loads(
+        json.dumps(dataclasses.asdict(tiny_config(num_classes=2, provenance={"weights": "a tést"})))
+    )
     assert more == {"size": [64, 64], "precision": "fp16"}
     metadata = {entry.key: entry.value for entry in onnx.load(tiny_onnx).metadata_props}["segfast"]
     assert old_reader.from_json(metadata)[1]["output"] == "logits"
@@ -63,7 +68,9 @@ def test_a_field_with_its_neutral_value_is_not_written(format_2):
     assert from_json(text_of(), "x")[0].drop_path == 0.1
 
 
-@pytest.mark.parametrize(("changes", "version"), [({FIELD: 0.5}, 2), ({"small": True}, 3), ({FIELD: 0.5, "small": True}, 3)])
+@pytest.mark.parametrize(
+    ("changes", "version"), [({FIELD: 0.5}, 2), ({"small": True}, 3), ({FIELD: 0.5, "small": True}, 3)]
+)
 def test_an_old_reader_refuses_what_it_must_not_overlook(format_2, changes, version):
     protocol = dataclasses.replace(tiny_config().protocol, small_windows=changes.pop("small", False))
     text = text_of(protocol=protocol, **changes)

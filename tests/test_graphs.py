@@ -20,8 +20,8 @@ import segfast
 from segfast.errors import BadOption, NotSupported
 from segfast.kernels import attend, attention_table, attention_warm_up, merge
 from segfast.runtimes import graphs, patch_logits
-from segfast.runtimes.device import Lanes, all_batches, batches
 from segfast.runtimes.graphs import TRIES, no_collection
+from segfast.runtimes.lanes import Lanes, all_batches, batches
 
 BROKEN = "1 capture of a CUDA graph broken by other work in this process (CUDA error: operation failed due to a previous error"
 
@@ -253,7 +253,7 @@ def test_an_engine_dies_at_once(believing, photo, no_automatic_collection, devic
     network = engine._runtime.logits
     dead = [weakref.ref(x) for x in (engine, engine._runtime, network, network.model)]
     del engine, network, answer
-    until = time.monotonic() + 10                                       # threads of segment_many may still be ending
+    until = time.monotonic() + 10  # threads of segment_many may still be ending
     while any(x() is not None for x in dead) and time.monotonic() < until:
         time.sleep(0.01)
     assert [x() for x in dead] == [None] * 4
@@ -284,7 +284,7 @@ def test_our_attention_is_compiled_for_any_length_where_it_may_run(believing, mo
     asked = []
     monkeypatch.setattr(attention_warm_up, "warm_up", lambda *args: asked.append(args))
     monkeypatch.setattr(Lanes, "warm_up", lambda self: None)
-    engine_on_a_gpu()._runtime.warm_up((64, 64))                        # PyTorch's, as long as the table has no rows
+    engine_on_a_gpu()._runtime.warm_up((64, 64))  # PyTorch's, as long as the table has no rows
     assert asked == []
     engine_on_a_gpu(attention="triton")._runtime.warm_up((64, 64))
     monkeypatch.setattr(attention_table, "ROWS", (None,))
@@ -304,7 +304,9 @@ def test_trying_a_new_engine_stands_apart_from_captures(believing, monkeypatch):
 
 def test_a_cudnn_that_is_wrong_is_refused_by_name(believing, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91500)
-    with pytest.raises(BadOption, match=r"attention='cudnn' cannot run.*cuDNN 91500 gives wrong answers for 17 tokens.*leave it out"):
+    with pytest.raises(
+        BadOption, match=r"attention='cudnn' cannot run.*cuDNN 91500 gives wrong answers for 17 tokens.*leave it out"
+    ):
         engine_on_a_gpu(attention="cudnn")
     protocol = replace(tiny_config().protocol, small_windows=True)
     with pytest.raises(BadOption, match=r"images of some sizes.*leave it out, or use 'flash'"):
@@ -314,7 +316,14 @@ def test_a_cudnn_that_is_wrong_is_refused_by_name(believing, monkeypatch):
 
 @pytest.mark.parametrize(
     ("version", "tokens", "right"),
-    [(91500, 1025, False), (91500, 1024, True), (91501, 1025, True), (8902, 4097, False), (8902, 4096, True), (None, 1025, True)],
+    [
+        (91500, 1025, False),
+        (91500, 1024, True),
+        (91501, 1025, True),
+        (8902, 4097, False),
+        (8902, 4096, True),
+        (None, 1025, True),
+    ],
 )
 def test_which_cudnn_is_right(monkeypatch, version, tokens, right):
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
@@ -322,14 +331,18 @@ def test_which_cudnn_is_right(monkeypatch, version, tokens, right):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(attention_table, "ROWS", (None,))
     monkeypatch.setattr(attention_table, "fastest", lambda *_: "cudnn")
-    x = SimpleNamespace(is_cuda=True, element_size=lambda: 2, device=None, shape=(1, tokens, 12, 64), requires_grad=False)
+    x = SimpleNamespace(
+        is_cuda=True, element_size=lambda: 2, device=None, shape=(1, tokens, 12, 64), requires_grad=False
+    )
     assert attend.choose(x) == ("cudnn" if right else "sdpa")
     with patch_logits.sdpa_kernel(patch_logits._PLANLESS):
         assert attend.choose(x) == "sdpa"
 
 
 def test_the_attention_that_really_runs_is_named(believing, monkeypatch):
-    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda q, k, v: {17: 3, 23: 3}[q.shape[2]])  # of classes and patches, too
+    monkeypatch.setattr(
+        torch, "_fused_sdp_choice", lambda q, k, v: {17: 3, 23: 3}[q.shape[2]]
+    )  # of classes and patches, too
     assert "attention by sdpa (cudnn)" in repr(engine_on_a_gpu())
     assert "attention by sdpa (cudnn)" in repr(engine_on_a_gpu(attention="sdpa"))
     monkeypatch.setattr(torch, "_fused_sdp_choice", lambda q, k, v: {17: 1, 23: 0}[q.shape[2]])

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from segfast import image as images
 from segfast.errors import BadImage
 from segfast.image import read_image
-from segfast.samples import SamplesWarning
+from segfast.pictures.samples import SamplesWarning
 
 
 def saved(tmp_path, picture, name, **options):
@@ -83,9 +83,15 @@ def test_cmyk(tmp_path, rgb):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_applied(tmp_path, photo, orientation):
-    back = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-            8: Image.Transpose.ROTATE_270}  # fmt: skip
+    back = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
     stored = Image.fromarray(photo)
     stored = stored.transpose(back[orientation]) if orientation in back else stored
     exif = Image.Exif()
@@ -105,7 +111,10 @@ def test_odd_exif_tags_do_not_matter(tmp_path, photo):
 def test_animations_give_their_first_frame(tmp_path, photo, rgb):
     other = Image.fromarray(255 - photo)
     path = saved(tmp_path, rgb.convert("P"), "a.gif", save_all=True, append_images=[other.convert("P")])
-    assert np.abs(read_image(path).astype(int) - photo).mean() < np.abs(read_image(path).astype(int) - (255 - photo)).mean()
+    assert (
+        np.abs(read_image(path).astype(int) - photo).mean()
+        < np.abs(read_image(path).astype(int) - (255 - photo)).mean()
+    )
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
@@ -250,7 +259,7 @@ def test_only_what_was_opened_is_turned(tmp_path, rgb, form, case):
     with Image.open(saved(tmp_path, rgb, "a", format=form, exif=exif)) as image:
         given = handle(image)
         seen = np.asarray(given.convert("RGB"))
-        turns = 3 if turned and form != "TIFF" else 0                   # Pillow turns TIFFs when they are loaded
+        turns = 3 if turned and form != "TIFF" else 0  # Pillow turns TIFFs when they are loaded
         np.testing.assert_array_equal(read_image(given), np.rot90(seen, turns))
 
 
@@ -278,7 +287,7 @@ def test_any_mode_of_bytes(rgb, mode):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")               # other threads of the tests are idle
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other threads of the tests are idle
 def test_a_forked_child_waits_for_no_thread(photo, rgb):
     """Locks that a thread of the parent holds are held by nobody in the child."""
     with ExitStack() as held:

@@ -7,11 +7,11 @@ import pytest
 from helpers import tiny_config
 from test_plan import made
 
+from segfast.artifacts.golden import GATE, Probe, photo
+from segfast.artifacts.inspection import FUSED, Nodes, inspect
+from segfast.artifacts.plan import Options
+from segfast.artifacts.verdict import judge
 from segfast.errors import BadModel
-from segfast.inspection import FUSED, Nodes, inspect
-from segfast.plan import Options
-from segfast.probe import GATE, Probe, photo
-from segfast.verdict import judge
 
 NODES = Nodes(("softmax_0", "softmax_1", "softmax_2"), ("qkv", "scores", "mix", "fc1"))
 
@@ -23,7 +23,14 @@ def layer(name, nodes, given="Half", returned="Half", **more):
         for side, kind in (("in", given), ("out", returned))
     ]
     metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes)
-    return {"Name": name, "LayerType": "kgen", "Inputs": tensors[0], "Outputs": tensors[1], "Metadata": metadata, **more}
+    return {
+        "Name": name,
+        "LayerType": "kgen",
+        "Inputs": tensors[0],
+        "Outputs": tensors[1],
+        "Metadata": metadata,
+        **more,
+    }
 
 
 def text(*layers):
@@ -74,7 +81,10 @@ def test_attention_by_block():
     found = inspect(text(*GOOD, layer("softmax_myl0_5", ["softmax_1"]), layer("__myl_Max_6", ["softmax_1"])), NODES)
     assert found.fused == (True, False, None)
     words = found.attention(tiny_config())  # two blocks in the encoder
-    assert words == f"attention: 1 of 3 fused ({FUSED}); not fused: block encoder 1; not told: block decoder 0; 1 such kernels in all"
+    assert (
+        words
+        == f"attention: 1 of 3 fused ({FUSED}); not fused: block encoder 1; not told: block decoder 0; 1 such kernels in all"
+    )
     by_tactic = layer("myelin", ["scores", "softmax_1"], TacticName="sm80_gemm_mha_v2_fp16")
     assert inspect(text(by_tactic), NODES).fused == (None, True, None)
 
@@ -153,13 +163,17 @@ def test_a_photo_of_any_size():
 
 
 def judged(tmp_path, *layers, answer=None, engine="tensorrt"):
-    plan = made(tmp_path / "x.engine", nodes=NODES, options=Options(engine, ("sm89",)), probe=Probe.of("logits", logits()))
+    plan = made(
+        tmp_path / "x.engine", nodes=NODES, options=Options(engine, ("sm89",)), probe=Probe.of("logits", logits())
+    )
     return judge(plan, text(*layers), logits() if answer is None else answer).failure
 
 
 def test_verdicts(tmp_path):
     assert judged(tmp_path, *GOOD) is None
-    assert "fp16 was asked, but 1 layers compute in fp32 (fc1)" in judged(tmp_path, *GOOD[:2], layer("fc1", ["fc1"], "Float", "Float"))
+    assert "fp16 was asked, but 1 layers compute in fp32 (fc1)" in judged(
+        tmp_path, *GOOD[:2], layer("fc1", ["fc1"], "Float", "Float")
+    )
     assert "cannot be confirmed" in judged(tmp_path, "names", "only")
     assert judged(tmp_path, "names", "only", engine="rtx") is None  # whose kernels are compiled when they first run
     assert "not that of tiny.onnx: relative error 2.0e+00" in judged(tmp_path, *GOOD, answer=-logits())

@@ -71,9 +71,16 @@ def assert_merged(views, size, **options):
 
 @quick
 @given(
-    st.sampled_from(CLASSES), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 90),
-    st.integers(1, 90), st.sampled_from([None, 2]), st.sampled_from([1, 2, 5]), st.integers(0, 999),
-)  # fmt: skip
+    st.sampled_from(CLASSES),
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([None, 2]),
+    st.sampled_from([1, 2, 5]),
+    st.integers(0, 999),
+)
 def test_upsample_argmax_is_the_twin(K, B, h, w, H, W, coarse, threads, seed):
     x = np.stack([field(K, h, w, seed + i, coarse) for i in range(B)])
     labels = upsample_argmax(x, (H, W), threads=threads)
@@ -197,11 +204,16 @@ def test_nan_counts_as_the_largest():
 
 @quick
 @given(
-    st.sampled_from(CLASSES), st.tuples(st.integers(1, 140), st.integers(1, 140)),
-    st.tuples(st.integers(16, 90), st.integers(16, 90)), st.tuples(st.integers(9, 90), st.integers(9, 90)),
-    st.one_of(st.none(), st.tuples(st.integers(1, 170), st.integers(1, 170))), st.sampled_from([None, 2]),
-    st.booleans(), st.booleans(), st.integers(0, 999),
-)  # fmt: skip
+    st.sampled_from(CLASSES),
+    st.tuples(st.integers(1, 140), st.integers(1, 140)),
+    st.tuples(st.integers(16, 90), st.integers(16, 90)),
+    st.tuples(st.integers(9, 90), st.integers(9, 90)),
+    st.one_of(st.none(), st.tuples(st.integers(1, 170), st.integers(1, 170))),
+    st.sampled_from([None, 2]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 999),
+)
 def test_one_view_is_the_twin(K, view, window, stride, size, coarse, mirrored, crop, seed):
     stride = min(stride[0], window[0]), min(stride[1], window[1])
     answer = windows(K, view, window, stride, 16, seed, coarse, mirrored, crop)
@@ -212,8 +224,10 @@ def test_one_view_is_the_twin(K, view, window, stride, size, coarse, mirrored, c
 @given(
     st.sampled_from((1, 2, 19, 300)),
     st.lists(st.tuples(st.integers(1, 100), st.integers(1, 100), st.booleans()), min_size=2, max_size=4),
-    st.tuples(st.integers(1, 100), st.integers(1, 100)), st.sampled_from([1, 3]), st.integers(0, 999),
-)  # fmt: skip
+    st.tuples(st.integers(1, 100), st.integers(1, 100)),
+    st.sampled_from([1, 3]),
+    st.integers(0, 999),
+)
 def test_several_views_are_the_twin(K, sizes, size, threads, seed):
     views = [windows(K, (h, w), (48, 48), (33, 33), 16, seed + h, 2, mirrored) for h, w, mirrored in sizes]
     assert_merged(views, size, threads=threads)
@@ -286,10 +300,18 @@ def test_out():
 GOOD = np.zeros((1, 3, 2, 2), np.float32)
 
 
-@pytest.mark.parametrize("logits", [
-    GOOD[0], GOOD[None], GOOD[:0], GOOD[:, :0], GOOD[:, :, :0],
-    np.broadcast_to(np.float32(0), (1, 65537, 1, 1)), np.broadcast_to(np.float32(0), (2048, 1024, 32, 32)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "logits",
+    [
+        GOOD[0],
+        GOOD[None],
+        GOOD[:0],
+        GOOD[:, :0],
+        GOOD[:, :, :0],
+        np.broadcast_to(np.float32(0), (1, 65537, 1, 1)),
+        np.broadcast_to(np.float32(0), (2048, 1024, 32, 32)),
+    ],
+)
 def test_bad_shapes(logits):
     with pytest.raises(ValueError):
         upsample_argmax(logits, (8, 8))
@@ -319,19 +341,22 @@ def test_bad_threads(threads, error):
         upsample_argmax(GOOD, (8, 8), threads=threads)
 
 
-@pytest.mark.parametrize("changes", [
-    {"anchors": [(0, 1)]},                                      # leaves the view
-    {"anchors": [(-1, 0)]},
-    {"anchors": []},
-    {"anchors": [(0, 0), (0, 0)]},                              # two anchors, one window
-    {"size": (8, 9)},                                           # the last column is not covered
-    {"size": (9, 8)},
-    {"padded": (7, 8)},
-    {"window": (0, 8)},
-    {"size": (8, 20), "anchors": [(0, 0), (0, 12)], "logits": np.repeat(GOOD, 2, 0)},         # a hole
-    {"size": (12, 12), "anchors": [(0, 0), (4, 4)], "logits": np.repeat(GOOD, 2, 0)},
-    {"size": (12, 8), "anchors": [(4, 0)]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"anchors": [(0, 1)]},  # leaves the view
+        {"anchors": [(-1, 0)]},
+        {"anchors": []},
+        {"anchors": [(0, 0), (0, 0)]},  # two anchors, one window
+        {"size": (8, 9)},  # the last column is not covered
+        {"size": (9, 8)},
+        {"padded": (7, 8)},
+        {"window": (0, 8)},
+        {"size": (8, 20), "anchors": [(0, 0), (0, 12)], "logits": np.repeat(GOOD, 2, 0)},  # a hole
+        {"size": (12, 12), "anchors": [(0, 0), (4, 4)], "logits": np.repeat(GOOD, 2, 0)},
+        {"size": (12, 8), "anchors": [(4, 0)]},
+    ],
+)
 def test_bad_windows(changes):
     view = Windows(GOOD, [(0, 0)], (8, 8), (8, 8), (8, 8))
     merge_windows([view], (8, 8))
@@ -389,14 +414,14 @@ def test_errors_in_a_band_reach_the_caller():
 def _in_child(x, expected, queue):
     from segfast.kernels.cpu import _pool
 
-    _pool().submit(int).result(timeout=20)        # labels alone would not tell: the caller does what no helper takes
+    _pool().submit(int).result(timeout=20)  # labels alone would not tell: the caller does what no helper takes
     queue.put(bool(np.array_equal(upsample_argmax(x, (256, 256), threads=4), expected)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_process_has_its_own_threads():
     x = field(19, 16, 16)[None]
-    expected = upsample_argmax(x, (256, 256), threads=4)      # the parent's threads exist
+    expected = upsample_argmax(x, (256, 256), threads=4)  # the parent's threads exist
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_in_child, args=(x, expected, queue))
@@ -427,15 +452,20 @@ def _run_elsewhere(folder, home):
     environment |= {"XDG_CACHE_HOME": str(home), "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder)],
-        env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 
 def test_compiled_code_is_cached_where_one_can_write(tmp_path):
     shutil.copytree(KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "kernels" / "__pycache__").touch()            # a folder that cannot be written
+    (tmp_path / "kernels" / "__pycache__").touch()  # a folder that cannot be written
     home = tmp_path / "home"
     home.mkdir()
     assert _run_elsewhere(tmp_path, home) == ["1", "0"]

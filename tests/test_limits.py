@@ -8,8 +8,10 @@ import pytest
 from helpers import tiny_model
 
 import segfast
-from segfast import border, engine, limits, memory, scores
+from segfast import engine
 from segfast.errors import BadImage, BadModel, BadOption, NotSupported, SegfastError
+from segfast.inference import border, limits, scores
+from segfast.machine import memory
 from segfast.protocol import Protocol, views
 from segfast.runtimes import HostRuntime
 
@@ -61,13 +63,19 @@ def test_what_is_reasonable_passes(case):
 
 
 REFUSED = {
-    "a line down": ({"size": (3000, 1)}, r"3000×1 would have to become one of 1536000×512 .* 100 times .* pad its short"),
+    "a line down": (
+        {"size": (3000, 1)},
+        r"3000×1 would have to become one of 1536000×512 .* 100 times .* pad its short",
+    ),
     "a line across": ({"size": (1, 300)}, "512×153600"),
     "a line in 12 views": ({"size": (1, 300), "multiscale": True}, "100 times as long as wide"),
     "a line made to fit": ({"size": (300, 1), "fit": (2048, 512)}, "100 times as long as wide"),
     "every place of a window": ({"size": (3000, 4000), "stride": 1}, "8,684,121 windows.*larger stride"),
     "a huge fit": ({"size": (100, 100), "fit": (65536, 65536), "stride": 512}, "12,884,901,888 numbers.*smaller fit"),
-    "views beyond the kernels": ({"size": (20_000, 20_000), "multiscale": True}, "3,675,000,000 numbers.*leave multiscale out"),
+    "views beyond the kernels": (
+        {"size": (20_000, 20_000), "multiscale": True},
+        "3,675,000,000 numbers.*leave multiscale out",
+    ),
     "labels beyond the kernels": ({"size": (50_000, 50_000), "classes": 2}, "2,500,000,000 numbers"),
     "logits beyond the kernels": ({"size": (8192, 8192), "stride": 64}, "2,243,000,000|numbers.*make it smaller"),
 }
@@ -82,7 +90,10 @@ def test_what_passes_a_limit_is_refused(case):
 
 
 SCARCE = {
-    "resized views": ({"size": (8192, 8192), "multiscale": True, "on_host": False}, r"2\.\d GB .* of which 1\.0 GB are free"),
+    "resized views": (
+        {"size": (8192, 8192), "multiscale": True, "on_host": False},
+        r"2\.\d GB .* of which 1\.0 GB are free",
+    ),
     "logits": ({"size": (20_000, 20_000)}, "GB of memory.*cut it and pass the parts"),
     "an image made to fit": ({"size": (500, 500), "fit": (8192, 8192)}, "GB of memory.*smaller fit"),
 }
@@ -141,7 +152,7 @@ def test_the_estimate_is_what_is_taken(faked, monkeypatch, options):
     told = []
     monkeypatch.setattr(limits, "_check_memory", lambda name, need, remedy: told.append(need))
     image = np.zeros((60, 800, 3), np.uint8)
-    faked.segment(image, **options)     # loads and compiles
+    faked.segment(image, **options)  # loads and compiles
     told.clear()
     tracemalloc.start()
     faked.segment(image, **options)
@@ -152,9 +163,13 @@ def test_the_estimate_is_what_is_taken(faked, monkeypatch, options):
 
 @pytest.mark.parametrize(
     ("image", "options"),
-    [(np.zeros((1, 300, 3), np.uint8), {}), (np.zeros((600, 900, 3), np.uint8), {"stride": 1}),
-     (np.zeros((20, 20, 3), np.uint8), {"fit": (65536, 65536)}), (np.broadcast_to(np.uint8(0), (90_000, 90_000, 3)), {})],
-)  # fmt: skip
+    [
+        (np.zeros((1, 300, 3), np.uint8), {}),
+        (np.zeros((600, 900, 3), np.uint8), {"stride": 1}),
+        (np.zeros((20, 20, 3), np.uint8), {"fit": (65536, 65536)}),
+        (np.broadcast_to(np.uint8(0), (90_000, 90_000, 3)), {}),
+    ],
+)
 def test_nothing_is_made_of_what_is_refused(faked, monkeypatch, image, options):
     def never(*arguments):
         raise AssertionError("too late")
@@ -180,15 +195,21 @@ class Foreign(Exception):
 
 
 INNER = {
-    "a value": (ValueError("5 values are too many\nat 0x7f"), r"running the network failed \(ValueError: 5 values are too many\)"),
+    "a value": (
+        ValueError("5 values are too many\nat 0x7f"),
+        r"running the network failed \(ValueError: 5 values are too many\)",
+    ),
     "a type": (TypeError("no float"), "TypeError: no float.*another runtime"),
     "an overflow": (OverflowError(), r"failed \(OverflowError\)"),
     "a runtime": (RuntimeError("Check 'x' failed"), "RuntimeError"),
     "ONNX Runtime": (Foreign("[ONNXRuntimeError] : 1 : FAIL"), "Foreign"),
     "memory": (MemoryError(), r"takes more memory than there is \(MemoryError\); close what else uses it"),
-    "PyTorch's memory": (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "more memory"),
+    "PyTorch's memory": (
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        "more memory",
+    ),
     "the system's memory": (OSError(12, "Cannot allocate memory"), "more memory"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", INNER)
@@ -218,9 +239,11 @@ def test_stages_say_which_they_are(faked, monkeypatch):
     image = np.zeros((70, 64, 3), np.uint8)
     answer = faked.segment(image)
     for name, error, words in (
-        ("merge_scores", NotSupported, "computing the scores failed"), ("merge_windows", NotSupported, "merging the windows failed"),
-        ("views", NotSupported, "laying the image out failed"), ("read_image", BadImage, "reading the image failed.*uint8 array"),
-    ):  # fmt: skip
+        ("merge_scores", NotSupported, "computing the scores failed"),
+        ("merge_windows", NotSupported, "merging the windows failed"),
+        ("views", NotSupported, "laying the image out failed"),
+        ("read_image", BadImage, "reading the image failed.*uint8 array"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(scores if name == "merge_scores" else engine, name, fail)
             with pytest.raises(error, match=words):

@@ -59,7 +59,7 @@ def test_any_dtype_and_layout(dtype):
     x = torch.from_numpy(field(2, 150, 32, 32)).cuda().to(dtype)
     expected = reference.upsample_argmax(x.float().cpu().numpy(), (512, 512))
     sectors = merge_layout.empty(x.shape, dtype, "cuda")
-    sectors.untyped_storage().fill_(0x7F)                               # what lies behind the last class is no class
+    sectors.untyped_storage().fill_(0x7F)  # what lies behind the last class is no class
     sectors.copy_(x)
     for other in (x, sectors, x.contiguous(memory_format=torch.channels_last), x.repeat_interleave(2, 3)[..., ::2]):
         assert np.array_equal(upsample_argmax(other, (512, 512)).cpu().numpy(), expected)
@@ -89,7 +89,9 @@ def test_one_view_is_the_twin(view, window, stride, size, mirrored):
 
 def test_12_views_are_the_twin():
     size = (300, 400)
-    answers = [windows(60, view, (128, 128), (96, 96), flip, seed) for seed, (view, flip) in enumerate(views(size, True))]
+    answers = [
+        windows(60, view, (128, 128), (96, 96), flip, seed) for seed, (view, flip) in enumerate(views(size, True))
+    ]
     scores = reference.view_scores(answers, size, 0, size[0])
     assert shortfall(merge_windows([cuda(view) for view in answers], size), scores) <= 1e-5
     assert np.abs(merge_scores([cuda(view) for view in answers], size).cpu().numpy() - scores).max() <= 1e-5
@@ -101,7 +103,7 @@ def test_any_stream():
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         late = torch.zeros_like(x)
-        torch.cuda._sleep(10_000_000)           # work on another stream would overtake it, and see zeros
+        torch.cuda._sleep(10_000_000)  # work on another stream would overtake it, and see zeros
         late.copy_(x)
         labels = upsample_argmax(late, (512, 512))
     stream.synchronize()
@@ -111,7 +113,10 @@ def test_any_stream():
 def test_captured_in_a_graph_and_replayed_with_other_inputs():
     size = (640, 1000)
     answers = [windows(19, size, (480, 480), (320, 320), seed=seed) for seed in (0, 100)]
-    x, merged = torch.from_numpy(field(2, 150, 32, 32)).cuda(), [cuda(answers[0]), cuda(answers[0])._replace(mirrored=True)]
+    x, merged = (
+        torch.from_numpy(field(2, 150, 32, 32)).cuda(),
+        [cuda(answers[0]), cuda(answers[0])._replace(mirrored=True)],
+    )
 
     def step():
         return upsample_argmax(x, (512, 512)), merge_windows(merged[:1], size), merge_windows(merged, size)
@@ -138,7 +143,7 @@ def test_memory_is_never_that_of_the_scores():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         labels = merge_windows(some, size)
-        assert torch.cuda.max_memory_allocated() - before <= labels.nbytes + extra      # the scores are 2.5 GB
+        assert torch.cuda.max_memory_allocated() - before <= labels.nbytes + extra  # the scores are 2.5 GB
 
 
 def test_out():
@@ -161,7 +166,9 @@ def test_views_on_two_devices():
             run([view, cuda(view)], (64, 100))
 
 
-@pytest.mark.parametrize(("shape", "error"), [((3, 2, 2), ValueError), ((0, 3, 2, 2), ValueError), ((1, 3, 0, 2), ValueError)])
+@pytest.mark.parametrize(
+    ("shape", "error"), [((3, 2, 2), ValueError), ((0, 3, 2, 2), ValueError), ((1, 3, 0, 2), ValueError)]
+)
 def test_bad_shapes(shape, error):
     with pytest.raises(error):
         upsample_argmax(torch.zeros(shape, device="cuda"), (8, 8))

@@ -55,25 +55,44 @@ def test_bad_logits(logits, error, words):
 
 
 @pytest.mark.usefixtures("anywhere")
-@pytest.mark.parametrize(("size", "error"), [
-    ((0, 8), ValueError), ((8, -1), ValueError), ((1 << 16, 1 << 15), ValueError), ((1, (1 << 31) - 1), ValueError),
-    ((8,), TypeError), ((8.0, 8), TypeError), (None, TypeError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [
+        ((0, 8), ValueError),
+        ((8, -1), ValueError),
+        ((1 << 16, 1 << 15), ValueError),
+        ((1, (1 << 31) - 1), ValueError),
+        ((8,), TypeError),
+        ((8.0, 8), TypeError),
+        (None, TypeError),
+    ],
+)
 def test_bad_sizes(size, error):
-    for run in (lambda: upsample_argmax(GOOD, size), lambda: merge_windows([VIEW], size), lambda: merge_scores([VIEW], size)):
+    for run in (
+        lambda: upsample_argmax(GOOD, size),
+        lambda: merge_windows([VIEW], size),
+        lambda: merge_scores([VIEW], size),
+    ):
         with pytest.raises(error):
             run()
 
 
 @pytest.mark.usefixtures("anywhere")
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"anchors": [(0, 1)]}, "leave the view"), ({"anchors": [(-1, 0)]}, "anchor"), ({"anchors": []}, "0 anchors"),
-    ({"anchors": [(0, 0), (0, 0)]}, "1 windows but 2 anchors"), ({"size": (8, 9)}, "do not cover"),
-    ({"padded": (7, 8)}, "must cover the window"), ({"window": (0, 8)}, "at least 1"),
-    ({"size": (8, 20), "anchors": [(0, 0), (0, 12)], "logits": torch.zeros(2, 3, 2, 2)}, "do not cover"),
-    ({"padded": (1 << 16, 1 << 16)}, "2\\^31"),
-    ({"window": (1 << 16, 1 << 16), "padded": (1 << 16, 1 << 16), "size": (1 << 16, 1 << 16)}, "2\\^31"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"anchors": [(0, 1)]}, "leave the view"),
+        ({"anchors": [(-1, 0)]}, "anchor"),
+        ({"anchors": []}, "0 anchors"),
+        ({"anchors": [(0, 0), (0, 0)]}, "1 windows but 2 anchors"),
+        ({"size": (8, 9)}, "do not cover"),
+        ({"padded": (7, 8)}, "must cover the window"),
+        ({"window": (0, 8)}, "at least 1"),
+        ({"size": (8, 20), "anchors": [(0, 0), (0, 12)], "logits": torch.zeros(2, 3, 2, 2)}, "do not cover"),
+        ({"padded": (1 << 16, 1 << 16)}, "2\\^31"),
+        ({"window": (1 << 16, 1 << 16), "padded": (1 << 16, 1 << 16), "size": (1 << 16, 1 << 16)}, "2\\^31"),
+    ],
+)
 def test_bad_windows(changes, words):
     for run in (merge_windows, merge_scores):
         with pytest.raises(ValueError, match=words):

@@ -50,11 +50,21 @@ def test_logits_in_whole_sectors(K, dtype):
         lies = merge_layout.layout(some)
         assert (lies.last, lies.vector * x.element_size()) == (True, merge_layout.VECTOR)
         assert K <= lies.classes * lies.vector < K + lies.vector
-        assert all(step == 0 or step * lies.vector == some.stride(axis) for axis, step in enumerate(lies.steps) if axis != 1)
+        assert all(
+            step == 0 or step * lies.vector == some.stride(axis) for axis, step in enumerate(lies.steps) if axis != 1
+        )
 
 
 def test_vectors_stay_in_memory_and_aligned():
-    for offset, numbers, vector in ((0, 320, 8), (0, 312, 8), (0, 310, 1), (8, 328, 8), (8, 320, 8), (8, 318, 1), (1, 329, 1)):
+    for offset, numbers, vector in (
+        (0, 320, 8),
+        (0, 312, 8),
+        (0, 310, 1),
+        (8, 328, 8),
+        (8, 320, 8),
+        (8, 318, 1),
+        (1, 329, 1),
+    ):
         x = torch.zeros(numbers, dtype=torch.float16).as_strided((1, 150, 1, 2), (0, 1, 0, 160), offset)
         assert merge_layout.layout(x).vector == vector
     packed = torch.zeros(1, 4, 4, 150, dtype=torch.float16).permute(0, 3, 1, 2)
@@ -106,7 +116,7 @@ def test_anchors_are_copied_once_a_stream_and_by_every_graph(stream):
     view = overlapping((0, 0), (0, 4))
     first = merge_cuda._anchors(view)
     assert merge_cuda._anchors(view) is first
-    stream.cuda_stream = 2                  # which need not have waited for the first one's copy
+    stream.cuda_stream = 2  # which need not have waited for the first one's copy
     assert merge_cuda._anchors(view) is not first
     (table,) = stream.tables
     assert len(table.copies) == 2

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segfast import origin
 from segfast.datasets import IGNORE
+from segfast.dependencies import installation
 from segfast.errors import BadData, MissingRuntime
-from segfast.metrics import LARGE, MEDIUM, confusion, confusion_by_size, object_sizes, scores, scores_by_size
+from segfast.evaluation.metrics import LARGE, MEDIUM, confusion, confusion_by_size, object_sizes, scores, scores_by_size
 
 
 def labels(seed, classes, shape=(37, 53), ignored=0.2, absent=()):
@@ -174,6 +174,6 @@ def test_scores_by_size_are_those_of_their_pixels():
 
 
 def test_scipy_is_said_to_be_missing(monkeypatch):
-    monkeypatch.setattr("segfast.needs.find_spec", lambda name: None)
-    with pytest.raises(MissingRuntime, match=re.escape(f"scipy; {origin.install('train')}")):
+    monkeypatch.setattr("segfast.dependencies.needs.find_spec", lambda name: None)
+    with pytest.raises(MissingRuntime, match=re.escape(f"scipy; {installation.install('train')}")):
         object_sizes(np.zeros((3, 3), np.uint8))

@@ -10,9 +10,9 @@ import torch
 from helpers import reference
 
 import segfast
-from segfast import literals
+from segfast.checkpoints import literals
+from segfast.checkpoints.load import read_encoder
 from segfast.errors import BadModel
-from segfast.weights import read_encoder
 
 WHOLE = """
 norm_cfg = dict(type='SyncBN', requires_grad=True)
@@ -35,7 +35,9 @@ data = dict(samples_per_gpu=1, test=dict(type='ADE20KDataset', pipeline=[
         dict(type='Resize', keep_ratio=True),
         dict(type='Normalize', mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], to_rgb=True)])]))
 """
-PREPROCESSOR = "data_preprocessor = dict(type='SegDataPreProcessor', mean=[10, 20, 30], std=[40, 50, 60], bgr_to_rgb={})"
+PREPROCESSOR = (
+    "data_preprocessor = dict(type='SegDataPreProcessor', mean=[10, 20, 30], std=[40, 50, 60], bgr_to_rgb={})"
+)
 
 
 def content():
@@ -72,9 +74,18 @@ def test_a_whole_config_of_a_plain_segmenter_changes_nothing(tmp_path, place):
 def test_settings_that_are_honoured(tmp_path, kind):
     said = {
         "model": {
-            "backbone": {"type": "mmseg.VisionTransformer", "num_heads": 4, "interpolate_mode": "bilinear", "norm_cfg": {"type": "LN"}},
+            "backbone": {
+                "type": "mmseg.VisionTransformer",
+                "num_heads": 4,
+                "interpolate_mode": "bilinear",
+                "norm_cfg": {"type": "LN"},
+            },
             "test_cfg": {"mode": "slide", "crop_size": [96, 128], "stride": [48, 100]},
-            "data_preprocessor": {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True},
+            "data_preprocessor": {
+                "mean": [123.675, 116.28, 103.53],
+                "std": [58.395, 57.12, 57.375],
+                "bgr_to_rgb": True,
+            },
         }
     }
     text = {"text": f"model = {said['model']!r}", "json": json.dumps(said), "dictionary": said}
@@ -86,7 +97,9 @@ def test_settings_that_are_honoured(tmp_path, kind):
 
 
 def test_the_pipeline_of_0x_says_mean_and_deviation(tmp_path):
-    config = load(tmp_path, but("dict(type='Normalize', mean=[127.5, 127.5, 127.5]", "dict(type='Normalize', mean=[10, 20, 30]")).config
+    config = load(
+        tmp_path, but("dict(type='Normalize', mean=[127.5, 127.5, 127.5]", "dict(type='Normalize', mean=[10, 20, 30]")
+    ).config
     assert config.protocol.mean == pytest.approx((10 / 255, 20 / 255, 30 / 255))
     config = load(tmp_path, "img_norm_cfg = dict(mean=[127.5] * 3, std=[255 / 4, 51, 51], to_rgb=True)").config
     assert (config.protocol.mean, config.protocol.std) == ((0.5,) * 3, (0.25, 0.2, 0.2))
@@ -94,16 +107,21 @@ def test_the_pipeline_of_0x_says_mean_and_deviation(tmp_path):
 
 def logits(model, images):
     """Of RGB images in 0 … 255, as an Engine normalises them."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.config.protocol.mean, model.config.protocol.std))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (model.config.protocol.mean, model.config.protocol.std)
+    )
     with torch.inference_mode():
         return model.patch_logits((images / 255 - mean) / std)
 
 
 @pytest.mark.parametrize(
     "said",
-    [PREPROCESSOR.format(False), PREPROCESSOR.replace(", bgr_to_rgb={}", ""),
-     "img_norm_cfg = dict(mean=[10, 20, 30], std=[40, 50, 60], to_rgb=False)"],
-)  # fmt: skip
+    [
+        PREPROCESSOR.format(False),
+        PREPROCESSOR.replace(", bgr_to_rgb={}", ""),
+        "img_norm_cfg = dict(mean=[10, 20, 30], std=[40, 50, 60], to_rgb=False)",
+    ],
+)
 def test_a_network_for_bgr_answers_as_in_mmsegmentation(tmp_path, said):
     images = 255 * torch.rand(2, 3, 64, 64)
     numbers = torch.tensor([10.0, 20.0, 30.0]).view(3, 1, 1), torch.tensor([40.0, 50.0, 60.0]).view(3, 1, 1)
@@ -113,7 +131,9 @@ def test_a_network_for_bgr_answers_as_in_mmsegmentation(tmp_path, said):
 
 
 def test_rgb_and_no_normalisation(tmp_path):
-    assert load(tmp_path, PREPROCESSOR.format(True)).config.protocol.mean == pytest.approx((10 / 255, 20 / 255, 30 / 255))
+    assert load(tmp_path, PREPROCESSOR.format(True)).config.protocol.mean == pytest.approx(
+        (10 / 255, 20 / 255, 30 / 255)
+    )
     images = 255 * torch.rand(1, 3, 64, 64)
     bare = load(tmp_path, "data_preprocessor = dict(type='SegDataPreProcessor', bgr_to_rgb=True)")
     with torch.inference_mode():
@@ -130,7 +150,7 @@ def test_one_channel_is_a_sigmoid_and_a_threshold(tmp_path, photo, said, thresho
     model = load(tmp_path, cfg, one_row, CLASSES=("background", "polyp"))
     assert (model.config.num_classes, model.config.classes) == (2, ("background", "polyp"))
     assert f"above {threshold:g}" in model.config.provenance["binary"]
-    photo = photo[:, :64]                                               # one window
+    photo = photo[:, :64]  # one window
     images, reference = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float(), plain()
     with torch.inference_mode():
         x = reference.enlarge(logits(reference, images)[:, 2:3], (60, 64))[0, 0]
@@ -187,7 +207,10 @@ REFUSED = {
     "another width": (but("embed_dims=64", "embed_dims=192"), "embed_dims = 192, but its tensors have 64"),
     "another class count": (but("num_classes=5", "num_classes=7"), "num_classes = 7, but its tensors have 5"),
     "another grid": (but("img_size=(64, 64)", "img_size=(64, 128)"), r"img_size = \(64, 128\), but has 16"),
-    "one channel, five rows": ("decode_head = dict(num_classes=2, out_channels=1)", "out_channels = 1, but its tensors have 5"),
+    "one channel, five rows": (
+        "decode_head = dict(num_classes=2, out_channels=1)",
+        "out_channels = 1, but its tensors have 5",
+    ),
     "three channels of five": (but("num_classes=5", "num_classes=5, out_channels=3"), "out_channels = 3"),
     "whole pictures": (but("mode='slide'", "mode='whole'"), "test_cfg.mode = 'whole'.*crop_size="),
     "windows without a size": ("model = dict(test_cfg=dict(mode='slide'))", "test_cfg.crop_size = None"),
@@ -196,7 +219,10 @@ REFUSED = {
     "four channels": ("data_preprocessor = dict(mean=[1, 2, 3, 4], std=[1, 2, 3, 4])", "data_preprocessor.mean"),
     "padded pictures": ("data_preprocessor = dict(test_cfg=dict(size_divisor=32))", "size_divisor"),
     "an unknown value": ("heads = len('ab')\nmodel = dict(backbone=dict(num_heads=heads))", r"num_heads = len\('ab'\)"),
-    "a value of its base": ("model = dict(backbone=dict(img_size={{_base_.crop_size}}))", r"img_size = \{\{_base_.crop_size\}\}"),
+    "a value of its base": (
+        "model = dict(backbone=dict(img_size={{_base_.crop_size}}))",
+        r"img_size = \{\{_base_.crop_size\}\}",
+    ),
     "a base for a part": ("model = dict(backbone=_base_.backbone)", "backbone = _base_.backbone"),
     "no Python": ("model = dict(", "settings that cannot be read .line 1 is no Python"),
     "code": ("import os\nfor x in range(3):\n    model = dict()", "line 2 is no plain assignment"),
@@ -204,7 +230,7 @@ REFUSED = {
     "two models": ("model = dict(a=1)\nmodel = dict(b=1)", "line 2 gives model a second value"),
     "a number": (7, "it is an object, int"),
     "nested too deeply": ("model = " + "[" * 5000 + "]" * 5000, "cannot be read"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -238,7 +264,9 @@ def test_an_encoder_is_taken_whatever_is_said_of_the_head(tmp_path):
 
 def test_nothing_in_a_text_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    values = literals.read("x = open('executed', 'w')\ny = dict(a=__import__('os').system('touch executed'), b=2)\n'words'\nz = f'{x}'")
+    values = literals.read(
+        "x = open('executed', 'w')\ny = dict(a=__import__('os').system('touch executed'), b=2)\n'words'\nz = f'{x}'"
+    )
     assert not (tmp_path / "executed").exists()
     assert repr(values["x"]) == "open('executed', 'w')"
     assert values["y"]["b"] == 2
@@ -247,7 +275,11 @@ def test_nothing_in_a_text_is_executed(tmp_path, monkeypatch):
 def test_literals():
     text = "/configs/a.py\nimport os\nn = 3\nsize = (n * 2, -1)\nd = dict({'a': 1}, b=[0.5] * 2, **{'c': None})\ne = {**d, 'a': list((1, 2))}\nt = 255 / 2"
     assert literals.read(text) == {
-        "n": 3, "size": (6, -1), "d": {"a": 1, "b": [0.5, 0.5], "c": None}, "e": {"a": [1, 2], "b": [0.5, 0.5], "c": None}, "t": 127.5,
-    }  # fmt: skip
+        "n": 3,
+        "size": (6, -1),
+        "d": {"a": 1, "b": [0.5, 0.5], "c": None},
+        "e": {"a": [1, 2], "b": [0.5, 0.5], "c": None},
+        "t": 127.5,
+    }
     for bomb in ("a = [0] * 10**9", "a = [0] * 9999999999", "a = [0] * 65536\nb = a + a", "a = 1 / 0", "a = 9**9**9"):
         assert isinstance(list(literals.read(bomb).values())[-1], literals.Opaque)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import REPOSITORY
 
-from segfast import doctor, origin
+from segfast import doctor
+from segfast.dependencies import installation
 
 # Of an installation in some `site-packages`: its record (PEP 610), and what it gives with the extra `gpu` and as a newer version.
 REMEDIES = {
@@ -55,7 +56,7 @@ def here(tmp_path, monkeypatch):
     """An empty `site-packages`, where segfast seems to lie."""
     folder = tmp_path / "here"
     folder.mkdir()
-    monkeypatch.setattr(origin, "HOME", folder)
+    monkeypatch.setattr(installation, "HOME", folder)
     monkeypatch.syspath_prepend(folder)
     return folder
 
@@ -67,36 +68,43 @@ def test_an_installation_is_repeated_from_where_it_came(here, case):
     if isinstance(record, dict):
         record = json.loads(json.dumps(record).replace("{here}", str(here)))
     distribution(here, "segfast-engine", record)
-    assert origin.install("gpu") == extra.replace("{here}", str(here))
-    assert origin.install(newer=True) == newer.replace("{here}", str(here))
+    assert installation.install("gpu") == extra.replace("{here}", str(here))
+    assert installation.install(newer=True) == newer.replace("{here}", str(here))
 
 
 def test_a_checkout_is_installed_in_place(here, tmp_path):
     (here / "setup.py").touch()
-    assert origin.install("gpu") == f"cd {here} && pip install -e '.[gpu]'"
+    assert installation.install("gpu") == f"cd {here} && pip install -e '.[gpu]'"
     distribution(here, "segfast-engine", {"url": "file:///another", "dir_info": {"editable": True}})
-    assert origin.install() == f"cd {here} && pip install -e ."
+    assert installation.install() == f"cd {here} && pip install -e ."
     distribution(tmp_path / "more", "segfast-engine", {"url": f"file://{here}", "dir_info": {"editable": True}})
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path / "more")
-        assert origin.install("gpu") == f"pip install -e '{here}[gpu]'"
-        assert origin.install(newer=True) == f"update the checkout in {here} (git pull), then pip install -e {here}"
+        assert installation.install("gpu") == f"pip install -e '{here}[gpu]'"
+        assert (
+            installation.install(newer=True) == f"update the checkout in {here} (git pull), then pip install -e {here}"
+        )
 
 
 def test_an_installation_elsewhere_is_not_this_one(here, tmp_path, monkeypatch):
     """As where a virtual environment sees the system's packages."""
     distribution(tmp_path / "more", "segfast-engine", {"url": "https://example.org/a.whl", "archive_info": {}})
     monkeypatch.syspath_prepend(tmp_path / "more")
-    assert origin.install("gpu") == "install the segfast wheel you installed again, with [gpu]"
+    assert installation.install("gpu") == "install the segfast wheel you installed again, with [gpu]"
 
 
 def test_doctor_names_another_distribution_of_our_import_name(here, monkeypatch):
     distribution(here, "segfast-engine")
-    others = [found for found in origin._distributions("segfast") if origin._folder(found) == here]
+    others = [found for found in installation._distributions("segfast") if installation._folder(found) == here]
     assert others == []
-    monkeypatch.setattr(origin, "_distributions", lambda name, real=origin._distributions: [
-        found for found in real(name) if origin._folder(found) == here])  # fmt: skip
-    assert origin.foreign() is None
+    monkeypatch.setattr(
+        installation,
+        "_distributions",
+        lambda name, real=installation._distributions: [
+            found for found in real(name) if installation._folder(found) == here
+        ],
+    )
+    assert installation.foreign() is None
     distribution(here, "segfast", summary="Seismology")
     (warning,) = (text for text in doctor._conflicts() if "onnxruntime" not in text)
     assert warning.startswith("segfast 1.2 (Seismology) is another distribution with the import name of segfast-engine")
@@ -106,9 +114,14 @@ def test_doctor_names_another_distribution_of_our_import_name(here, monkeypatch)
 def test_a_checkouts_old_metadata_is_not_foreign(here, monkeypatch):
     (here / "setup.py").touch()
     distribution(here, "segfast")
-    monkeypatch.setattr(origin, "_distributions", lambda name, real=origin._distributions: [
-        found for found in real(name) if origin._folder(found) == here])  # fmt: skip
-    assert origin.foreign() is None
+    monkeypatch.setattr(
+        installation,
+        "_distributions",
+        lambda name, real=installation._distributions: [
+            found for found in real(name) if installation._folder(found) == here
+        ],
+    )
+    assert installation.foreign() is None
 
 
 # every message -------------------------------------------------------------------------------------------------------
@@ -116,7 +129,7 @@ def test_a_checkouts_old_metadata_is_not_foreign(here, monkeypatch):
 # `install` with our name as a requirement of an index, unlike `pip install 'segfast-engine[gpu] @ git+…'` or a path.
 NAMED = re.compile(r"""(?x)
     \b install \b [^;\n]*? (?<![\w./@-]) segfast (?:[-_.]engine)? \b (?![-\w./]) (?! (\[[^\]]*\])? \s* (@|wheel\b|again\b) )
-    | ['"`]segfast\[""")  # fmt: skip
+    | ['"`]segfast\[""")
 
 
 def words(path):
@@ -133,24 +146,44 @@ def words(path):
 
 
 def sources():
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
     names = listed.stdout.splitlines() or [str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("*/**/*.py")]
-    wanted = [name for name in names if name.endswith((".py", ".md", ".ipynb", ".toml")) and not name.startswith("tests/")]
+    wanted = [
+        name for name in names if name.endswith((".py", ".md", ".ipynb", ".toml")) and not name.startswith("tests/")
+    ]
     return [path for name in wanted if (path := REPOSITORY / name).is_file()]
 
 
 def test_no_text_names_a_package_of_ours_on_an_index():
     files = sources()
     assert {"needs.py", "README.md", "setup.py", "config.py"} <= {path.name for path in files}
-    named = [f"{path.relative_to(REPOSITORY)}: {text.strip()}" for path in files for text in words(path) if NAMED.search(text)]
+    named = [
+        f"{path.relative_to(REPOSITORY)}: {text.strip()}"
+        for path in files
+        for text in words(path)
+        if NAMED.search(text)
+    ]
     assert named == []
 
 
 @pytest.mark.parametrize(
     "text",
-    ["pip install 'segfast[export]'", "pip install segfast", "pip install --upgrade segfast", "uv pip install segfast-engine",
-     "pip install segfast_engine[gpu]", "pip install -U segfast==2", "needs PyTorch: {} 'segfast[gpu]'", "python -m pip install segfast, again"],
-)  # fmt: skip
+    [
+        "pip install 'segfast[export]'",
+        "pip install segfast",
+        "pip install --upgrade segfast",
+        "uv pip install segfast-engine",
+        "pip install segfast_engine[gpu]",
+        "pip install -U segfast==2",
+        "needs PyTorch: {} 'segfast[gpu]'",
+        "python -m pip install segfast, again",
+    ],
+)
 def test_such_a_text_would_be_found(text, tmp_path):
     (tmp_path / "a.py").write_text(f"raise ValueError(f{text.replace('{}', '{3}')!r})")
     assert any(NAMED.search(found) for found in words(Path(tmp_path / "a.py")))

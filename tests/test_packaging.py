@@ -12,7 +12,7 @@ import pytest
 from helpers import REPOSITORY
 
 import segfast
-from segfast import origin
+from segfast.dependencies import installation
 
 CHECK = """
 import importlib.resources, sys
@@ -30,8 +30,16 @@ def built(tmp_path_factory):
     """The folder of a wheel, and the copy of the checkout that it was built in."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    tracked = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY,
-                             capture_output=True, check=True).stdout.decode().split("\0")  # fmt: skip
+    tracked = (
+        subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            check=True,
+        )
+        .stdout.decode()
+        .split("\0")
+    )
     for name in filter(None, tracked):
         if (REPOSITORY / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +57,9 @@ def environment_of(folder, *pip):
     """A virtual environment with segfast installed by pip and, on its path, this one's other packages."""
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *pip], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *pip], check=True
+    )
     paths = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     return python, {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
@@ -58,7 +68,9 @@ def check(python, environment, cwd):
     """Import everything and run a command from `cwd`; the folders the packages came from."""
     ended = subprocess.run([python, "-c", CHECK], cwd=cwd, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    help_text = subprocess.run([python, "-m", "segfast.export", "--help"], cwd=cwd, env=environment, capture_output=True, text=True)
+    help_text = subprocess.run(
+        [python, "-m", "segfast.export", "--help"], cwd=cwd, env=environment, capture_output=True, text=True
+    )
     assert "seg-b-mask-16" in help_text.stdout, help_text.stderr
     return ended.stdout.splitlines()
 
@@ -68,8 +80,15 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     tops = {name.split("/")[0] for name in names}
     assert len(tops) == 2
     assert "segfast" in tops
-    for needed in ("py.typed", "data/ade20k.json", "kernels/reference.py", "export/__main__.py", "examples/cat.jpg",
-                   "runtimes/openvino.py", "examples/README.md"):  # fmt: skip
+    for needed in (
+        "py.typed",
+        "data/ade20k.json",
+        "kernels/reference.py",
+        "export/__main__.py",
+        "examples/cat.jpg",
+        "runtimes/openvino.py",
+        "examples/README.md",
+    ):
         assert f"segfast/{needed}" in names
 
 
@@ -82,8 +101,10 @@ def test_a_build_leaves_nothing_behind(built):
 
 def remedy(python, environment, cwd):
     """What an installation says to do for an extra."""
-    code = "from segfast import origin; print(origin.install('gpu'))"
-    return subprocess.run([python, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    code = "from segfast.dependencies import installation; print(installation.install('gpu'))"
+    return subprocess.run(
+        [python, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_from_a_wheel(wheel, tmp_path):
@@ -103,7 +124,11 @@ def test_editable(tmp_path):
     python, environment = environment_of(tmp_path / "venv", "--editable", str(REPOSITORY))
     for folder in (tmp_path, REPOSITORY):
         homes = check(python, environment, folder)
-        assert [os.path.relpath(home, REPOSITORY).split(os.sep)[0] for home in homes] == ["segfast", "kernels", "export"]
+        assert [os.path.relpath(home, REPOSITORY).split(os.sep)[0] for home in homes] == [
+            "segfast",
+            "kernels",
+            "export",
+        ]
     assert remedy(python, environment, tmp_path) == f"pip install -e '{REPOSITORY}[gpu]'"
 
 
@@ -123,7 +148,7 @@ def metadata(wheel):
 
 def test_the_distribution_has_a_name_of_its_own(metadata):
     """`segfast` is another project's on the package index."""
-    assert f"Name: {origin.DISTRIBUTION}" in metadata
+    assert f"Name: {installation.DISTRIBUTION}" in metadata
     assert f"Version: {segfast.__version__}" in metadata
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import segfast
-from segfast import pipeline
 from segfast.errors import BadImage, BadOption
+from segfast.inference import pipeline
 
 STAGES = [
     pipeline.one_by_one(lambda i: i + 1),
@@ -86,7 +86,7 @@ def test_an_endless_stream_is_consumed_as_needed_and_stops():
 
     results = pipeline.answers(stream(), STAGES, strict=True)
     assert [next(results) for _ in range(5)] == [-10, -20, -30, -40, -50]
-    assert len(taken) <= 5 + 9     # bounded: two groups per stage, and the one that is gathered
+    assert len(taken) <= 5 + 9  # bounded: two groups per stage, and the one that is gathered
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("segfast-stage")]
 
@@ -125,7 +125,12 @@ def test_stages_overlap():
         assert i == 3 or entered[i + 1].wait(20)
         return i
 
-    assert list(pipeline.answers(range(4), [pipeline.one_by_one(first), pipeline.one_by_one(second)], strict=True)) == [0, 1, 2, 3]
+    assert list(pipeline.answers(range(4), [pipeline.one_by_one(first), pipeline.one_by_one(second)], strict=True)) == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_foreign_errors_surface_and_leave_no_threads():

@@ -12,12 +12,13 @@ import pytest
 from helpers import tiny_config
 
 import segfast
-from segfast import devices, nvidia, plan
-from segfast.artifact import Artifact
+from segfast.artifacts import plan
+from segfast.artifacts.golden import Probe
+from segfast.artifacts.inspection import Nodes
+from segfast.artifacts.onnx import Artifact
+from segfast.artifacts.plan import Options, Plan, mark, publish, read_plan, sidecar
 from segfast.errors import BadModel, BadOption, EngineMismatch, MissingRuntime
-from segfast.inspection import Nodes
-from segfast.plan import Options, Plan, mark, publish, read_plan, sidecar
-from segfast.probe import Probe
+from segfast.machine import devices, nvidia
 
 CONTENT = np.random.default_rng(0).bytes(20_000)
 

@@ -15,8 +15,10 @@ import pytest
 from helpers import REPOSITORY, reference, tiny_model
 
 import segfast
-from segfast import forks, limits, published
+from segfast.checkpoints import download
 from segfast.errors import BadModel, NotSupported
+from segfast.inference import limits
+from segfast.processes import forks
 
 
 def sent(value):
@@ -44,20 +46,20 @@ def test_an_engine_of_a_checkpoint_is_opened_again(tiny_checkpoint, photo):
     again = sent(engine)
     assert again.runtime == "PyTorch on cpu in bf16"
     np.testing.assert_array_equal(again.segment(photo).labels, engine.segment(photo).labels)
-    folder = reference("official/linear-8")                            # the original's: a folder with two files
+    folder = reference("official/linear-8")  # the original's: a folder with two files
     assert sent(segfast.Engine(folder, device="cpu")).config == segfast.Engine(folder, device="cpu").config
 
 
 def test_an_engine_of_a_published_name_is_opened_again(tmp_path, monkeypatch):
     source = reference("mmseg/linear-16") / "checkpoint.pth"
     (tmp_path / "weights.pth").write_bytes(source.read_bytes())
-    row = published.Weights("http://127.0.0.1/weights.pth", "", (0.0, 0.0))
-    monkeypatch.setattr(published, "PUBLISHED", {"seg-tiny-16@test": row})
+    row = download.Weights("http://127.0.0.1/weights.pth", "", (0.0, 0.0))
+    monkeypatch.setattr(download, "PUBLISHED", {"seg-tiny-16@test": row})
     monkeypatch.setenv("SEGFAST_CACHE", str(tmp_path))
     engine = segfast.Engine("seg-tiny-16@test", device="cpu")
     pickled = pickle.dumps(engine)
     assert b"seg-tiny-16@test" in pickled
-    assert bytes(tmp_path) not in pickled                               # another machine's cache lies elsewhere
+    assert bytes(tmp_path) not in pickled  # another machine's cache lies elsewhere
     assert pickle.loads(pickled).config == engine.config
 
 
@@ -69,7 +71,9 @@ def test_a_file_that_is_not_there_or_another_is_refused(tmp_path, tiny_onnx, tin
     with pytest.raises(BadModel, match=r"m\.onnx was sent here, where that file is another .*; copy the sender's"):
         pickle.loads(pickled)
     path.unlink()
-    with pytest.raises(BadModel, match=r"m\.onnx was sent here, where that file cannot be read .*; copy it to the same path"):
+    with pytest.raises(
+        BadModel, match=r"m\.onnx was sent here, where that file cannot be read .*; copy it to the same path"
+    ):
         pickle.loads(pickled)
 
 
@@ -212,7 +216,13 @@ os._exit(0)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize(
     ("kind", "act"),
-    [("openvino", "idle"), ("onnxruntime", "idle"), ("segmenter", "idle"), ("checkpoint", "busy"), ("openvino", "busy")],
+    [
+        ("openvino", "idle"),
+        ("onnxruntime", "idle"),
+        ("segmenter", "idle"),
+        ("checkpoint", "busy"),
+        ("openvino", "busy"),
+    ],
 )
 def test_a_forked_child_answers_or_is_refused_and_ends(tiny_onnx, tiny_checkpoint, kind, act):
     path = tiny_onnx if kind in ("openvino", "onnxruntime") else tiny_checkpoint
@@ -243,7 +253,7 @@ LATE = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[2])
 import segfast
-from segfast import forks
+from segfast.processes import forks
 from segfast.runtimes import openvino
 from test_process_borders import forked
 

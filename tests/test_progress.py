@@ -106,7 +106,11 @@ def test_a_program_without_a_console_has_no_bar(monkeypatch):
 def test_every_bar_is_made_here():
     for folder in ("segfast", "export", "train"):
         for path in (REPOSITORY / folder).rglob("*.py"):
-            named = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+            named = [
+                node
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.ImportFrom)
+            ]
             assert path.name == "progress.py" or "tqdm" not in [node.module for node in named], path
 
 

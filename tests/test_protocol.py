@@ -52,8 +52,17 @@ def test_multiscale_has_the_twelve_views_of_the_paper():
     assert views((101, 50), False) == [((101, 50), False)]
 
 
-@pytest.mark.parametrize(("size", "target"), [((4, 4), (64, 64)), ((1, 1), (9, 5)), ((19, 23), (371, 497)),
-                                              ((31, 40), (7, 100)), ((8, 8), (8, 8)), ((5, 1), (3, 1))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "target"),
+    [
+        ((4, 4), (64, 64)),
+        ((1, 1), (9, 5)),
+        ((19, 23), (371, 497)),
+        ((31, 40), (7, 100)),
+        ((8, 8), (8, 8)),
+        ((5, 1), (3, 1)),
+    ],
+)
 def test_upsampling_is_pytorchs(size, target):
     x = np.random.default_rng(0).normal(size=(3, *size)).astype(np.float32)
     expected = interpolate(torch.from_numpy(x)[None], target, mode="bilinear", align_corners=False)[0].numpy()

@@ -9,7 +9,7 @@ import torch
 from helpers import reference
 
 import segfast
-from segfast import published
+from segfast.checkpoints import download
 from segfast.errors import DownloadFailed, UnknownModel
 
 
@@ -58,8 +58,8 @@ def server(tmp_path, monkeypatch):
     server = Server()
     server.content = (reference("mmseg/linear-16") / "checkpoint.pth").read_bytes()
     monkeypatch.setenv("SEGFAST_CACHE", str(tmp_path / "cache"))
-    row = published.Weights(server.url, server.digest, (0.0, 0.0))
-    monkeypatch.setattr(published, "PUBLISHED", {"seg-tiny-16@test": row})
+    row = download.Weights(server.url, server.digest, (0.0, 0.0))
+    monkeypatch.setattr(download, "PUBLISHED", {"seg-tiny-16@test": row})
     yield server
     server.shutdown()
     server.server_close()
@@ -78,35 +78,35 @@ def test_weights_are_downloaded_once_and_load(server, tmp_path, capfd):
 def test_a_broken_download_resumes(server, tmp_path):
     server.cut = 1000
     with pytest.raises(DownloadFailed, match="it resumes where it stopped"):
-        published.fetch("seg-tiny-16@test")
+        download.fetch("seg-tiny-16@test")
     (part,) = (tmp_path / "cache").glob("*.part")
     assert part.stat().st_size == 1000
-    assert published.cached("seg-tiny-16@test") is None
+    assert download.cached("seg-tiny-16@test") is None
     server.cut = None
-    assert published.fetch("seg-tiny-16@test").read_bytes() == server.content
+    assert download.fetch("seg-tiny-16@test").read_bytes() == server.content
     assert server.requests == [None, "bytes=1000-"]
 
 
 def test_a_server_without_ranges_starts_over(server):
     server.cut = 1000
     with pytest.raises(DownloadFailed):
-        published.fetch("seg-tiny-16@test")
+        download.fetch("seg-tiny-16@test")
     server.cut, server.ranges = None, False
-    assert published.fetch("seg-tiny-16@test").read_bytes() == server.content
+    assert download.fetch("seg-tiny-16@test").read_bytes() == server.content
 
 
 def test_a_complete_part_is_only_checked(server, tmp_path):
     (tmp_path / "cache").mkdir()
     name = server.url.rsplit("/", 1)[1]
     (tmp_path / "cache" / f"{name}.part").write_bytes(server.content)
-    assert published.fetch("seg-tiny-16@test").read_bytes() == server.content
+    assert download.fetch("seg-tiny-16@test").read_bytes() == server.content
 
 
 def test_a_wrong_digest_is_removed(server, tmp_path, monkeypatch):
-    row = published.Weights(server.url, "00000000", (0.0, 0.0))
-    monkeypatch.setattr(published, "PUBLISHED", {"seg-tiny-16@test": row})
+    row = download.Weights(server.url, "00000000", (0.0, 0.0))
+    monkeypatch.setattr(download, "PUBLISHED", {"seg-tiny-16@test": row})
     with pytest.raises(DownloadFailed, match="not 00000000"):
-        published.fetch("seg-tiny-16@test")
+        download.fetch("seg-tiny-16@test")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] in ([], [".lock"])
 
 
@@ -114,20 +114,20 @@ def test_a_wrong_digest_is_removed(server, tmp_path, monkeypatch):
 def test_http_errors_say_what_to_do(server, status):
     server.status = status
     with pytest.raises(DownloadFailed, match="check the connection"):
-        published.fetch("seg-tiny-16@test")
+        download.fetch("seg-tiny-16@test")
 
 
 def test_no_server_says_what_to_do(server):
     server.shutdown()
     server.server_close()
     with pytest.raises(DownloadFailed, match="by hand"):
-        published.fetch("seg-tiny-16@test")
+        download.fetch("seg-tiny-16@test")
 
 
 def test_many_at_once_download_once(server):
     paths, threads = [], []
     for _ in range(4):
-        threads.append(threading.Thread(target=lambda: paths.append(published.fetch("seg-tiny-16@test"))))
+        threads.append(threading.Thread(target=lambda: paths.append(download.fetch("seg-tiny-16@test"))))
         threads[-1].start()
     for thread in threads:
         thread.join()
@@ -144,8 +144,8 @@ def test_unknown_names_list_the_published_ones():
 
 
 def test_the_table_is_that_of_the_publisher():
-    assert len(published.PUBLISHED) == 5
-    for name, row in published.PUBLISHED.items():
+    assert len(download.PUBLISHED) == 5
+    for name, row in download.PUBLISHED.items():
         assert name.split("@")[0] in segfast.list_models()
         assert row.url.startswith("https://download.openmmlab.com/mmsegmentation/v0.5/segmenter/segmenter_vit-")
         assert row.url.endswith(f"-{row.digest}.pth")

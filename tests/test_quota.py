@@ -53,7 +53,12 @@ def test_files_that_cannot_be_read_are_no_limit(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is Linux's")
 def test_cpus_are_the_least_of_affinity_and_quota(monkeypatch):
     own = len(os.sched_getaffinity(0))
-    for limit, expected, cut in ((None, own, None), (own + 3, own, None), (own, own, None), (1, 1, 1 if own > 1 else None)):
+    for limit, expected, cut in (
+        (None, own, None),
+        (own + 3, own, None),
+        (own, own, None),
+        (1, 1, 1 if own > 1 else None),
+    ):
         monkeypatch.setattr(quota, "quota", lambda limit=limit: limit)
         assert (checks.cpus(), quota.cut()) == (expected, cut)
     assert checks.check_threads(None) == 1

@@ -45,7 +45,9 @@ def test_patch_logits_are_those_of_mmsegmentation(name):
 def test_engine_gives_the_original_labels(name, multiscale):
     folder = reference(name)
     expected, kind = np.load(folder / "inference.npz"), "multi" if multiscale else "single"
-    answer = segfast.Engine(folder / "checkpoint.pth", device="cpu").segment(folder / "photo.png", multiscale=multiscale)
+    answer = segfast.Engine(folder / "checkpoint.pth", device="cpu").segment(
+        folder / "photo.png", multiscale=multiscale
+    )
     second, first = np.sort(answer.scores, axis=0)[-2:]
     wrong = (answer.labels != expected[f"labels_{kind}"]) & (first - second > TOLERANCE)
     assert not wrong.any()

@@ -79,7 +79,7 @@ def test_the_engine_resizes_with_its_threads(tiny_onnx, monkeypatch):
     image = picture(40, 50)
     segfast_engine = engine.Engine(tiny_onnx, device="cpu", threads=1)
     segfast_engine.segment(image)
-    assert asked == [1]                 # 40×50 is enlarged to cover the 64-pixel window
+    assert asked == [1]  # 40×50 is enlarged to cover the 64-pixel window
     segfast_engine.segment(image, multiscale=True)
     assert set(asked) == {1}
 

@@ -10,8 +10,8 @@ from helpers import REPOSITORY, openvino_core, tiny_model
 import segfast
 from segfast.export import export_onnx
 from segfast.protocol import Protocol
-from segfast.runtimes import rows
-from segfast.runtimes.rows import split_rows
+from segfast.runtimes import openvino_split
+from segfast.runtimes.openvino_split import split_rows
 
 pytest.importorskip("openvino")
 
@@ -74,17 +74,23 @@ def test_weights_may_be_shared_and_lie_either_way():
 
 
 def test_an_engine_in_bf16_splits_and_gives_the_same(tmp_path, monkeypatch):
-    wide = {"width": 768, "depth": 1, "heads": 12, "image_size": (272, 272), "protocol": Protocol((0.5,) * 3, (0.5,) * 3, (272, 272), (272, 272))}
+    wide = {
+        "width": 768,
+        "depth": 1,
+        "heads": 12,
+        "image_size": (272, 272),
+        "protocol": Protocol((0.5,) * 3, (0.5,) * 3, (272, 272), (272, 272)),
+    }
     path, called = tmp_path / "wide.onnx", []
     export_onnx(tiny_model(**wide, scale=1.0), path)
-    monkeypatch.setattr(rows, "split_rows", lambda model: called.append(split_rows(model)))
-    monkeypatch.setattr(rows, "THREADS", 1 << 20)
+    monkeypatch.setattr(openvino_split, "split_rows", lambda model: called.append(split_rows(model)))
+    monkeypatch.setattr(openvino_split, "THREADS", 1 << 20)
     engine = segfast.Engine(path, runtime="openvino", device="cpu")
     if not engine.runtime.endswith("bf16"):
         assert not called
         pytest.skip("this CPU has no bf16")
-    assert called == [4 + 2 * 4 + 2]    # a block of the encoder, two of the decoder, its projections
-    monkeypatch.setattr(rows, "THREADS", 0)
+    assert called == [4 + 2 * 4 + 2]  # a block of the encoder, two of the decoder, its projections
+    monkeypatch.setattr(openvino_split, "THREADS", 0)
     whole = segfast.Engine(path, runtime="openvino", device="cpu")
     assert len(called) == 1
     image = np.random.default_rng(0).integers(0, 256, (272, 272, 3), np.uint8)

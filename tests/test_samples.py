@@ -12,7 +12,7 @@ from tiffs import write_tiff
 
 from segfast.errors import BadImage
 from segfast.image import read_image
-from segfast.samples import SamplesWarning
+from segfast.pictures.samples import SamplesWarning
 
 
 @pytest.fixture
@@ -58,7 +58,9 @@ READ = {
 LITTLE = ("uint32", "bytes in uint32", "white is zero")
 
 
-@pytest.mark.parametrize(("case", "order"), [(case, order) for case in READ for order in "<>" if order == "<" or case not in LITTLE])
+@pytest.mark.parametrize(
+    ("case", "order"), [(case, order) for case in READ for order in "<>" if order == "<" or case not in LITTLE]
+)
 def test_grey_tiffs(tmp_path, grey, case, order):
     make, tags, expected = READ[case]
     path = write_tiff(tmp_path / "a.tif", make(grey), order=order, **tags)
@@ -68,7 +70,9 @@ def test_grey_tiffs(tmp_path, grey, case, order):
 def test_12_bits_packed(tmp_path, grey):
     """Pillow unpacks them to 0 … 4095."""
     values = grey.astype(np.uint32) << 4
-    packed = np.stack([values[:, ::2] >> 4, (values[:, ::2] & 15) << 4 | values[:, 1::2] >> 8, values[:, 1::2] & 255], -1)
+    packed = np.stack(
+        [values[:, ::2] >> 4, (values[:, ::2] & 15) << 4 | values[:, 1::2] >> 8, values[:, 1::2] & 255], -1
+    )
     path = write_tiff(tmp_path / "a.tif", packed.astype(np.uint8).reshape(60, -1), bits=12, t256=(90,))
     np.testing.assert_array_equal(quietly(path), grey_rgb(grey))
 
@@ -89,7 +93,7 @@ WARNED = {
 def test_doubtful_grey_is_warned_of(tmp_path, grey, case):
     make, words, expected = WARNED[case]
     grey = grey.copy()
-    grey[0, 0] = 0                                                      # black is there, for what is taken for black
+    grey[0, 0] = 0  # black is there, for what is taken for black
     with pytest.warns(SamplesWarning, match=words):
         read = read_image(write_tiff(tmp_path / "a.tif", make(grey)))
     np.testing.assert_array_equal(read, grey_rgb(expected(grey)))
@@ -131,9 +135,15 @@ def test_colours_of_16_bits(tmp_path, photo, order, planar):
 def test_an_open_image_of_16_bit_colours(tmp_path, photo):
     """Its upper bytes are all that can be had: warned of where they are dark, refused where they are nothing."""
     wide = photo.astype(np.uint16)
-    with Image.open(write_tiff(tmp_path / "a.tif", wide << 4, photometric=2)) as image, pytest.warns(SamplesWarning, match="dark"):
+    with (
+        Image.open(write_tiff(tmp_path / "a.tif", wide << 4, photometric=2)) as image,
+        pytest.warns(SamplesWarning, match="dark"),
+    ):
         np.testing.assert_array_equal(read_image(image), photo >> 4)
-    with Image.open(write_tiff(tmp_path / "b.tif", wide, photometric=2)) as image, pytest.raises(BadImage, match="pass the path"):
+    with (
+        Image.open(write_tiff(tmp_path / "b.tif", wide, photometric=2)) as image,
+        pytest.raises(BadImage, match="pass the path"),
+    ):
         read_image(image)
 
 
@@ -148,13 +158,20 @@ def test_ink_of_16_bits(tmp_path, photo):
 
 def png(array, colour_type, chunks=(), bits=16):
     """A PNG of big-endian samples, with chunks before its pixels."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     rows = b"".join(b"\0" + row.tobytes() for row in array.astype(f">u{bits // 8}"))
     header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], bits, colour_type, 0, 0, 0)
     middle = b"".join(chunk(*one) for one in chunks)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + middle
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(("colour_type", "bands"), [(0, 1), (2, 3), (6, 4)])
@@ -177,7 +194,9 @@ def test_netpbm_declares_its_maximum(grey):
 
 @pytest.mark.parametrize("mode", ["I", "F", "I;16"])
 def test_pil_images_of_more_than_8_bits(grey, mode):
-    values = {"I": grey.astype(np.int32), "F": grey.astype(np.float32) / 255, "I;16": grey.astype(np.uint16) * 257}[mode]
+    values = {"I": grey.astype(np.int32), "F": grey.astype(np.float32) / 255, "I;16": grey.astype(np.uint16) * 257}[
+        mode
+    ]
     image = Image.fromarray(values)
     assert image.mode == mode
     np.testing.assert_array_equal(quietly(image), grey_rgb(grey))

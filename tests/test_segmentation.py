@@ -15,7 +15,9 @@ def answer(photo):
     labels[:30, :45] = 2
     labels[50:, 80:] = 1
     palette = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
-    return Segmentation(labels, ("wall", "a very long name of a class", "sky"), palette, photo, lambda: np.ones((3, 60, 90)))
+    return Segmentation(
+        labels, ("wall", "a very long name of a class", "sky"), palette, photo, lambda: np.ones((3, 60, 90))
+    )
 
 
 def test_it_is_its_labels(answer):
@@ -33,7 +35,9 @@ def test_areas_are_shares_largest_first(answer):
 
 def test_scores_are_computed_once_when_asked(photo):
     calls = []
-    answer = Segmentation(np.zeros((1, 1), np.uint8), ("x",), ((0, 0, 0),), photo, lambda: calls.append(1) or np.ones(1))
+    answer = Segmentation(
+        np.zeros((1, 1), np.uint8), ("x",), ((0, 0, 0),), photo, lambda: calls.append(1) or np.ones(1)
+    )
     assert not calls
     assert answer.scores is answer.scores
     assert len(calls) == 1

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segfast.errors import BadOption
-from segfast.selection import find_pictures, output_names
+from segfast.pictures.selection import find_pictures, output_names
 
 
 def touch(root, *names):
@@ -26,13 +26,18 @@ def test_outputs_never_meet(tmp_path):
     for name in ("x/p.png", "y/p.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"")
-    selection = find_pictures([str(tmp_path / "x"), str(tmp_path / "y"), str(tmp_path / "x" / "p.png")], tmp_path / "out")
+    selection = find_pictures(
+        [str(tmp_path / "x"), str(tmp_path / "y"), str(tmp_path / "x" / "p.png")], tmp_path / "out"
+    )
     names = output_names(selection.pictures)
     assert len(names) == len(set(names)) == 3
 
 
 def test_names_that_differ_only_in_case_do_not_meet():
-    named = [(Path(name), Path(name)) for name in ("IMG.jpg", "img.png", "p.png", "p.png", "p.png-2", "caf\u00e9.png", "cafe\u0301.png")]
+    named = [
+        (Path(name), Path(name))
+        for name in ("IMG.jpg", "img.png", "p.png", "p.png", "p.png-2", "caf\u00e9.png", "cafe\u0301.png")
+    ]
     names = [str(name).casefold() for name in output_names(named)]
     assert len({unicodedata.normalize("NFC", name) for name in names}) == 7
 
@@ -47,7 +52,20 @@ def test_a_second_run_leaves_its_own_output_alone(tmp_path, photo):
 
 
 def test_what_a_folder_holds_besides_pictures_is_counted(tmp_path):
-    touch(tmp_path, "a.png", "B.JPG", "c.jfif", "d.avif", "deep/e.tif", "deep/none", "f.txt", "g.txt", "h.HEIC", "i.nef", "j.mov")
+    touch(
+        tmp_path,
+        "a.png",
+        "B.JPG",
+        "c.jfif",
+        "d.avif",
+        "deep/e.tif",
+        "deep/none",
+        "f.txt",
+        "g.txt",
+        "h.HEIC",
+        "i.nef",
+        "j.mov",
+    )
     touch(tmp_path, "._a.png", ".DS_Store", "__MACOSX/._a.png", ".git/x.png")
     os.symlink("a.png", tmp_path / "link.png")
     os.symlink("gone.png", tmp_path / "broken.png")
@@ -58,10 +76,22 @@ def test_what_a_folder_holds_besides_pictures_is_counted(tmp_path):
     (heic,) = (why for why in left_out if why.startswith(".heic"))
     assert "heif-convert" in heic
     assert {why.split(" (")[0]: count for why, count in left_out.items()} == {
-        ".txt": 2, "without an ending": 1, ".heic": 1, ".nef": 1, ".mov": 1, "hidden": 2, "hidden folder": 2,
-        "link to nothing": 1, "link to a folder": 1, "no regular file": 1,
-    }  # fmt: skip
-    assert find_pictures([str(tmp_path)], Path("elsewhere")).report().startswith("left out 13: 2 .txt, 2 hidden (.*), 2 hidden folder")
+        ".txt": 2,
+        "without an ending": 1,
+        ".heic": 1,
+        ".nef": 1,
+        ".mov": 1,
+        "hidden": 2,
+        "hidden folder": 2,
+        "link to nothing": 1,
+        "link to a folder": 1,
+        "no regular file": 1,
+    }
+    assert (
+        find_pictures([str(tmp_path)], Path("elsewhere"))
+        .report()
+        .startswith("left out 13: 2 .txt, 2 hidden (.*), 2 hidden folder")
+    )
 
 
 def test_links_that_go_in_circles_end(tmp_path):

@@ -10,7 +10,9 @@ import signal_stack
 from helpers import REPOSITORY
 from signal_stack import SignalStack
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signal stacks are asked for on Linux only")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="signal stacks are asked for on Linux only"
+)
 
 
 @pytest.fixture
@@ -41,7 +43,10 @@ def test_an_unmapped_stack_is_a_danger(first, lost):
     """All of its pages, or the last ones, at which a handler begins."""
     size, page = 8 * mmap.PAGESIZE, mmap.PAGESIZE
     libc = ctypes.CDLL(None)
-    libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.mmap.restype, libc.mmap.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long],
+    )
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     begin = address + page * (lost.start or 0)

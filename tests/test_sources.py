@@ -18,8 +18,8 @@ from helpers import REPOSITORY
 from PIL import Image
 
 import segfast
-from segfast import pipeline
 from segfast.errors import BadImage, NotSupported
+from segfast.inference import pipeline
 from segfast.kernels import cpu, stopping
 from segfast.runtimes import HostRuntime
 
@@ -211,7 +211,7 @@ def test_a_pipeline_that_waits_holds_nothing():
     results = pipeline.answers(source(), stages, strict=True)
     next(results)
     assert asked.wait(30)
-    for _ in range(100):        # the last stage's thread is on its way back to its queue
+    for _ in range(100):  # the last stage's thread is on its way back to its queue
         if kept[0]() is None:
             break
         time.sleep(0.01)
@@ -240,10 +240,10 @@ PROGRAMS = {
 def test_a_process_ends_although_its_source_blocks(case):
     program = (
         "import signal, threading\n"
-        "from segfast import pipeline\n"
+        "from segfast.inference import pipeline\n"
         "def source():\n    yield -1\n    threading.Event().wait()\n"
         + "\n".join(line[8:] for line in PROGRAMS[case].splitlines())
-    )  # fmt: skip
+    )
     ended = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=20)
     assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "interrupted", "")
 
@@ -308,5 +308,5 @@ def test_merging_stops_between_bands_of_rows():
     with stopping.stoppable(flag), pytest.raises(stopping.Stopped):
         cpu.run([task] * 9, threads=1)
     assert len(done) == 1
-    cpu.run([task] * 9, threads=1)      # outside of the block nothing is called off
+    cpu.run([task] * 9, threads=1)  # outside of the block nothing is called off
     assert len(done) == 10

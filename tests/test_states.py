@@ -46,9 +46,12 @@ WRAPPED = {
     "compiled in parallel": lambda s: {"model": under("module._orig_mod.", s)},
     "parallel, compiled": lambda s: {"model": under("_orig_mod.module.", s)},
     "twice parallel": lambda s: {"model": under("module.module.", s)},
-    "compiled encoder": lambda s: {"model": {re.sub(r"^encoder\.", "encoder._orig_mod.", name): t for name, t in s.items()}},
+    "compiled encoder": lambda s: {
+        "model": {re.sub(r"^encoder\.", "encoder._orig_mod.", name): t for name, t in s.items()}
+    },
     "recomputed blocks": lambda s: {
-        "model": {re.sub(r"(blocks\.\d)", r"\1._checkpoint_wrapped_module", name): t for name, t in s.items()}},
+        "model": {re.sub(r"(blocks\.\d)", r"\1._checkpoint_wrapped_module", name): t for name, t in s.items()}
+    },
     "sharded": lambda s: {"model": under("_fsdp_wrapped_module.", s)},
     "a framework's": lambda s: {"state_dict": under("model.", s), "epoch": 3, "hyper_parameters": {"lr": 0.1}},
     "a framework's, compiled": lambda s: {"state_dict": under("model._orig_mod.", s)},
@@ -56,19 +59,31 @@ WRAPPED = {
     "a bare state": lambda s: dict(s),
     "a bare state of a wrapper": lambda s: under("model.", s),
     "words below words": lambda s: {"model": {"state_dict": under("net.", s)}},
-    "another word": lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {0: {"step": torch.tensor(1.0)}}}},
+    "another word": lambda s: {
+        "model_state_dict": s,
+        "optimizer_state_dict": {"state": {0: {"step": torch.tensor(1.0)}}},
+    },
     "of DeepSpeed": lambda s: {"module": s},
-    "with a loss and scores": lambda s: {"state_dict": {**under("model.", s), "criterion.weight": torch.ones(5),
-                                                         "val_metrics.confusion": torch.zeros(5, 5)}},
+    "with a loss and scores": lambda s: {
+        "state_dict": {
+            **under("model.", s),
+            "criterion.weight": torch.ones(5),
+            "val_metrics.confusion": torch.zeros(5, 5),
+        }
+    },
     "averages alone": lambda s: {"model_ema": under("module.", s)},
     "averages of timm alone": lambda s: {"state_dict_ema": s},
     "averages by PyTorch": lambda s: {"model": {**under("module.", s), "n_averaged": torch.tensor(3)}},
     "beside averages": lambda s: {"ema": others(s), "model": s},
-    "beside averages of a wrapper": lambda s: {"state_dict": s, "ema_state_dict": {**under("module.", others(s)),
-                                                                                   "steps": torch.tensor(3)}},
-    "averages in one dictionary": lambda s: {"state_dict": {**under("model.", s), **under("model_ema.module.", others(s))}},
+    "beside averages of a wrapper": lambda s: {
+        "state_dict": s,
+        "ema_state_dict": {**under("module.", others(s)), "steps": torch.tensor(3)},
+    },
+    "averages in one dictionary": lambda s: {
+        "state_dict": {**under("model.", s), **under("model_ema.module.", others(s))}
+    },
     "twice the same": lambda s: {"model": s, "state_dict": s},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRAPPED)
@@ -85,12 +100,23 @@ def test_what_was_not_taken_is_said(tmp_path, state, expected):
 UNCLEAR = {
     "a word that is not known": (lambda s: {"student": s}, r"under student, and .*checkpoint\['student'\]"),
     "a part of another": (
-        lambda s: {"state_dict": under("student.", s)}, r"under state_dict.student.*k\[8:\].*k.startswith\('student\.'\)"),
-    "two in one dictionary": (lambda s: {"state_dict": {**under("model.", s), **under("net.", s)}}, "under state_dict.model, state_dict.net"),
+        lambda s: {"state_dict": under("student.", s)},
+        r"under state_dict.student.*k\[8:\].*k.startswith\('student\.'\)",
+    ),
+    "two in one dictionary": (
+        lambda s: {"state_dict": {**under("model.", s), **under("net.", s)}},
+        "under state_dict.model, state_dict.net",
+    ),
     "two averages": (lambda s: {"model_ema": s, "swa_model": others(s)}, "under model_ema, swa_model"),
-    "one name twice": (lambda s: {"model": {**s, "module.encoder.norm.bias": s["encoder.norm.bias"]}}, "encoder.norm.bias twice"),
-    "something beside it": (lambda s: {"state_dict": {**under("model.", s), "refine.weight": torch.ones(3)}}, "refine.weight is unexpected"),
-}  # fmt: skip
+    "one name twice": (
+        lambda s: {"model": {**s, "module.encoder.norm.bias": s["encoder.norm.bias"]}},
+        "encoder.norm.bias twice",
+    ),
+    "something beside it": (
+        lambda s: {"state_dict": {**under("model.", s), "refine.weight": torch.ones(3)}},
+        "refine.weight is unexpected",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", UNCLEAR)

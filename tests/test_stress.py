@@ -43,7 +43,9 @@ def test_two_engines_do_not_disturb_each_other(tiny_onnx, tiny_labels_onnx):
     a, b = segfast.Engine(tiny_onnx, device="cpu", threads=1), segfast.Engine(tiny_labels_onnx, device="cpu")
     expected = a.segment(image).labels.copy()
     answers = []
-    threads = [threading.Thread(target=lambda e=e: answers.extend(e.segment(image).labels for _ in range(50))) for e in (a, b)]
+    threads = [
+        threading.Thread(target=lambda e=e: answers.extend(e.segment(image).labels for _ in range(50))) for e in (a, b)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -117,7 +119,9 @@ def test_a_folder_of_200_with_9_bad_pictures(tiny_onnx, tmp_path, monkeypatch, c
             path.write_bytes(b"\x89PNG\r\n\x1a\n but no more")
         else:
             Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
-    monkeypatch.setattr(sys, "argv", ["segment", str(tiny_onnx), str(folder), "-o", str(tmp_path / "out"), "--device", "cpu"])
+    monkeypatch.setattr(
+        sys, "argv", ["segment", str(tiny_onnx), str(folder), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    )
     assert segment.main() == 1
     printed = capsys.readouterr()
     assert "191 of 200 pictures written" in printed.out

@@ -15,11 +15,12 @@ import torch
 from helpers import REPOSITORY, interrupted, tiny_model
 
 import segfast
-from segfast import devices, files, nvidia
+from segfast import files
+from segfast.artifacts.plan import Options, read_plan
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, ExportFailed, MissingRuntime
 from segfast.export import build_engine, builder, engine_file, onnx_file
 from segfast.export.graph import Deployed, at_size
-from segfast.plan import Options, read_plan
+from segfast.machine import devices, nvidia
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 NO_GPU = pytest.mark.skipif(devices.nvidia_gpus() > 0, reason="there is a GPU")
@@ -60,7 +61,9 @@ def test_the_family_builds(name, output, record_property, capsys):
     with capsys.disabled():
         print(f"\n{name}, {output}: {len(content) / 1e6:.1f} MB → {built.plan.nbytes / 1e6:.1f} MB in {seconds:.1f} s")
     assert bytes(built.plan[:4]) == MAGIC
-    weights = sum(tensor.nbytes for tensor in map(onnx.numpy_helper.to_array, onnx.load_from_string(content).graph.initializer))
+    weights = sum(
+        tensor.nbytes for tensor in map(onnx.numpy_helper.to_array, onnx.load_from_string(content).graph.initializer)
+    )
     assert 0.9 * weights < built.plan.nbytes < 3 * weights  # fp16 that came out fp32 would hold twice the weights
     attentions = config.depth + (config.decoder_depth if config.decoder == "mask" else 0)
     assert len(built.nodes.attention) == attentions
@@ -191,12 +194,19 @@ def test_no_target_without_a_gpu(tiny, tmp_path):
 @pytest.mark.skipif(nvidia.installed("tensorrt"), reason="TensorRT is installed")
 def test_tensorrt_that_is_not_there(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
-    refused(tmp_path, MissingRuntime, "pip install tensorrt", lambda: build(tiny, tmp_path, engine="tensorrt", targets=None))
+    refused(
+        tmp_path, MissingRuntime, "pip install tensorrt", lambda: build(tiny, tmp_path, engine="tensorrt", targets=None)
+    )
 
 
 def test_versions_that_are_too_old(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(rtx, "__version__", "1.1.0.1")
-    refused(tmp_path, MissingRuntime, "1.1.0.1 is too old; pip install 'tensorrt-rtx-cu13>=1.7'", lambda: build(tiny, tmp_path))
+    refused(
+        tmp_path,
+        MissingRuntime,
+        "1.1.0.1 is too old; pip install 'tensorrt-rtx-cu13>=1.7'",
+        lambda: build(tiny, tmp_path),
+    )
 
 
 def test_fp32_is_refused(tiny_onnx, tmp_path):
@@ -350,7 +360,9 @@ def slow(tmp_path_factory):
 def test_ctrl_c_leaves_nothing(slow, tmp_path, number):
     arguments = ("--onnx", slow, "--engine", "rtx", "--target", "sm89", "--out", tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    code, words = interrupted([sys.executable, "-m", "segfast.export", *arguments], "building engine", number, env=environment)
+    code, words = interrupted(
+        [sys.executable, "-m", "segfast.export", *arguments], "building engine", number, env=environment
+    )
     assert code == 130, words
     assert "interrupted" in words
     assert not list(tmp_path.iterdir())

@@ -16,12 +16,13 @@ from helpers import tiny_config
 from test_plan import made, write
 
 import segfast
-from segfast import files, nvidia
+from segfast import files
+from segfast.artifacts.golden import Probe, photo
+from segfast.artifacts.inspection import Nodes
+from segfast.artifacts.plan import Options, read_plan
 from segfast.errors import EngineMismatch
 from segfast.export import builder
-from segfast.inspection import Nodes
-from segfast.plan import Options, read_plan
-from segfast.probe import Probe, photo
+from segfast.machine import nvidia
 from segfast.runtimes.rtx_kernels import kernels_file
 
 
@@ -36,9 +37,14 @@ def pretend(monkeypatch, fake, kind, path, **options):
     content = MAGIC[kind] + bytes(1000)
     answer = logits(photo((64, 64))[None])
     plan = made(
-        path, options=Options(kind, ("sm89",), library.batch), version=library.__version__, device="a GPU",
-        digest=hashlib.sha256(content).hexdigest(), nodes=Nodes((), ("matmul",)), probe=Probe.of("logits", answer),
-    )  # fmt: skip
+        path,
+        options=Options(kind, ("sm89",), library.batch),
+        version=library.__version__,
+        device="a GPU",
+        digest=hashlib.sha256(content).hexdigest(),
+        nodes=Nodes((), ("matmul",)),
+        probe=Probe.of("logits", answer),
+    )
     write(plan, content)
     return library
 
@@ -70,7 +76,7 @@ def test_objects_go_in_the_order_the_library_asks_for(library, tmp_path):
     try:
         engine = segfast.Engine(tmp_path / "x.engine")
         engine.run(pictures(7))
-        answer = engine.segment(pictures(1)[0])                         # keeps its lane, and that all of the library
+        answer = engine.segment(pictures(1)[0])  # keeps its lane, and that all of the library
         program = weakref.ref(engine._runtime._program)
         del engine
         assert program() is not None
@@ -130,7 +136,7 @@ def test_every_graph_has_a_context_of_its_own(monkeypatch, fake, tmp_path, kind,
         for count in (1, 2, 3, 4, 9):
             windows = pictures(count, seed=turn)
             np.testing.assert_array_equal(engine.run(windows), logits(windows))
-            with engine._runtime.lane() as lane:                        # resized windows: the same batches, in floats
+            with engine._runtime.lane() as lane:  # resized windows: the same batches, in floats
                 given = lane.run(list(windows.astype(np.float32) + 0.25))
             np.testing.assert_array_equal(lane.fetch(lambda given=given: given), logits(windows))
     assert library.faults == []
@@ -181,7 +187,7 @@ def test_kernels_are_compiled_once(rtx, tmp_path):
     path = tmp_path / "x.engine"
     engine = segfast.Engine(path)
     engine.warm_up()
-    assert sorted(rtx.compiled) == [1, 2, 4]                            # though there are many contexts of each batch
+    assert sorted(rtx.compiled) == [1, 2, 4]  # though there are many contexts of each batch
     assert kernels_file(path).is_file()
     rtx.compiled.clear()
     again = segfast.Engine(path)

@@ -12,11 +12,11 @@ from helpers import tiny_model
 from test_engine_gpu import picture, random_model, relative_error, same_labels
 
 import segfast
-from segfast import devices, nvidia
+from segfast.artifacts.plan import read_plan, sidecar, to_text
 from segfast.errors import BadModel, NotSupported
 from segfast.export import build_engine, export_onnx
-from segfast.plan import read_plan, sidecar, to_text
-from segfast.runtimes.device import Lanes
+from segfast.machine import devices, nvidia
+from segfast.runtimes.lanes import Lanes
 from segfast.runtimes.tensorrt_calls import Network
 
 ERROR = 5e-3  # of half-precision logits, the ratio of the norms
@@ -85,7 +85,10 @@ def here():
     return [kind for kind in nvidia.KINDS if nvidia.installed(kind) and fits[kind]]
 
 
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not here(), reason="needs an NVIDIA GPU, and TensorRT or TensorRT-RTX for it")]
+GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not here(), reason="needs an NVIDIA GPU, and TensorRT or TensorRT-RTX for it"),
+]
 
 
 def on_gpu(function):
@@ -148,7 +151,9 @@ def test_logits_are_those_of_the_fp32_model(built, exact, count):
 @pytest.mark.parametrize("multiscale", [False, True])
 def test_labels_are_those_of_the_fp32_model(built, exact, size, multiscale):
     image = picture(*size)
-    same_labels(segfast.Engine(built[0]).segment(image, multiscale=multiscale), exact.segment(image, multiscale=multiscale))
+    same_labels(
+        segfast.Engine(built[0]).segment(image, multiscale=multiscale), exact.segment(image, multiscale=multiscale)
+    )
 
 
 @on_gpu
@@ -161,7 +166,9 @@ def test_parity_of_the_family(tmp_path, kind, name, output):
     report = build_engine(tmp_path / "x.onnx", tmp_path / "x.engine", engine=kind)
     print(report)
     image = picture(512, 512)
-    same_labels(segfast.Engine(tmp_path / "x.engine").segment(image), segfast.Engine(model, device="cpu").segment(image))
+    same_labels(
+        segfast.Engine(tmp_path / "x.engine").segment(image), segfast.Engine(model, device="cpu").segment(image)
+    )
 
 
 @on_gpu
@@ -185,7 +192,7 @@ def test_sixteen_threads_get_what_serial_calls_give(built):
         assert not thread.is_alive()
     assert not wrong
     for image, answer in zip(images, fresh.segment_many(images), strict=True):
-        same_labels(answer, engine.segment(image))                      # in batches of other sizes
+        same_labels(answer, engine.segment(image))  # in batches of other sizes
 
 
 @on_gpu

@@ -4,14 +4,22 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from segfast import text
+from segfast.pictures import text
 from segfast.segmentation import Segmentation
 
 SCRIPTS = {
-    "Latin": ("Straße", "Mädchen"), "Cyrillic": ("Дом", "Жук"), "Greek": ("δρό", "κήπος"), "Chinese": ("道路", "建筑"),
-    "Japanese": ("みち", "いぬ"), "Korean": ("도로", "건물"), "Arabic": ("بيت", "شجر"), "Hebrew": ("בית", "עץץ"),
-    "Hindi": ("घर", "पेड़"), "Thai": ("บ้าน", "ต้นไม้"), "emoji": ("🐈", "🐕"),
-}  # fmt: skip
+    "Latin": ("Straße", "Mädchen"),
+    "Cyrillic": ("Дом", "Жук"),
+    "Greek": ("δρό", "κήπος"),
+    "Chinese": ("道路", "建筑"),
+    "Japanese": ("みち", "いぬ"),
+    "Korean": ("도로", "건물"),
+    "Arabic": ("بيت", "شجر"),
+    "Hebrew": ("בית", "עץץ"),
+    "Hindi": ("घर", "पेड़"),
+    "Thai": ("บ้าน", "ต้นไม้"),
+    "emoji": ("🐈", "🐕"),
+}
 
 
 @pytest.fixture(params=["the system's fonts", "no fonts"])
@@ -55,9 +63,15 @@ def test_a_font_of_the_system_that_has_the_letters_is_taken(monkeypatch, tmp_pat
     assert text.font_for("wall", 30).path not in (str(tmp_path / "a"), str(tmp_path / "b"))
 
 
-@pytest.mark.parametrize(("given", "drawn"), [
-    ("two\nlines\tand\rmore", "two lines and more"), ("bell\a and \x1b[31mred", "bell and [31mred"), ("\udcff", ""), ("  ", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "drawn"),
+    [
+        ("two\nlines\tand\rmore", "two lines and more"),
+        ("bell\a and \x1b[31mred", "bell and [31mred"),
+        ("\udcff", ""),
+        ("  ", ""),
+    ],
+)
 def test_what_cannot_be_drawn_goes(given, drawn):
     assert text.one_line(given) == drawn
 
@@ -67,7 +81,13 @@ def test_an_empty_name_is_its_number():
 
 
 def test_fonts_of_plain_style_and_many_scripts_come_first():
-    paths = ["/x/Zapf.ttf", "/x/NotoSans-Bold.ttf", "/x/DejaVuSans.ttf", "/x/NotoSansCJK-Regular.ttc", "/x/DejaVuSerif.ttf"]
+    paths = [
+        "/x/Zapf.ttf",
+        "/x/NotoSans-Bold.ttf",
+        "/x/DejaVuSans.ttf",
+        "/x/NotoSansCJK-Regular.ttc",
+        "/x/DejaVuSerif.ttf",
+    ]
     assert sorted(paths, key=text._order) == [paths[3], paths[2], paths[0], paths[1], paths[4]]
 
 

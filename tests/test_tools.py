@@ -13,7 +13,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import segfast
-from segfast import benchmark, doctor, image, models, published
+from segfast import benchmark, doctor, image, models
+from segfast.checkpoints import download
 from segfast.config import family_config
 from segfast.errors import BadImage, NotSupported, UnknownModel
 from segfast.kernels import reference
@@ -65,17 +66,23 @@ def test_flops_are_what_pytorch_counts(config, size):
 def test_rows_say_what_the_paper_does():
     rows = {row.name: row for row in models.family()}
     assert list(rows) == segfast.list_models()
-    known = {"seg-ti-16": 39.03, "seg-b-8": 49.54, "seg-b-mask-16": 48.48, "seg-b-deit-mask-16": 48.70, "seg-l-mask-16": 51.30}
+    known = {
+        "seg-ti-16": 39.03,
+        "seg-b-8": 49.54,
+        "seg-b-mask-16": 48.48,
+        "seg-b-deit-mask-16": 48.70,
+        "seg-l-mask-16": 51.30,
+    }
     assert {name: rows[name].miou for name in known} == known
     assert rows["seg-l-8"].miou is None
     assert rows["seg-b-16"].encoder == "vit_base_patch16_384.augreg_in21k_ft_in1k"
     assert set(models.PAPER_MIOU) <= set(rows)
-    assert {weights.name for row in rows.values() for weights in row.weights} == set(published.PUBLISHED)
+    assert {weights.name for row in rows.values() for weights in row.weights} == set(download.PUBLISHED)
 
 
 def test_models_prints_a_table_or_one_json_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("SEGFAST_CACHE", str(tmp_path))
-    (tmp_path / published.PUBLISHED["seg-b-mask-16@ade20k"].url.rsplit("/", 1)[-1]).touch()
+    (tmp_path / download.PUBLISHED["seg-b-mask-16@ade20k"].url.rsplit("/", 1)[-1]).touch()
     _, text = main(models, monkeypatch, capsys, "seg-[bl]-mask-16")
     header, base, large = text.splitlines()
     assert header.split()[0] == "model"
@@ -105,7 +112,7 @@ def hide(monkeypatch):
     def hidden(*names):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in names else true(name, *a))
 
-    monkeypatch.setattr("segfast.devices.nvidia_gpus", lambda: 0)
+    monkeypatch.setattr("segfast.machine.devices.nvidia_gpus", lambda: 0)
     return hidden
 
 
@@ -173,7 +180,7 @@ def test_doctor_survives_broken_packages(hide, monkeypatch, capsys, tmp_path, bo
     assert words in found["packages"]["openvino"]["error"]
     assert "broken: " in text
     assert code == (0 if runs else 1)
-    if runs:                                                            # as the Engine does
+    if runs:  # as the Engine does
         assert "ONNX Runtime on cpu: every file in its own precision, as openvino is broken" in text
         hide("onnxruntime", *absent)
         code, text, _ = examined(monkeypatch, capsys)
@@ -188,7 +195,9 @@ def test_doctor_names_what_is_installed_and_broken(hide, monkeypatch, capsys, tm
     monkeypatch.syspath_prepend(tmp_path)
     found_spec = importlib.util.find_spec
     origin = importlib.machinery.ModuleSpec(module, None, origin=str(tmp_path / f"{module}.py"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: origin if name == module else found_spec(name, *a))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: origin if name == module else found_spec(name, *a)
+    )
     code, text, found = examined(monkeypatch, capsys)
     assert code == 0
     assert found["packages"][module]["error"] == "AttributeError: made for another NumPy"
@@ -196,28 +205,41 @@ def test_doctor_names_what_is_installed_and_broken(hide, monkeypatch, capsys, tm
     if module == "numba":
         assert "windows merged in NumPy, slower, as numba is broken" in found["engine"]["onnx"]["text"]
     else:
-        assert found["engine"]["checkpoints"] == {"runs": False, "text": "cannot run: torch is broken; pip install --force-reinstall torch"}
+        assert found["engine"]["checkpoints"] == {
+            "runs": False,
+            "text": "cannot run: torch is broken; pip install --force-reinstall torch",
+        }
 
 
 def test_doctor_survives_everything_at_once(monkeypatch, capsys):
     def broken(*_, **__):
         raise OSError("no such luck")
 
-    for name in ("importlib.util.find_spec", "importlib.metadata.version", "segfast.devices.nvidia_gpus"):
+    for name in ("importlib.util.find_spec", "importlib.metadata.version", "segfast.machine.devices.nvidia_gpus"):
         monkeypatch.setattr(name, broken)
-    for name in ("segfast.published.cache_directory", "platform.platform", "segfast.doctor.cores", "pathlib.Path.read_text"):
+    for name in (
+        "segfast.checkpoints.download.cache_directory",
+        "platform.platform",
+        "segfast.doctor.cores",
+        "pathlib.Path.read_text",
+    ):
         monkeypatch.setattr(name, broken)
-    monkeypatch.setattr("segfast.origin.foreign", lambda: None)  # as where no other `segfast` is installed
+    monkeypatch.setattr(
+        "segfast.dependencies.installation.foreign", lambda: None
+    )  # as where no other `segfast` is installed
     code, _, found = examined(monkeypatch, capsys)
     assert code == 1
     assert found["cpu"]["instructions"] is None
     assert {text.split(" (")[0] for text in found["warnings"]} == {
-        "cannot count the NVIDIA GPUs", "cannot name the system", "cannot count the cores", "cannot find the cache directory",
-    }  # fmt: skip
+        "cannot count the NVIDIA GPUs",
+        "cannot name the system",
+        "cannot count the cores",
+        "cannot find the cache directory",
+    }
 
 
 def test_doctor_warns_of_two_onnx_runtimes(hide, monkeypatch, capsys):
-    monkeypatch.setattr("segfast.origin.foreign", lambda: None)
+    monkeypatch.setattr("segfast.dependencies.installation.foreign", lambda: None)
     monkeypatch.setattr(doctor, "_probe", lambda name, device="cpu": {"detail": "CPUExecutionProvider", "error": None})
     for only in ("onnxruntime", "onnxruntime-gpu"):
         monkeypatch.setattr(importlib.metadata, "version", lambda name, only=only: "1.0" if name == only else None)
@@ -235,7 +257,7 @@ def test_doctor_warns_of_two_onnx_runtimes(hide, monkeypatch, capsys):
     ],
 )
 def test_doctor_with_a_gpu(monkeypatch, capsys, providers, error, words):
-    monkeypatch.setattr("segfast.devices.nvidia_gpus", lambda: 1)
+    monkeypatch.setattr("segfast.machine.devices.nvidia_gpus", lambda: 1)
     asked = []
 
     def probe(name, device="cpu"):
@@ -252,7 +274,9 @@ def test_doctor_with_a_gpu(monkeypatch, capsys, providers, error, words):
 def test_models_and_doctor_import_nothing_heavy():
     heavy = ("torch", "numpy", "PIL", "openvino", "onnxruntime")
     code = f"import sys, segfast.models, segfast.doctor; segfast.models.family(); print([m for m in {heavy} if m in sys.modules])"
-    printed = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout
     assert printed == "[]\n"
 
 
@@ -348,7 +372,11 @@ def test_the_console_script_knows_them(command):
 
 def test_errors_end_in_one_line():
     ended = subprocess.run(
-        [sys.executable, "-m", "segfast.benchmark", "none.onnx"], cwd=REPOSITORY, check=False, capture_output=True, text=True
+        [sys.executable, "-m", "segfast.benchmark", "none.onnx"],
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ")

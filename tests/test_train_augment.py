@@ -107,11 +107,11 @@ def test_the_factor_is_uniform_over_its_range():
 def test_crops_of_one_class_are_drawn_again():
     row = recipe("ade20k", crop=32, stride=32)
     labels = np.zeros((64, 400), np.uint8)
-    labels[:, 300:] = 1                                                 # only near column 300 are there two
+    labels[:, 300:] = 1  # only near column 300 are there two
     found = [choose_crop(labels, labels.shape, row, generator(0, 0, index)) for index in range(300)]
     share = np.mean([balanced(labels[t : t + 32, left : left + 32], 0.75) for t, left in found])
-    one = 15 / 369                                                      # lefts 277 … 291, of 369
-    assert share == pytest.approx(1 - (1 - one) ** 11, abs=0.09)        # the first draw and ten more; the last unchecked
+    one = 15 / 369  # lefts 277 … 291, of 369
+    assert share == pytest.approx(1 - (1 - one) ** 11, abs=0.09)  # the first draw and ten more; the last unchecked
     free = [choose_crop(labels, labels.shape, replace(row, cat_max_ratio=1.0), generator(0, 0, i)) for i in range(300)]
     assert np.mean([balanced(labels[t : t + 32, left : left + 32], 0.75) for t, left in free]) < 0.1
 
@@ -120,12 +120,12 @@ def test_balance_ignores_what_is_ignored():
     crop = np.full((10, 10), 255, np.uint8)
     assert not balanced(crop, 0.75)
     crop[0, :4] = 3
-    assert not balanced(crop, 0.75)                                     # a single class
+    assert not balanced(crop, 0.75)  # a single class
     crop[1, :4] = 5
-    assert balanced(crop, 0.75)                                         # half and half of what is labelled
+    assert balanced(crop, 0.75)  # half and half of what is labelled
     crop[0, :12] = 3
     crop[1, :4] = (5, 5, 5, 255)
-    assert not balanced(crop, 0.75)                                     # 10 of 13
+    assert not balanced(crop, 0.75)  # 10 of 13
     assert balanced(crop, 0.78)
 
 
@@ -166,12 +166,14 @@ def test_image_and_labels_stay_together():
 
 def test_distortions_by_definition():
     image = np.full((4, 4, 3), (200, 100, 50), np.uint8)
-    seen = [distort(image, recipe("ade20k", **(PLAIN | {"brightness": 32})), generator(0, 0, i))[0, 0] for i in range(400)]
+    seen = [
+        distort(image, recipe("ade20k", **(PLAIN | {"brightness": 32})), generator(0, 0, i))[0, 0] for i in range(400)
+    ]
     changes = np.array(seen, int) - (200, 100, 50)
     assert (changes.max(1) - changes.min(1)).max() == 0 or changes.max() <= 32
     assert -33 <= changes.min() < -28
     assert 28 < changes.max() <= 32
-    assert 0.4 < np.mean(changes.any(1)) < 0.6                          # one in two
+    assert 0.4 < np.mean(changes.any(1)) < 0.6  # one in two
     contrast = recipe("ade20k", **(PLAIN | {"contrast": (0.5, 1.5)}))
     seen = np.array([distort(image, contrast, generator(0, 0, i))[0, 0] for i in range(400)], int)
     assert seen[:, 1].min() < 55
@@ -181,20 +183,20 @@ def test_distortions_by_definition():
     seen = {int(rgb_to_hsv(distort(image, hues, generator(0, 0, i)))[0, 0, 0]) for i in range(600)}
     start = int(rgb_to_hsv(image)[0, 0, 0])
     assert max((hue - start + 90) % 180 - 90 for hue in seen) <= 18
-    assert min((hue - start + 90) % 180 - 90 for hue in seen) >= -19    # the way back rounds once more
+    assert min((hue - start + 90) % 180 - 90 for hue in seen) >= -19  # the way back rounds once more
 
 
 def test_nothing_is_distorted_when_nothing_is_asked():
     image, _ = pattern()
     row = replace(recipe("ade20k", **PLAIN), saturation=(1.0, 1.0))
     same = [np.array_equal(distort(image, row, generator(0, 0, index)), image) for index in range(20)]
-    assert 4 < sum(same) < 20                                           # where saturation is drawn, HSV rounds
+    assert 4 < sum(same) < 20  # where saturation is drawn, HSV rounds
 
 
 def test_samples_are_functions_of_seed_epoch_and_index():
     dataset, row = open_dataset("shapes", split="train"), recipe("shapes")
     one, other = Augmented(dataset, row), Augmented(dataset, row)
-    other[(0, 5)]                                                       # nothing is remembered
+    other[(0, 5)]  # nothing is remembered
     np.testing.assert_array_equal(one[(3, 7)][0], other[(3, 7)][0])
     assert not np.array_equal(one[(3, 7)][0], one[(4, 7)][0])
     assert not np.array_equal(one[(3, 7)][0], Augmented(dataset, replace(row, seed=1))[(3, 7)][0])

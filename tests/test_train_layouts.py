@@ -15,8 +15,17 @@ from segfast.train import Running, recipe, train
 from segfast.train import loop as loops
 
 QUIET = Running(device="cpu", workers=0, tensorboard=False)
-SMALL = {"encoder": "none", "width": 64, "depth": 1, "image_size": 40, "crop": 32, "window": 32, "stride": 32,
-         "iterations": 2, "batch": 2}  # fmt: skip
+SMALL = {
+    "encoder": "none",
+    "width": 64,
+    "depth": 1,
+    "image_size": 40,
+    "crop": 32,
+    "window": 32,
+    "stride": 32,
+    "iterations": 2,
+    "batch": 2,
+}
 
 
 @pytest.mark.parametrize("name", ["ade20k", "pascal_context", "cityscapes", "folder"])
@@ -45,12 +54,14 @@ def test_the_dataset_is_checked_before_the_first_step(tmp_path):
 def test_a_file_that_is_damaged_later_is_named(tmp_path, monkeypatch, workers):
     """In one line, as by any command, and not as a worker's traceback."""
     root = trees.folder(tmp_path / "data")
-    monkeypatch.setattr(loops._Run, "_check_data", lambda run: (root / "images" / "train" / "a.jpg").write_bytes(b"no picture"))
+    monkeypatch.setattr(
+        loops._Run, "_check_data", lambda run: (root / "images" / "train" / "a.jpg").write_bytes(b"no picture")
+    )
     row = recipe("folder", "seg-ti-mask-8", **(SMALL | {"iterations": 3}))
     with pytest.raises(BadImage, match=r"a\.jpg is no picture") as caught:
         train(row, root, tmp_path / "run", replace(QUIET, workers=workers))
     assert len(str(caught.value).splitlines()) == 1
-    assert not multiprocessing.active_children()      # which would keep whoever keeps the error from ending
+    assert not multiprocessing.active_children()  # which would keep whoever keeps the error from ending
 
 
 def test_a_share_of_the_dataset(tmp_path):
@@ -71,5 +82,8 @@ def test_any_checkpoint_continues_on_another_dataset(tmp_path):
     row = recipe("folder", **{**SMALL, "width": None, "depth": None}, checkpoint=str(start))
     train(row, tmp_path / "mine", tmp_path / "two", QUIET)
     old, new = (segfast.load_model(path) for path in (start, tmp_path / "two" / "best.safetensors"))
-    assert (old.config.num_classes, new.config.num_classes) == (19, len(open_dataset("folder", tmp_path / "mine").classes))
+    assert (old.config.num_classes, new.config.num_classes) == (
+        19,
+        len(open_dataset("folder", tmp_path / "mine").classes),
+    )
     assert not torch.equal(old.encoder.pos_embed, new.encoder.pos_embed)

@@ -28,8 +28,17 @@ from segfast.train.running import ECHO, StopRequest, stop_request
 from segfast.train.state import LAST, OLDER
 
 # A model of 60 thousand parameters, with everything random in it.
-TINY = {"width": 64, "depth": 1, "batch": 4, "iterations": 24, "drop_path": 0.1, "dropout": 0.1, "decoder_dropout": 0.1,
-        "save_every": 6, "evaluate_every": 12}  # fmt: skip
+TINY = {
+    "width": 64,
+    "depth": 1,
+    "batch": 4,
+    "iterations": 24,
+    "drop_path": 0.1,
+    "dropout": 0.1,
+    "decoder_dropout": 0.1,
+    "save_every": 6,
+    "evaluate_every": 12,
+}
 QUIET = Running(device="cpu", workers=0, threads=1, tensorboard=False, log_every=2)
 LINE = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -42,12 +51,28 @@ def _threads():
 
 
 def start(out, *arguments, launcher=()):
-    words = ["-m", *launcher, "segfast.train", "--recipe", "shapes", "--out", str(out), "--device", "cpu", "--threads", "1"]
+    words = [
+        "-m",
+        *launcher,
+        "segfast.train",
+        "--recipe",
+        "shapes",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *words, *map(str, arguments)], cwd=REPOSITORY, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, *words, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def finish(process, code=0):
@@ -139,17 +164,27 @@ def test_the_shapes_recipe_learns(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs Gloo")
 def test_two_processes_train_together(tmp_path, whole):
-    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(20000 + os.getpid() % 20000), "-m"]
+    launcher = [
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(20000 + os.getpid() % 20000),
+        "-m",
+    ]
     words = finish(start(tmp_path / "two", *LINE, "--no-tensorboard", "--log-every", 2, launcher=launcher))
-    assert words.count("recipe shapes:") == words.count("next: ") == 1    # the first process alone speaks
+    assert words.count("recipe shapes:") == words.count("next: ") == 1  # the first process alone speaks
     log = read_log(tmp_path / "two" / "log.jsonl")
     assert log[-1]["iteration"] == 24
     assert [row["iteration"] for row in log if row["kind"] == "evaluation"] == [12, 24]
-    assert [name for name in tensors(tmp_path / "two" / LAST) if name.startswith("random")] == ["random.0.cpu", "random.1.cpu"]
+    assert [name for name in tensors(tmp_path / "two" / LAST) if name.startswith("random")] == [
+        "random.0.cpu",
+        "random.1.cpu",
+    ]
     report = evaluate(segfast.Engine(tmp_path / "two" / "best.safetensors", device="cpu"), open_dataset("shapes"))
     assert report.miou == pytest.approx(max(row["miou"] for row in log if row["kind"] == "evaluation"), abs=1e-6)
     more = train(recipe("shapes", **TINY), None, tmp_path / "two", QUIET)
-    assert more.iteration == 24                                         # alone it finds the run finished
+    assert more.iteration == 24  # alone it finds the run finished
 
 
 def test_an_echo_of_ctrl_c_still_saves():
@@ -159,7 +194,7 @@ def test_an_echo_of_ctrl_c_still_saves():
     request(signal.SIGINT, None)
     assert request.wanted
     request._since -= ECHO + 1
-    request(signal.SIGTERM, None)                                       # asks for no more than was asked
+    request(signal.SIGTERM, None)  # asks for no more than was asked
     with pytest.raises(KeyboardInterrupt):
         request(signal.SIGINT, None)
 
@@ -173,7 +208,9 @@ def test_ctrl_c_before_the_first_step_ends_at_once(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("option", "value", "words"), [("threads", 0, "--threads"), ("accumulate", 3, "micro-batches")])
+@pytest.mark.parametrize(
+    ("option", "value", "words"), [("threads", 0, "--threads"), ("accumulate", 3, "micro-batches")]
+)
 def test_impossible_ways_of_running_leave_nothing(tmp_path, option, value, words):
     with pytest.raises(BadOption, match=words):
         train(recipe("shapes", **TINY), None, tmp_path / "run", replace(QUIET, **{option: value}))
@@ -233,11 +270,16 @@ def test_a_corrupt_state_falls_back_and_says_so(tmp_path, whole, capsys, monkeyp
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
     real, count = steps.pixel_loss, iter(range(1000))
     monkeypatch.setattr(steps, "pixel_loss", lambda *a: real(*a) * (float("nan") if next(count) >= 8 else 1.0))
-    with pytest.raises(TrainingFailed, match=r"5 times in a row, up to iteration 13; the state of iteration 6 is kept") as caught:
+    with pytest.raises(
+        TrainingFailed, match=r"5 times in a row, up to iteration 13; the state of iteration 6 is kept"
+    ) as caught:
         train(recipe("shapes", **TINY), None, tmp_path, QUIET)
-    assert f"a lower --lr and another --out, from the start or from --checkpoint {tmp_path / 'best.safetensors'}" in str(caught.value)
+    assert (
+        f"a lower --lr and another --out, from the start or from --checkpoint {tmp_path / 'best.safetensors'}"
+        in str(caught.value)
+    )
     for line in (tmp_path / "log.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=pytest.fail)                    # NaN, which is no JSON
+        json.loads(line, parse_constant=pytest.fail)  # NaN, which is no JSON
     draw([tmp_path], tmp_path / "curve.png")
     assert all(np.isfinite(value).all() for value in tensors(tmp_path / LAST).values())
     monkeypatch.undo()

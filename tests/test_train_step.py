@@ -66,13 +66,17 @@ def test_the_lean_loss_is_the_plain_one(monkeypatch, chunk, dtype):
     model = tiny_model(patch=16)
     labels = torch.randint(0, 7, (3, 40, 56), dtype=torch.uint8)
     labels[torch.rand(labels.shape) < 0.2] = 255
-    logits = [torch.randn(3, 7, 3, 4, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_() for _ in "ab"]
+    logits = [
+        torch.randn(3, 7, 3, 4, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_() for _ in "ab"
+    ]
     lean, plain = (f(x, labels, model.enlarge) for f, x in zip((pixel_loss, plain_pixel_loss), logits, strict=True))
     torch.testing.assert_close(lean, plain)
     for value in (lean, plain):
         (value * 0.37).backward()
     assert logits[0].grad.dtype == dtype
-    tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {}   # sums of 256 gradients, in another order
+    tolerance = (
+        {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {}
+    )  # sums of 256 gradients, in another order
     torch.testing.assert_close(logits[0].grad, logits[1].grad, **tolerance)
 
 
@@ -123,7 +127,7 @@ def _ranked(rank, size, folder):
 def test_two_processes_give_the_steps_of_one(tmp_path, monkeypatch):
     """2 × 4 images, in two micro-batches each, as 1 × 8."""
     monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{REPOSITORY / 'tests'}")
-    mp.spawn(_ranked, (2, str(tmp_path)), nprocs=2)     # a fork would inherit the threads of autograd, but not their work
+    mp.spawn(_ranked, (2, str(tmp_path)), nprocs=2)  # a fork would inherit the threads of autograd, but not their work
     row = small(optimizer="sgd", lr=0.05, min_lr=0.0, warmup=0.0, clip=None)
     run = stepper(row)
     expected = [run.step(batch_of(row, step), step).loss for step in range(2)]
@@ -147,16 +151,20 @@ def test_activations_are_recomputed_for_a_gradient_alone(monkeypatch):
     model, _ = build_model(small(), open_dataset("shapes"))
     save_activations(model)
     calls = []
-    monkeypatch.setattr("segfast.train.build.checkpoint", lambda forward, tokens, **_: (calls.append(1), forward(tokens))[1])
+    monkeypatch.setattr(
+        "segfast.train.build.checkpoint", lambda forward, tokens, **_: (calls.append(1), forward(tokens))[1]
+    )
     with torch.no_grad():
         model(torch.zeros(1, 3, 96, 96))
     assert not calls
     model(torch.zeros(1, 3, 96, 96))
-    assert len(calls) == 2                                              # blocks
+    assert len(calls) == 2  # blocks
 
 
 def test_clipping_bounds_the_step():
-    row = small(optimizer="sgd", lr=1.0, min_lr=0.0, momentum=0.0, nesterov=False, warmup=0.0, clip=0.01, weight_decay=0.0)
+    row = small(
+        optimizer="sgd", lr=1.0, min_lr=0.0, momentum=0.0, nesterov=False, warmup=0.0, clip=0.01, weight_decay=0.0
+    )
     run = stepper(row)
     before = weights(run.model)
     outcome = run.step(batch_of(row), 0)
@@ -260,7 +268,7 @@ def test_an_encoder_s_file_is_loaded_and_resampled(tmp_path):
     row = recipe("shapes", "seg-ti-mask-16", encoder=str(tmp_path / "pre.safetensors"), width=None, depth=None)
     model, _ = build_model(row, open_dataset("shapes"))
     again = create_model("seg-ti-16", num_classes=4, image_size=96, pretrained=tmp_path / "pre.safetensors")
-    assert model.encoder.pos_embed.shape == (1, 37, 192)                # 4 × 4 → 6 × 6 patches
+    assert model.encoder.pos_embed.shape == (1, 37, 192)  # 4 × 4 → 6 × 6 patches
     assert_same(weights(model.encoder), weights(again.encoder), rtol=0, atol=0)
     assert (model.config.decoder_depth, len(model.decoder.blocks)) == (1, 1)
 
@@ -340,7 +348,7 @@ def test_a_state_is_whole_or_refused(tmp_path):
         state.save(tmp_path, progress, run.model, run.optimizer, [state.random_states(ALONE.device)])
     assert [state._read(tmp_path / name)[0].iteration for name in (state.LAST, state.OLDER)] == [2, 1]
     content = bytearray((tmp_path / state.LAST).read_bytes())
-    content[-100] ^= 1                                                  # one bit of one weight
+    content[-100] ^= 1  # one bit of one weight
     (tmp_path / state.LAST).write_bytes(content)
     found, tensors, notes = state.load(tmp_path)
     assert found.iteration == 1

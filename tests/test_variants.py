@@ -24,9 +24,16 @@ def test_sizes_are_those_of_table_1(name, width, depth, heads):
 # Millions of parameters of the original models, with the ImageNet heads their files carry.
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("seg-ti-mask-16", 6.9), ("seg-s-mask-16", 26.4), ("seg-b-mask-16", 103.3), ("seg-b-8", 89.2),
-     ("seg-l-mask-16", 334.3), ("seg-b-deit-16", 88.1), ("seg-b-deit-mask-16", 104.0)],
-)  # fmt: skip
+    [
+        ("seg-ti-mask-16", 6.9),
+        ("seg-s-mask-16", 26.4),
+        ("seg-b-mask-16", 103.3),
+        ("seg-b-8", 89.2),
+        ("seg-l-mask-16", 334.3),
+        ("seg-b-deit-16", 88.1),
+        ("seg-b-deit-mask-16", 104.0),
+    ],
+)
 def test_parameter_counts_are_the_original_ones(name, millions):
     import torch
 

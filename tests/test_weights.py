@@ -17,9 +17,13 @@ from segfast.errors import BadModel
 def test_our_format_keeps_everything(tmp_path):
     protocol = replace(tiny_config().protocol, mean=(0.1, 0.2, 0.3), stride=(20, 31), small_windows=True)
     model = tiny_model(
-        protocol=protocol, decoder_depth=1, position_mode="bicubic", encoder_eps=1e-6, distilled=True,
+        protocol=protocol,
+        decoder_depth=1,
+        position_mode="bicubic",
+        encoder_eps=1e-6,
+        distilled=True,
         provenance={"weights": "a test", "note": "ünïcode"},
-    )  # fmt: skip
+    )
     model.save(tmp_path / "m.safetensors")
     loaded = segfast.load_model(tmp_path / "m.safetensors")
     assert replace(loaded.config, provenance={}) == replace(model.config, provenance={})
@@ -101,9 +105,11 @@ def test_mmsegmentation_1x_training_checkpoints_load_with_inert_logs(tmp_path, m
         patch.setitem(sys.modules, module.__name__, module)
         content = mmseg_checkpoint()
         content["meta"] = {
-            "epoch": 3, "mmengine_version": "0.10.3", "seed": np.int64(7),
+            "epoch": 3,
+            "mmengine_version": "0.10.3",
+            "seed": np.int64(7),
             "dataset_meta": {"classes": ("a", "b", "c", "d", "e"), "palette": [[i, i, i] for i in range(5)]},
-        }  # fmt: skip
+        }
         content["message_hub"] = {"log_scalars": {"train/loss": HistoryBuffer(), "lr": np.float64(0.1)}}
         torch.save(content, tmp_path / "iter_160000.pth")
     model = segfast.load_model(tmp_path / "iter_160000.pth")
@@ -165,7 +171,9 @@ def test_classes_of_one_name_are_told_apart_wherever_they_come_from(tmp_path, ph
     answer = segfast.Engine(tmp_path / "m.pth", device="cpu").segment(photo)
     assert sum(answer.areas.values()) == pytest.approx(1)
     assert set(answer.areas) <= set(answer.classes) == set(told)
-    assert [answer.areas.get(name, 0) * photo[..., 0].size for name in told] == np.bincount(answer.labels.ravel(), minlength=5).tolist()
+    assert [answer.areas.get(name, 0) * photo[..., 0].size for name in told] == np.bincount(
+        answer.labels.ravel(), minlength=5
+    ).tolist()
     model = tiny_model(num_classes=5, classes=("road", "road", "car", "x", "car"))
     model.save(tmp_path / "m.safetensors")
     assert segfast.load_model(tmp_path / "m.safetensors").config.classes == told

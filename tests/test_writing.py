@@ -104,9 +104,13 @@ def test_read_only_file_systems_say_so(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.parametrize(
     ("phase", "number"),
-    [("reference", signal.SIGINT), ("tracing", signal.SIGINT), ("ONNX Runtime", signal.SIGINT),
-     ("activations", signal.SIGTERM)],
-)  # fmt: skip
+    [
+        ("reference", signal.SIGINT),
+        ("tracing", signal.SIGINT),
+        ("ONNX Runtime", signal.SIGINT),
+        ("activations", signal.SIGTERM),
+    ],
+)
 def test_an_interrupted_export_leaves_nothing(tmp_path, phase, number):
     command = [sys.executable, "-m", "segfast.export", "--model", "seg-ti-mask-16", "--fp16", "--out", tmp_path]
     code, words = interrupted(command, phase, number, cwd=REPOSITORY)

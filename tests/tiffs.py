@@ -13,11 +13,21 @@ def write_tiff(path, array, photometric=1, extra=(), order="<", bits=None, plana
     data = (np.moveaxis(array, -1, 0) if planar else array).astype(array.dtype.newbyteorder(order)).tobytes()
     data = zlib.compress(data) if deflate else data
     step = len(data) // bands if planar else len(data)
-    entries = {256: (array.shape[1],), 257: (array.shape[0],), 258: (bits or array.dtype.itemsize * 8,) * bands, 259: (8 if deflate else 1,),
-               262: (photometric,), 273: tuple(range(8, 8 + len(data), step)), 277: (bands,), 278: (array.shape[0],),
-               279: (step,) * (len(data) // step), 284: (1 + planar,), 339: (kind,) * bands,
-               **({338: tuple(extra)} if extra else {}),
-               **{int(name[1:]): values for name, values in tags.items()}}  # fmt: skip
+    entries = {
+        256: (array.shape[1],),
+        257: (array.shape[0],),
+        258: (bits or array.dtype.itemsize * 8,) * bands,
+        259: (8 if deflate else 1,),
+        262: (photometric,),
+        273: tuple(range(8, 8 + len(data), step)),
+        277: (bands,),
+        278: (array.shape[0],),
+        279: (step,) * (len(data) // step),
+        284: (1 + planar,),
+        339: (kind,) * bands,
+        **({338: tuple(extra)} if extra else {}),
+        **{int(name[1:]): values for name, values in tags.items()},
+    }
     path.write_bytes(_file(data, sorted(entries.items()), order))
     return path
 

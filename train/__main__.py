@@ -17,8 +17,8 @@ import os
 from typing import Any
 
 from segfast import cli
+from segfast.dependencies.needs import need
 from segfast.errors import BadOption
-from segfast.needs import need
 from segfast.train.recipes import EXPECTED, MULTISCALE, RECIPES, Recipe, flag, recipe
 
 
@@ -37,7 +37,7 @@ def main() -> int:
 
     names = {item.name for item in dataclasses.fields(Running)}
     running = Running(**{name: value for name, value in vars(options).items() if name in names})
-    first = os.environ.get("RANK", "0") == "0"                          # of those that torchrun started
+    first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
     if first:
         print(_heading(chosen, options.recipe))
     progress = train(chosen, options.data, options.out, running)

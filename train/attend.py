@@ -16,6 +16,6 @@ def cpu_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -
     """softmax(q·kᵀ·scale)·v for q, k, v [B, N, heads, d]: by plain products for few tokens whose gradient is wanted."""
     if not torch.is_grad_enabled() or q.dtype == torch.float32 or q.shape[1] > FEW:
         return sdpa_attention(q, k, v, scale)
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))                    # [B, heads, N, d]
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, heads, N, d]
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
     return (scores.softmax(-1) @ v).transpose(1, 2)

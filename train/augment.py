@@ -71,7 +71,10 @@ def balanced(labels: Pixels, most: float) -> bool:
 def resize_labels(labels: Pixels, size: Size, rows: slice, columns: slice) -> Pixels:
     """A part of the labels [H, W] resized to `size`, nearest neighbour as in OpenCV."""
     (H, W), (h, w) = labels.shape, size
-    take = [np.minimum((np.arange(n)[part] * (N / n)).astype(np.intp), N - 1) for N, n, part in ((H, h, rows), (W, w, columns))]
+    take = [
+        np.minimum((np.arange(n)[part] * (N / n)).astype(np.intp), N - 1)
+        for N, n, part in ((H, h, rows), (W, w, columns))
+    ]
     return labels[take[0][:, None], take[1]]
 
 
@@ -85,8 +88,8 @@ def resize_image(image: Pixels, size: Size, rows: slice, columns: slice) -> Pixe
         return image[rows, columns]
     (above, below, down), (left, right, across) = _taps(H, h, rows), _taps(W, w, columns)
     first, last = above[0], below[-1] + 1
-    band = image[first:last].astype(np.int32)                           # the source rows that the part needs
-    mixed = (band[:, left] * (ONE - across)[:, None] + band[:, right] * across[:, None]) >> 4   # [·, w', 3]
+    band = image[first:last].astype(np.int32)  # the source rows that the part needs
+    mixed = (band[:, left] * (ONE - across)[:, None] + band[:, right] * across[:, None]) >> 4  # [·, w', 3]
     down = down[:, None, None]
     upper, lower = ((ONE - down) * mixed[above - first]) >> 16, (down * mixed[below - first]) >> 16
     return ((upper + lower + 2) >> 2).astype(np.uint8)

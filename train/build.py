@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from segfast.checkpoints.load import load_model
+from segfast.checkpoints.original import family_name
 from segfast.config import Config
 from segfast.create import create_model
 from segfast.datasets.base import Dataset
 from segfast.errors import BadOption, NotSupported
 from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.model import Segmenter, resample_positions
-from segfast.original import family_name
 from segfast.train.attend import cpu_attention
 from segfast.train.recipes import Recipe
 from segfast.variants import variant
-from segfast.weights import load_model
 
 ATTENTIONS = tuple(BACKENDS)
 # Encoders of the first ViT paper, trained by random cropping only (section 4.2), and DeiT's without distillation
@@ -62,7 +62,7 @@ def encoder_source(recipe: Recipe) -> str | None:
     Raises:
         BadOption: there are no such weights for this model.
     """
-    assert recipe.model is not None                                     # only a checkpoint needs none
+    assert recipe.model is not None  # only a checkpoint needs none
     row, kind = variant(recipe.model), recipe.encoder
     if kind == "none":
         return None
@@ -77,7 +77,9 @@ def encoder_source(recipe: Recipe) -> str | None:
         found = (DEIT if wants_deit else ORIG).get((row.width, row.patch))
     if found is None:
         known = f"its own is {row.encoder}" if row.encoder else "none are public"
-        raise BadOption(f"there are no {kind} encoder weights for {row.name} ({known}); name a file, a timm name, or none")
+        raise BadOption(
+            f"there are no {kind} encoder weights for {row.name} ({known}); name a file, a timm name, or none"
+        )
     return found
 
 
@@ -172,9 +174,18 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
     window, stride = recipe.sides
     width, depth = recipe.width or config.width, recipe.depth or config.depth
     heads = config.heads if recipe.width is None else width // 64
-    name = config.name if (width, depth) == (config.width, config.depth) else family_name(
-        width=width, depth=depth, heads=heads, patch=config.patch, decoder=config.decoder, distilled=config.distilled
-    )  # fmt: skip
+    name = (
+        config.name
+        if (width, depth) == (config.width, config.depth)
+        else family_name(
+            width=width,
+            depth=depth,
+            heads=heads,
+            patch=config.patch,
+            decoder=config.decoder,
+            distilled=config.distilled,
+        )
+    )
     protocol = replace(config.protocol, window=(window, window), stride=(stride, stride))
     return replace(
         config,
@@ -197,4 +208,3 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
 
 def _size(model: Segmenter) -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million parameters"
-

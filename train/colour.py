@@ -50,7 +50,9 @@ def rgb_to_hsv(image: Pixels) -> Pixels:
     red, green, blue = (image[..., channel].astype(np.int32) for channel in range(3))
     value = np.maximum(np.maximum(red, green), blue)
     spread = value - np.minimum(np.minimum(red, green), blue)
-    hue = np.where(value == red, green - blue, np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread))
+    hue = np.where(
+        value == red, green - blue, np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
+    )
     half = 1 << (_SHIFT - 1)
     hue = (hue * _BY_RANGE[spread] + half) >> _SHIFT
     saturation = (spread * _BY_VALUE[value] + half) >> _SHIFT
@@ -59,14 +61,14 @@ def rgb_to_hsv(image: Pixels) -> Pixels:
 
 def hsv_to_rgb(image: Pixels) -> Pixels:
     """RGB [H, W, 3] of HSV [H, W, 3], OpenCV's COLOR_HSV2RGB as its vector code computes it: truncated to bytes."""
-    turns = image[..., 0].astype(np.float32) * np.float32(6 / 180)      # 0 … 6, in sixths of the circle
+    turns = image[..., 0].astype(np.float32) * np.float32(6 / 180)  # 0 … 6, in sixths of the circle
     sector = np.minimum(turns.astype(np.intp), 5)
     part = turns - sector.astype(np.float32)
     saturation = image[..., 1].astype(np.float32) * np.float32(1 / 255)
     value = image[..., 2].astype(np.float32) * np.float32(1 / 255)
     levels = np.stack(
         [value, value * (1 - saturation), value * (1 - saturation * part), value * (1 - saturation * (1 - part))], -1
-    )                                                                   # [H, W, 4]: v, p, q, t
+    )  # [H, W, 4]: v, p, q, t
     rgb = np.take_along_axis(levels, _SECTORS[sector], -1)
     return (rgb * np.float32(255)).astype(np.uint8)
 

@@ -1,7 +1,7 @@
 """Draw a run's curves, loss and mIoU by iteration, as one picture.
 
-    python -m segfast.train.curve RUN
-    python -m segfast.train.curve RUN OTHER -o curves.png
+python -m segfast.train.curve RUN
+python -m segfast.train.curve RUN OTHER -o curves.png
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from segfast import cli, files
+from segfast.dependencies.needs import need
 from segfast.errors import BadOption
-from segfast.needs import need
 from segfast.train.record import LOG, read_log
 
 # Losses are averaged over so many reports, which leaves the trend.
@@ -58,9 +58,13 @@ def draw(runs: list[Path], out: Path) -> None:
         if values:
             place = max(range(len(values)), key=values.__getitem__)
             miou.annotate(
-                f"{100 * values[place]:.2f}", (steps[place], 100 * values[place]), textcoords="offset points",
-                xytext=(0, 6), ha="center", fontsize=9,
-            )  # fmt: skip
+                f"{100 * values[place]:.2f}",
+                (steps[place], 100 * values[place]),
+                textcoords="offset points",
+                xytext=(0, 6),
+                ha="center",
+                fontsize=9,
+            )
     for axes, title in ((loss, "training loss (cross-entropy)"), (miou, "validation mIoU, %")):
         axes.set(title=title, xlabel="iteration")
         axes.grid(alpha=0.3)

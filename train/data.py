@@ -57,7 +57,7 @@ def order(epoch: int, size: int, seed: int) -> np.ndarray:
     """The samples of an epoch: a permutation that seed and epoch decide."""
     key = (epoch, size, seed)
     if key not in _orders:
-        if len(_orders) > 1:                                            # a batch spans two epochs, or is all of one
+        if len(_orders) > 1:  # a batch spans two epochs, or is all of one
             _orders.clear()
         random = generator(seed, epoch)
         _orders[key] = random.permutation(size)
@@ -135,7 +135,7 @@ def loader(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_begin_worker,
-        generator=torch.Generator(),                                    # a draw of the global one would be no resume
+        generator=torch.Generator(),  # a draw of the global one would be no resume
     )
 
 
@@ -162,7 +162,7 @@ def normalise(batch: Batch, mean: Tensor, std: Tensor) -> Tensor:
     """
     images = (batch.images.permute(0, 3, 1, 2).float() / 255 - mean) / std
     H, W = images.shape[-2:]
-    rows = torch.arange(H, device=images.device) < batch.sizes[:, :1]   # [B, H]
+    rows = torch.arange(H, device=images.device) < batch.sizes[:, :1]  # [B, H]
     columns = torch.arange(W, device=images.device) < batch.sizes[:, 1:]  # [B, W]
     return images * (rows[:, None, :, None] & columns[:, None, None, :])
 

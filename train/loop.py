@@ -16,13 +16,13 @@ import torch
 
 from segfast import __version__, files
 from segfast.datasets import Dataset, open_dataset
-from segfast.devices import check_device
+from segfast.dependencies.needs import need
 from segfast.engine import Engine
 from segfast.errors import BadOption, SegfastError, TrainingFailed
 from segfast.evaluate import evaluate
-from segfast.metrics import scores
+from segfast.evaluation.metrics import scores
+from segfast.machine.devices import check_device
 from segfast.model import Segmenter
-from segfast.needs import need
 from segfast.train import state
 from segfast.train.build import build_model, save_activations, set_attention
 from segfast.train.data import Batch, iterating, loader
@@ -43,7 +43,9 @@ SHOWN = 4
 _FREE = ("source", "evaluate_every", "save_every")
 
 
-def train(recipe: Recipe, data: str | os.PathLike[str] | None, out: str | os.PathLike[str], running: Running) -> Progress:
+def train(
+    recipe: Recipe, data: str | os.PathLike[str] | None, out: str | os.PathLike[str], running: Running
+) -> Progress:
     """Train, or go on with the run in `out`; returns how far it came.
 
     `out` will hold `best.safetensors` (the best mIoU so far), `last.safetensors` (to go on from), the one before it,
@@ -68,7 +70,7 @@ def train(recipe: Recipe, data: str | os.PathLike[str] | None, out: str | os.Pat
         running.check(recipe, world.size)
         if running.threads is not None:
             torch.set_num_threads(running.threads)
-        run = _Run(recipe, data, Path(out), running, world)             # Ctrl-C ends it: there is nothing to save yet
+        run = _Run(recipe, data, Path(out), running, world)  # Ctrl-C ends it: there is nothing to save yet
         with stop_request() as stop:
             return run.go(stop)
     finally:
@@ -97,9 +99,14 @@ class _Run:
         self.stepper = Stepper(model, recipe, world, accumulate=running.accumulate, compile=running.compile)
         self.progress, notes = self._resume(notes)
         self.record = Recorder(
-            folder, world, first=self.progress.iteration, total=recipe.iterations, batch=recipe.batch,
-            tensorboard=running.tensorboard, every=running.log_every,
-        )  # fmt: skip
+            folder,
+            world,
+            first=self.progress.iteration,
+            total=recipe.iterations,
+            batch=recipe.batch,
+            tensorboard=running.tensorboard,
+            every=running.log_every,
+        )
         for note in notes:
             self.record.say(note)
 
@@ -117,7 +124,9 @@ class _Run:
 
     def _steps(self, stop: StopRequest) -> None:
         pin, first = self.world.device.type == "cuda", self.progress.iteration
-        with iterating(loader(self.train, self.recipe, self.world, first=first, workers=self.running.workers, pin=pin)) as batches:
+        with iterating(
+            loader(self.train, self.recipe, self.world, first=first, workers=self.running.workers, pin=pin)
+        ) as batches:
             self._on(batches, stop)
 
     def _on(self, batches: Iterator[Batch | SegfastError], stop: StopRequest) -> None:
@@ -171,9 +180,11 @@ class _Run:
         self.model.train()
         miou = found.miou or 0.0
         values = {
-            "miou": miou, "pixel_accuracy": found.pixel_accuracy, "seconds": round(time.perf_counter() - start, 3),
+            "miou": miou,
+            "pixel_accuracy": found.pixel_accuracy,
+            "seconds": round(time.perf_counter() - start, 3),
             "per_class": dict(zip(self.val.classes, found.per_class, strict=True)),
-        }  # fmt: skip
+        }
         self.record.evaluation(progress.iteration, values)
         better = miou > progress.best
         self.record.say(f"iteration {progress.iteration}: mIoU {100 * miou:.2f}{' (best)' if better else ''}")
@@ -185,7 +196,9 @@ class _Run:
     def _publish(self) -> None:
         """Write `best.safetensors`, which says where it comes from."""
         progress, config = self.progress, self.model.config
-        words = {"weights": f"trained by segfast {__version__}, recipe {self.recipe.dataset}, iteration {progress.iteration}"}
+        words = {
+            "weights": f"trained by segfast {__version__}, recipe {self.recipe.dataset}, iteration {progress.iteration}"
+        }
         words["miou"] = f"{progress.best:.6f}"
         self.model.config = replace(config, provenance={**config.provenance, **words})
         self.model.save(self.folder / BEST)
@@ -214,7 +227,9 @@ class _Run:
         torch.manual_seed(self.recipe.seed + world.rank)
         found = state.load(self.folder)
         if world.share(found and found[0].iteration) != (found and found[0].iteration):
-            raise BadOption(f"the processes find different states in {self.folder}; --out must be a folder that all share")
+            raise BadOption(
+                f"the processes find different states in {self.folder}; --out must be a folder that all share"
+            )
         if found is None:
             return Progress(), notes
         progress, tensors, trouble = found
@@ -238,8 +253,14 @@ class _Run:
 
     def _failure(self) -> str:
         saved = state.load(self.folder) if self.world.first else None
-        kept = f"the state of iteration {saved[0].iteration} is kept in {self.folder}" if saved else "nothing was saved yet"
-        remedy = "train with a lower --lr" + (", or --precision bf16 or fp32," if self.recipe.precision == "fp16" else "")
+        kept = (
+            f"the state of iteration {saved[0].iteration} is kept in {self.folder}"
+            if saved
+            else "nothing was saved yet"
+        )
+        remedy = "train with a lower --lr" + (
+            ", or --precision bf16 or fp32," if self.recipe.precision == "fp16" else ""
+        )
         remedy += " and another --out"
         if (self.folder / BEST).exists():
             remedy += f", from the start or from --checkpoint {self.folder / BEST}"
@@ -262,7 +283,9 @@ def _agree(folder: Path, settings: dict[str, Any]) -> bool:
     if not path.exists():
         for name, what in ((state.LAST, "a state"), (BEST, f"a {BEST}")):
             if (folder / name).exists():
-                raise BadOption(f"{folder} holds {what} without its {SETTINGS}, which a run would replace; choose another --out")
+                raise BadOption(
+                    f"{folder} holds {what} without its {SETTINGS}, which a run would replace; choose another --out"
+                )
         return False
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))

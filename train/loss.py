@@ -35,7 +35,7 @@ def pixel_loss(logits: Tensor, labels: Tensor, enlarge: Enlarge) -> Tensor:
 
 def plain_pixel_loss(logits: Tensor, labels: Tensor, enlarge: Enlarge) -> Tensor:
     """The same by definition: one cross-entropy over the whole batch."""
-    full = enlarge(logits.float(), (labels.shape[-2], labels.shape[-1]))        # [B, K, H, W]
+    full = enlarge(logits.float(), (labels.shape[-2], labels.shape[-1]))  # [B, K, H, W]
     return F.cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="sum")
 
 

@@ -34,10 +34,14 @@ def _option(help: str, default: Any = dataclasses.MISSING, **more: Any) -> Any:
 class Recipe:
     """Everything that decides what a training run computes, up to rounding; the command line is made of its fields."""
 
-    dataset: str = _option("name of the dataset's layout", choices=("ade20k", "pascal_context", "cityscapes", "folder", "shapes"))
+    dataset: str = _option(
+        "name of the dataset's layout", choices=("ade20k", "pascal_context", "cityscapes", "folder", "shapes")
+    )
     source: str = _option("where these values come from", "", fixed=True)
     model: str | None = _option("family member, such as seg-b-mask-16; none: the checkpoint's", "seg-b-mask-16")
-    encoder: str = _option("weights to start from: augreg, orig, deit (a DeiT's own; section 4.2), a timm name, a file, or none", "augreg")
+    encoder: str = _option(
+        "weights to start from: augreg, orig, deit (a DeiT's own; section 4.2), a timm name, a file, or none", "augreg"
+    )
     checkpoint: str | None = _option("a trained Segmenter to continue from instead: file or published name", None)
     width: int | None = _option("of the encoder, a multiple of 64, instead of the model's", None)
     depth: int | None = _option("blocks of the encoder, instead of the model's", None)
@@ -45,7 +49,9 @@ class Recipe:
 
     iterations: int = _option("steps of the optimizer", 160_000)
     batch: int = _option("images per step, over all devices and micro-batches", 8)
-    optimizer: str = _option("sgd (section 4.2), or adamw with cosine and warm-up (Appendix A)", "sgd", choices=OPTIMIZERS)
+    optimizer: str = _option(
+        "sgd (section 4.2), or adamw with cosine and warm-up (Appendix A)", "sgd", choices=OPTIMIZERS
+    )
     lr: float = _option("learning rate at its highest", 1e-3)
     min_lr: float = _option("learning rate at its lowest", 1e-5)
     schedule: str = _option("how the rate falls", "poly", choices=SCHEDULES)
@@ -160,17 +166,43 @@ def _check_range(name: str, value: Any, least: float, most: float) -> None:
 
 
 _MANY, _SIDE, _BELOW_ONE = 10**9, 8192, 0.999999
-_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({
-    "width": (64, 16384), "depth": (1, 1024), "decoder_depth": (1, 1024),
-    "iterations": (1, _MANY), "batch": (1, 65536),
-    "lr": (0, 1e3), "min_lr": (0, 1e3), "power": (0, 100), "warmup": (0, _BELOW_ONE), "momentum": (0, _BELOW_ONE),
-    "beta1": (0, _BELOW_ONE), "beta2": (0, _BELOW_ONE), "weight_decay": (0, 1e3), "clip": (1e-9, 1e9),
-    "image_size": (8, _SIDE), "max_ratio": (1, 1000), "crop": (8, _SIDE), "window": (8, _SIDE), "stride": (1, _SIDE),
-    "ratio": (0.01, 100), "cat_max_ratio": (0, 1), "flip": (0, 1),
-    "brightness": (0, 255), "contrast": (0, 100), "saturation": (0, 100), "hue": (0, 180),
-    "dropout": (0, _BELOW_ONE), "drop_path": (0, _BELOW_ONE), "decoder_dropout": (0, _BELOW_ONE),
-    "fraction": (1e-9, 1), "seed": (0, 2**63 - 1), "evaluate_every": (0, _MANY), "save_every": (1, _MANY),
-})  # fmt: skip
+_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "width": (64, 16384),
+        "depth": (1, 1024),
+        "decoder_depth": (1, 1024),
+        "iterations": (1, _MANY),
+        "batch": (1, 65536),
+        "lr": (0, 1e3),
+        "min_lr": (0, 1e3),
+        "power": (0, 100),
+        "warmup": (0, _BELOW_ONE),
+        "momentum": (0, _BELOW_ONE),
+        "beta1": (0, _BELOW_ONE),
+        "beta2": (0, _BELOW_ONE),
+        "weight_decay": (0, 1e3),
+        "clip": (1e-9, 1e9),
+        "image_size": (8, _SIDE),
+        "max_ratio": (1, 1000),
+        "crop": (8, _SIDE),
+        "window": (8, _SIDE),
+        "stride": (1, _SIDE),
+        "ratio": (0.01, 100),
+        "cat_max_ratio": (0, 1),
+        "flip": (0, 1),
+        "brightness": (0, 255),
+        "contrast": (0, 100),
+        "saturation": (0, 100),
+        "hue": (0, 180),
+        "dropout": (0, _BELOW_ONE),
+        "drop_path": (0, _BELOW_ONE),
+        "decoder_dropout": (0, _BELOW_ONE),
+        "fraction": (1e-9, 1),
+        "seed": (0, 2**63 - 1),
+        "evaluate_every": (0, _MANY),
+        "save_every": (1, _MANY),
+    }
+)
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({
     "ade20k": Recipe(
@@ -199,26 +231,51 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
 })  # fmt: skip
 
 # Where a model is trained otherwise than its dataset's recipe says.
-EXCEPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType({
-    # Section 4.2: the resolution of the Swin Transformer.
-    ("ade20k", "seg-l-mask-16"): MappingProxyType({"image_size": 640, "crop": 640, "stride": 640}),
-    # Section 4.4: two layers did not fit into memory.
-    ("cityscapes", "seg-l-mask-16"): MappingProxyType({"decoder_depth": 1}),
-})  # fmt: skip
+EXCEPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = MappingProxyType(
+    {
+        # Section 4.2: the resolution of the Swin Transformer.
+        ("ade20k", "seg-l-mask-16"): MappingProxyType({"image_size": 640, "crop": 640, "stride": 640}),
+        # Section 4.4: two layers did not fit into memory.
+        ("cityscapes", "seg-l-mask-16"): MappingProxyType({"decoder_depth": 1}),
+    }
+)
 
 # Datasets whose mIoU in the paper is multi-scale (Tables 7 and 8); ADE20K's is single-scale (Tables 3, 4 and 6).
 MULTISCALE = ("pascal_context", "cityscapes")
 # mIoU of the paper in percent, on the validation sets.
-EXPECTED: Mapping[str, Mapping[str, float]] = MappingProxyType({
-    "ade20k": MappingProxyType({
-        "seg-ti-16": 39.03, "seg-s-32": 40.64, "seg-s-16": 45.37, "seg-b-deit-16": 47.08, "seg-b-32": 43.07,
-        "seg-b-16": 48.06, "seg-b-8": 49.54, "seg-l-16": 50.71,
-        "seg-b-mask-32": 44.19, "seg-b-deit-mask-16": 48.70, "seg-b-mask-16": 48.48, "seg-l-mask-16": 51.82,
-    }),
-    "pascal_context": MappingProxyType({
-        "seg-b-deit-16": 53.9, "seg-b-deit-mask-16": 55.0, "seg-l-16": 56.5, "seg-l-mask-16": 59.0,
-    }),
-    "cityscapes": MappingProxyType({
-        "seg-b-deit-16": 80.5, "seg-b-deit-mask-16": 80.6, "seg-l-16": 80.7, "seg-l-mask-16": 81.3,
-    }),
-})  # fmt: skip
+EXPECTED: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "ade20k": MappingProxyType(
+            {
+                "seg-ti-16": 39.03,
+                "seg-s-32": 40.64,
+                "seg-s-16": 45.37,
+                "seg-b-deit-16": 47.08,
+                "seg-b-32": 43.07,
+                "seg-b-16": 48.06,
+                "seg-b-8": 49.54,
+                "seg-l-16": 50.71,
+                "seg-b-mask-32": 44.19,
+                "seg-b-deit-mask-16": 48.70,
+                "seg-b-mask-16": 48.48,
+                "seg-l-mask-16": 51.82,
+            }
+        ),
+        "pascal_context": MappingProxyType(
+            {
+                "seg-b-deit-16": 53.9,
+                "seg-b-deit-mask-16": 55.0,
+                "seg-l-16": 56.5,
+                "seg-l-mask-16": 59.0,
+            }
+        ),
+        "cityscapes": MappingProxyType(
+            {
+                "seg-b-deit-16": 80.5,
+                "seg-b-deit-mask-16": 80.6,
+                "seg-l-16": 80.7,
+                "seg-l-mask-16": 81.3,
+            }
+        ),
+    }
+)

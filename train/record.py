@@ -30,7 +30,9 @@ class Recorder:
         tensorboard: also write its event files.
     """
 
-    def __init__(self, folder: Path, world: World, *, first: int, total: int, batch: int, tensorboard: bool, every: int):
+    def __init__(
+        self, folder: Path, world: World, *, first: int, total: int, batch: int, tensorboard: bool, every: int
+    ):
         self.path, self.world, self.batch, self.every = folder / LOG, world, batch, every
         self._losses: list[float] = []
         self._norms: list[float] = []
@@ -91,7 +93,9 @@ class Recorder:
         self._write("train", iteration, values)
         memory = f"{(values['memory_bytes'] or 0) / 1e9:.2f} GB"
         speed = f"{values['images_per_second']:.1f}"
-        self._bar.set_postfix({"loss": f"{values['loss']:.4f}", "lr": f"{rate:.2e}", "images/s": speed, "memory": memory})
+        self._bar.set_postfix(
+            {"loss": f"{values['loss']:.4f}", "lr": f"{rate:.2e}", "images/s": speed, "memory": memory}
+        )
         self._restart()
 
     def _restart(self) -> None:
@@ -107,7 +111,10 @@ class Recorder:
         if not self.world.first:
             return
         # JSON knows no NaN, which a loss may be.
-        known = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
+        known = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
         files.append_line(self.path, json.dumps({"kind": kind, "iteration": iteration, **known}))
         for name, value in values.items() if self._writer else ():
             if isinstance(value, (int, float)):

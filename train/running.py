@@ -49,7 +49,9 @@ class Running:
         """
         for name, least, most in (("workers", 0, 1024), ("accumulate", 1, recipe.batch), ("log_every", 1, 10**9)):
             if not least <= getattr(self, name) <= most:
-                raise BadOption(f"--{name.replace('_', '-')} must lie between {least} and {most}; got {getattr(self, name)}")
+                raise BadOption(
+                    f"--{name.replace('_', '-')} must lie between {least} and {most}; got {getattr(self, name)}"
+                )
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise BadOption(f"--threads must lie between 1 and 1024; got {self.threads}")
         if self.attention not in ATTENTIONS:

@@ -43,7 +43,11 @@ class Progress:
 
 
 def save(
-    folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, randoms: list[dict[str, Tensor]]
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    randoms: list[dict[str, Tensor]],
 ) -> None:
     """Write `last.safetensors`; the one before it becomes `last-older.safetensors`.
 

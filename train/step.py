@@ -90,9 +90,9 @@ class Stepper:
             total += loss.detach()
         norm = self._clip()
         facts = world.sum(torch.stack([total / count, torch.tensor(float(stop), device=world.device).double()]))
-        mean, stops, size = *facts.tolist(), norm.item()                # the one wait for the device
+        mean, stops, size = *facts.tolist(), norm.item()  # the one wait for the device
         taken = math.isfinite(mean) and (math.isfinite(size) or self.scaler.is_enabled())
-        if taken or self.scaler.is_enabled():                           # the scaler leaves bad steps out by itself
+        if taken or self.scaler.is_enabled():  # the scaler leaves bad steps out by itself
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.optimizer.zero_grad()
@@ -101,7 +101,7 @@ class Stepper:
     def _loss(self, part: Batch) -> Tensor:
         images = normalise(part, self._mean, self._std)
         with self._autocast():
-            logits = self.network(images)                               # [B, K, h, w]
+            logits = self.network(images)  # [B, K, h, w]
         return pixel_loss(logits, part.labels, self.model.enlarge)
 
     def _clip(self) -> Tensor:

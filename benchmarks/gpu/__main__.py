@@ -92,7 +92,10 @@ def _surroundings() -> dict[str, Any]:
 def _parse() -> argparse.Namespace:
     parser = cli.parser("benchmarks.gpu", __doc__)
     parser.add_argument("--out", metavar="JSON", type=Path, help="file to write")
-    defaults, names = f"(default {SECONDS}; in a rehearsal {REHEARSAL_SECONDS})", ", ".join(one.name for one in SECTIONS)
+    defaults, names = (
+        f"(default {SECONDS}; in a rehearsal {REHEARSAL_SECONDS})",
+        ", ".join(one.name for one in SECTIONS),
+    )
     parser.add_argument("--seconds", type=cli.positive, help=f"of all of it {defaults}")
     parser.add_argument("--sections", metavar="A,B", type=_sections, default=SECTIONS, help=f"of {names}")
     parser.add_argument("--rehearse", action="store_true", help="every step on the CPU, tiny")

@@ -20,7 +20,7 @@ from benchmarks.gpu.budget import Row, missed, target
 from benchmarks.gpu.clock import Clock, Prepared
 from segfast import kernels
 from segfast.kernels import reference
-from segfast.runtimes.device import out_of_memory
+from segfast.runtimes.lanes import out_of_memory
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Function = Callable[[], tuple[Tensor, ...]]
@@ -76,7 +76,7 @@ def compare(
     clock: Clock, attends: dict[str, Attend], N: int, B: int, H: int, backward: bool
 ) -> tuple[dict[str, Any], dict[str, Function]]:
     """What each attention takes, with what was timed; those that fail or err are not, and say why."""
-    with clock.queue():                                                 # forwards, too: a backward runs where its forward ran
+    with clock.queue():  # forwards, too: a backward runs where its forward ran
         functions, prepared, errors, skipped = _prepare(clock, attends, N, B, H, backward)
         seconds = clock.in_turns(prepared)
     flops = work(N, B, H, backward)
@@ -154,7 +154,7 @@ def _flash3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     import flash_attn_interface
 
     answer = flash_attn_interface.flash_attn_func(q, k, v)
-    return answer[0] if isinstance(answer, tuple) else answer           # some releases give the logsumexp, too
+    return answer[0] if isinstance(answer, tuple) else answer  # some releases give the logsumexp, too
 
 
 def _forward(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Function:

@@ -27,7 +27,7 @@ LOST = 3
 
 def main() -> int:
     """Run the rows of a section."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)            # a shell's background jobs ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     options = _parse()
     tell = partial(_tell, options.log)
     try:
@@ -80,5 +80,5 @@ if __name__ == "__main__":
     sys.stdout.flush()
     sys.stderr.flush()
     if code == LOST:
-        os._exit(code)                                                  # destructors would call the device again
+        os._exit(code)  # destructors would call the device again
     sys.exit(code)

@@ -76,7 +76,7 @@ class Clock(Budget):
             graphs: replay the calls as a CUDA graph, as an Engine does, so that the launches cost nothing.
         """
         with self.queue():
-            function()                                                  # compiles, plans and allocates
+            function()  # compiles, plans and allocates
             one = min(self._once(function) for _ in range(1 if self.rehearsal else 2))
         count = max(1, min(MOST_CALLS, round(LEAST_SECONDS / max(one, 1e-6))))
 
@@ -118,10 +118,14 @@ class Clock(Budget):
         events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, name))
         total = sum(getattr(event, name) for event in events) or 1.0
         return [
-            {"kernel": event.key[:120], "calls": event.count, "microseconds": round(getattr(event, name), 1),
-             "share": round(getattr(event, name) / total, 3)}
+            {
+                "kernel": event.key[:120],
+                "calls": event.count,
+                "microseconds": round(getattr(event, name), 1),
+                "share": round(getattr(event, name) / total, 3),
+            }
             for event in events[:rows]
-        ]  # fmt: skip
+        ]
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:

@@ -19,7 +19,7 @@ from benchmarks.gpu.budget import Row
 from benchmarks.gpu.clock import Clock
 from segfast.config import family_config
 from segfast.model import Segmenter
-from segfast.runtimes.device import largest_batch
+from segfast.runtimes.lanes import largest_batch
 from segfast.variants import variant
 
 SIZE = 512
@@ -48,13 +48,17 @@ def _measure(clock: Clock, name: str, size: int, batch: int) -> dict[str, Any]:
         dtype = next(half.parameters()).dtype
         error = ((half.patch_logits(given()[:1].to(dtype)) - exact).norm() / exact.norm()).item()
         assert error < GATE, f"relative error {error:.1e}"
-        torch.compiler.reset()                                          # of the model before
+        torch.compiler.reset()  # of the model before
         # The rehearsal's compiler captures and runs the same graph, without the minutes that Inductor takes.
         how: Any = {"backend": "eager"} if clock.rehearsal else {"mode": "reduce-overhead"}
         network = torch.compile(half, **how)
         start = time.perf_counter()
         rate, calls = _rate(clock, lambda: best_classes(network(given().to(dtype))))
-    return {"images_per_second": round(rate * batch, 1), "calls": calls, "seconds": round(time.perf_counter() - start, 1)}
+    return {
+        "images_per_second": round(rate * batch, 1),
+        "calls": calls,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
 
 
 def _rate(clock: Clock, call: Any) -> tuple[float, int]:

@@ -26,8 +26,12 @@ def plan(clock: Clock) -> Iterator[Row]:
     B, side, photo = (2, 64, (96, 128)) if clock.rehearsal else (16, 512, (1024, 2048))
     coarse, fine = side // 16, side // 8
     for batch, grid, kind in (
-        (B, coarse, "smooth"), (B, coarse, "noise"), (1, coarse, "smooth"), (B, fine, "smooth"), (B, coarse, "smooth, K first"),
-    ):  # fmt: skip
+        (B, coarse, "smooth"),
+        (B, coarse, "noise"),
+        (1, coarse, "smooth"),
+        (B, fine, "smooth"),
+        (B, coarse, "smooth, K first"),
+    ):
         about = {"section": "ends", "case": f"upsample_argmax {batch}×{CLASSES}×{grid}² → {side}², {kind}"}
         yield about, partial(_upsampled, clock, batch, grid, side, kind)
     about = {"section": "ends", "case": f"merge_windows {photo[0]}×{photo[1]}, windows of {side}"}
@@ -65,7 +69,9 @@ def _merged(clock: Clock, side: int, size: Size, scales: Sequence[float]) -> dic
             logits = smooth(clock, len(anchors), (side // 16, side // 16))
             views.append(Windows(logits, anchors, window, window, working, mirrored))  # type: ignore[arg-type]
     scores = original(views, size, torch.float32)[None]
-    row = _compare(clock, lambda: merge_windows(views, size)[None], lambda: original(views, size).argmax(0)[None], scores)
+    row = _compare(
+        clock, lambda: merge_windows(views, size)[None], lambda: original(views, size).argmax(0)[None], scores
+    )
     return _explained(clock, row, lambda: merge_windows(views, size))
 
 
@@ -109,9 +115,7 @@ def _given(logits: Tensor, clock: Clock) -> Tensor:
 KINDS = {"smooth": smooth, "noise": noise, "smooth, K first": lambda *given: smooth(*given).contiguous()}
 
 
-def _compare(
-    clock: Clock, ours: Callable[[], Any], theirs: Callable[[], Any], scores: Tensor
-) -> dict[str, Any]:
+def _compare(clock: Clock, ours: Callable[[], Any], theirs: Callable[[], Any], scores: Tensor) -> dict[str, Any]:
     """Times and memory of two ways to labels [B, H, W], after ours agree with fp32 scores [B, K, H, W]."""
     best = scores.topk(2, dim=1)
     margin = best.values[:, 0] - best.values[:, 1]

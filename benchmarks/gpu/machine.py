@@ -15,7 +15,7 @@ from benchmarks.gpu.budget import Row
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.sanitizer import tool
 from segfast import doctor
-from segfast.packages import PACKAGES
+from segfast.dependencies.packages import PACKAGES
 
 HEAD = 64
 # Tokens, images and heads whose attention PyTorch is asked about: 512² in patches of 16 and of 8.
@@ -34,7 +34,10 @@ def plan(clock: Clock) -> Iterator[Row]:
     yield about | {"what": "peaks"}, partial(peaks, clock)
     yield about | {"what": "missing"}, missing
     for N, B, H in TINY if clock.rehearsal else CHOICES:
-        yield about | {"what": "attention of PyTorch's choice", "N": N, "B": B, "H": H}, partial(_choice, clock, N, B, H)
+        yield (
+            about | {"what": "attention of PyTorch's choice", "N": N, "B": B, "H": H},
+            partial(_choice, clock, N, B, H),
+        )
 
 
 def missing() -> dict[str, Any]:
@@ -54,7 +57,10 @@ def peaks(clock: Clock) -> dict[str, Any]:
         "matrix_tflops": round(2 * n**3 / seconds["matrix"] / 1e12, 4),
         "copy_gb_per_second": round(2 * len(source) / seconds["copy"] / 1e9, 1),
     }
-    return {"measured_peak": found, "under_load": {} if clock.rehearsal else _under_load(lambda: torch.mm(a, b, out=out))}
+    return {
+        "measured_peak": found,
+        "under_load": {} if clock.rehearsal else _under_load(lambda: torch.mm(a, b, out=out)),
+    }
 
 
 def _device(clock: Clock) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from segfast.engine import Engine
 from segfast.kernels import reference, upsample_argmax
 from segfast.model import Segmenter
 from segfast.models import flops
-from segfast.runtimes.device import LANES, out_of_memory
+from segfast.runtimes.lanes import LANES, out_of_memory
 from segfast.runtimes.pytorch import private
 from segfast.variants import variant
 
@@ -102,7 +102,7 @@ def largest(clock: Clock, engine: Engine) -> int:
 
 def warm(engine: Engine, windows: Any) -> None:
     """Run windows on every lane that later calls may use, so that none of them captures a graph."""
-    with ExitStack() as held:                                           # lanes that are held are different ones
+    with ExitStack() as held:  # lanes that are held are different ones
         lanes = [held.enter_context(engine._runtime.lane()) for _ in range(LANES)]
         for lane in lanes:
             logits = lane.run(list(windows))
@@ -131,7 +131,13 @@ def _end_seconds(clock: Clock, model: Segmenter, batch: int) -> float:
 def _check(clock: Clock, engine: Engine, eager: Segmenter, images: Any) -> float:
     """The relative error of the Engine's logits; what is wrong is not timed."""
     with torch.inference_mode():
-        exact = torch.cat([eager.patch_logits(normalised(one[None], eager.config.protocol, clock.device)) for one in images]).cpu().numpy()
+        exact = (
+            torch.cat(
+                [eager.patch_logits(normalised(one[None], eager.config.protocol, clock.device)) for one in images]
+            )
+            .cpu()
+            .numpy()
+        )
     given = engine.run(images).astype(np.float32)
     error = float(np.linalg.norm(given - exact) / np.linalg.norm(exact))
     if not error < GATE:

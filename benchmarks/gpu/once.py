@@ -1,7 +1,7 @@
 """One launch of one kernel, compared with its twin: what a memory checker is to watch.
 
-    python -m benchmarks.gpu.once labels-300
-    python -m benchmarks.gpu.once split-1025 --device cpu      in Triton's interpreter, tiny
+python -m benchmarks.gpu.once labels-300
+python -m benchmarks.gpu.once split-1025 --device cpu      in Triton's interpreter, tiny
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def labels(device: str, K: int) -> None:
     grid, size = (4, 64) if device == "cpu" else (32, 512)
     logits = torch.randn(2, K, grid, grid, generator=torch.Generator().manual_seed(K))
     found = torch.as_tensor(upsample_argmax(logits.to(device), (size, size))).cpu()
-    assert (found.numpy() == reference.upsample_argmax(logits.numpy(), (size, size))).all(), "the labels are not the twin's"
+    assert (found.numpy() == reference.upsample_argmax(logits.numpy(), (size, size))).all(), (
+        "the labels are not the twin's"
+    )
 
 
 def merge(device: str, K: int) -> None:
@@ -86,7 +88,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     if options.device == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"                            # read when Triton is imported
+        os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
     CASES[options.case](options.device)
     print("right")
 

@@ -18,8 +18,8 @@ import torch
 from benchmarks.gpu.budget import Row
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.models import made
-from segfast import nvidia
 from segfast.engine import Engine
+from segfast.machine import nvidia
 
 MODEL, CALLS = "seg-b-mask-16", 1000
 # Bytes of the GPU in anybody's use after those calls, against before.
@@ -60,7 +60,12 @@ def turns(engine: Engine, window: Any, calls: int) -> dict[str, Any]:
     before, start = _used(), time.perf_counter()
     wrong = sum(not np.array_equal(_run(engine, given[turn % 2]), expected[turn % 2]) for turn in range(calls))
     seconds, grown = time.perf_counter() - start, _used() - before
-    row: dict[str, Any] = {"calls": calls, "wrong": wrong, "calls_per_second": round(calls / seconds, 1), "grown_bytes": grown}
+    row: dict[str, Any] = {
+        "calls": calls,
+        "wrong": wrong,
+        "calls_per_second": round(calls / seconds, 1),
+        "grown_bytes": grown,
+    }
     if wrong or grown > LEAK:
         row["error"] = f"{wrong} of {calls} answers changed; {grown >> 20} MiB more are held than before"
     return row

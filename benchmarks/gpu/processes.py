@@ -30,7 +30,9 @@ class Ended(NamedTuple):
     stopped: str | None
 
 
-def run(command: Sequence[str], seconds: float, grace: float = GRACE, environment: dict[str, str] | None = None) -> Ended:
+def run(
+    command: Sequence[str], seconds: float, grace: float = GRACE, environment: dict[str, str] | None = None
+) -> Ended:
     """Run a command from the repository for so many seconds at most, then stop it.
 
     Args:
@@ -38,15 +40,19 @@ def run(command: Sequence[str], seconds: float, grace: float = GRACE, environmen
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            command,
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
-        )  # fmt: skip
+        )
         stopped = None
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             stopped = f"stopped after {seconds:.0f} s"
-        finally:                                                        # of an interrupt of our own, too
+        finally:  # of an interrupt of our own, too
             obeyed = interrupt(process, grace)
         return Ended(process.returncode, tail(output), stopped and (stopped if obeyed else f"{stopped}, and killed"))
 
@@ -54,7 +60,12 @@ def run(command: Sequence[str], seconds: float, grace: float = GRACE, environmen
 def start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start a command of which whatever it starts can be ended with it; see `stop`."""
     return subprocess.Popen(
-        command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 

@@ -27,4 +27,8 @@ def _measure(clock: Clock, name: str, batch: int) -> dict[str, Any]:
     windows = images[np.arange(batch) % len(images)]
     warm(engine, windows)
     profile = clock.profile(lambda: engine.run(windows, labels=True), ROWS)
-    return {"engine": repr(engine), "microseconds": round(sum(one["microseconds"] for one in profile), 1), "profile": profile}
+    return {
+        "engine": repr(engine),
+        "microseconds": round(sum(one["microseconds"] for one in profile), 1),
+        "profile": profile,
+    }

@@ -129,6 +129,20 @@ def line(row: dict[str, Any]) -> str:
 
 _NAMES = ("what", "pass", "N", "B", "H", "case", "model", "file", "candidate", "compiler")
 _TOLD = (
-    "skipped", "error", "stopped", "passed", "failed", "tflops", "microseconds", "ratio", "images_per_second",
-    "original_images_per_second", "measured_peak", "missing", "chosen", "errors", "calls", "wrong",
-)  # fmt: skip
+    "skipped",
+    "error",
+    "stopped",
+    "passed",
+    "failed",
+    "tflops",
+    "microseconds",
+    "ratio",
+    "images_per_second",
+    "original_images_per_second",
+    "measured_peak",
+    "missing",
+    "chosen",
+    "errors",
+    "calls",
+    "wrong",
+)

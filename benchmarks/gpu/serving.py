@@ -26,7 +26,11 @@ LEAK = 64 << 20
 def plan(clock: Clock) -> Iterator[Row]:
     """One storm."""
     name, threads, seconds = ("seg-ti-32", 4, 0.5) if clock.rehearsal else (MODEL, THREADS, SECONDS)
-    about = {"section": "serving", "model": name, "case": f"{threads} threads beside engines made, waits and collections"}
+    about = {
+        "section": "serving",
+        "model": name,
+        "case": f"{threads} threads beside engines made, waits and collections",
+    }
     yield about, partial(_measure, clock, name, threads, seconds)
 
 
@@ -35,7 +39,7 @@ def _measure(clock: Clock, name: str, threads: int, seconds: float) -> dict[str,
     size = windows.shape[1]
     larger = [np.random.default_rng(i).integers(0, 256, (size + 17 * i, size + 40, 3), np.uint8) for i in range(1, 4)]
     images = [*windows, *larger]
-    if hasattr(engine, "warm_up"):                                      # a capture would make others' waits raise
+    if hasattr(engine, "warm_up"):  # a capture would make others' waits raise
         engine.warm_up()
     expected = [engine.segment(image).labels for image in images]
     held = _held(clock)
@@ -68,7 +72,7 @@ def storm(
 
     def repeat(step: Callable[[int], None], turn: int) -> None:
         try:
-            while True:                                                 # at least once
+            while True:  # at least once
                 step(turn)
                 turn += 1
                 if time.monotonic() > end:

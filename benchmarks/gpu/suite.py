@@ -17,7 +17,7 @@ from benchmarks.gpu import processes
 from benchmarks.gpu.budget import Budget, Missing, Row
 
 TESTS = processes.REPOSITORY / "tests"
-MARK = re.compile(r"^[^\n'\"]*pytest\.mark\.gpu\b", re.MULTILINE)      # not those that a test writes
+MARK = re.compile(r"^[^\n'\"]*pytest\.mark\.gpu\b", re.MULTILINE)  # not those that a test writes
 # Of pytest: all passed, some failed, none was to be run.
 ENDINGS = (0, 1, 5)
 # What one file may take of the time that is left, so that one that hangs leaves some to the others.
@@ -43,11 +43,23 @@ def run(path: Path, seconds: float, grace: float = processes.GRACE) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [
-            sys.executable, "-m", "pytest", "-v", "-m", "gpu", str(path), "-p", "no:cacheprovider", f"--junitxml={report}",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "pytest",
+            "-v",
+            "-m",
+            "gpu",
+            str(path),
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+        ]
         start = time.monotonic()
         ended = processes.run(command, seconds, grace)
-        found: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1), "command": f"pytest -m gpu tests/{path.name}"}
+        found: dict[str, Any] = {
+            "seconds": round(time.monotonic() - start, 1),
+            "command": f"pytest -m gpu tests/{path.name}",
+        }
         if ended.stopped:
             where = re.search(r"^(\S+:\d+): KeyboardInterrupt$", ended.output, re.MULTILINE)
             found["stopped"] = ended.stopped + (f", at {where[1]}" if where else "")
@@ -55,14 +67,14 @@ def run(path: Path, seconds: float, grace: float = processes.GRACE) -> dict[str,
             raise RuntimeError(f"pytest ended with code {ended.code}: {ended.output[-300:]}")
         if report.is_file():
             return found | counts(ElementTree.parse(report).getroot())
-        return found | {"output": ended.output[-300:]}                  # its last line names the test
+        return found | {"output": ended.output[-300:]}  # its last line names the test
 
 
 def counts(report: ElementTree.Element) -> dict[str, Any]:
     """Passed, failed and skipped tests of a JUnit report, with the reasons."""
     failed, skipped, passed = [], [], 0
     for case in report.iter("testcase"):
-        if case.get("name") is None:                                    # it was interrupted
+        if case.get("name") is None:  # it was interrupted
             continue
         name = f"{case.get('classname')}::{case.get('name')}"
         trouble = case.find("failure") if case.find("failure") is not None else case.find("error")
@@ -73,4 +85,10 @@ def counts(report: ElementTree.Element) -> dict[str, Any]:
             skipped.append({"test": name, "reason": (omitted.get("message") or "")[:200]})
         else:
             passed += 1
-    return {"passed": passed, "failed": len(failed), "skipped_tests": len(skipped), "failures": failed, "reasons": skipped}
+    return {
+        "passed": passed,
+        "failed": len(failed),
+        "skipped_tests": len(skipped),
+        "failures": failed,
+        "reasons": skipped,
+    }

@@ -30,10 +30,10 @@ PLAIN = attention_configs.Plan(attention_configs.Tile(64, 128, 4, 2), 1, False)
 def plan(clock: Clock) -> Iterator[Row]:
     """Every candidate at every shape."""
     if clock.rehearsal:
-        os.environ["TRITON_INTERPRET"] = "1"                            # read when Triton is imported: kernels in NumPy
+        os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: kernels in NumPy
     arch = _architecture(clock)
     tiles = attention_configs.CANDIDATES.get(arch, ())
-    if clock.rehearsal:                                                 # to which sizes are all one: one of each kind
+    if clock.rehearsal:  # to which sizes are all one: one of each kind
         tiles = tuple({tile._replace(rows=0, columns=0, warps=0, stages=0): tile for tile in tiles}.values())
     for N, B, H in TINY if clock.rehearsal else SHAPES:
         for tile in tiles:
@@ -45,7 +45,9 @@ def plan(clock: Clock) -> Iterator[Row]:
 
 def _measure(clock: Clock, tile: attention_configs.Tile, N: int, B: int, H: int) -> dict[str, Any]:
     attends = {"candidate": launched(tile), "ours": launched(None) if clock.rehearsal else attention_backend("triton")}
-    row, functions = compare(clock, attends | {name: one for name, one in peers(N).items() if name != "math"}, N, B, H, False)
+    row, functions = compare(
+        clock, attends | {name: one for name, one in peers(N).items() if name != "math"}, N, B, H, False
+    )
     if "candidate" not in functions:
         row["error"] = f"the candidate was not timed: {row['not_timed']['candidate']}"
     elif "ours" in functions:

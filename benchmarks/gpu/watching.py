@@ -115,7 +115,9 @@ def rows(section: Section, given: Given) -> Generator[dict[str, Any], None, None
     yield from progress.rest(trouble)
 
 
-def _one_process(section: Section, given: Given, progress: _Progress) -> Generator[dict[str, Any], None, _Trouble | None]:
+def _one_process(
+    section: Section, given: Given, progress: _Progress
+) -> Generator[dict[str, Any], None, _Trouble | None]:
     """Rows until the process ends, or has to; returns its trouble."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
         log = Path(folder) / "rows"
@@ -125,7 +127,7 @@ def _one_process(section: Section, given: Given, progress: _Progress) -> Generat
         progress.at = time.monotonic()
         try:
             while trouble is None:
-                over = process.poll() is not None                       # asked first: it may write until then
+                over = process.poll() is not None  # asked first: it may write until then
                 for event in events.new():
                     yield from progress.take(event)
                 if over:
@@ -166,9 +168,22 @@ def _ending(process: subprocess.Popen[bytes], output: Any) -> _Trouble | None:
 def _command(section: Section, given: Given, done: int, log: Path) -> list[str]:
     seconds = max(0.0, given.deadline - time.monotonic())
     return [
-        sys.executable, "-m", "benchmarks.gpu.child", section.module, "--device", given.device, "--seconds", f"{seconds:.2f}",
-        "--peak", repr(given.peak), "--skip", str(done), "--log", str(log), *(["--untimed"] if section.untimed else []),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.gpu.child",
+        section.module,
+        "--device",
+        given.device,
+        "--seconds",
+        f"{seconds:.2f}",
+        "--peak",
+        repr(given.peak),
+        "--skip",
+        str(done),
+        "--log",
+        str(log),
+        *(["--untimed"] if section.untimed else []),
+    ]
 
 
 class _Log:

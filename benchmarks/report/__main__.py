@@ -21,8 +21,8 @@ from benchmarks.report.page import page
 from benchmarks.report.reading import MAKE, load, read
 from benchmarks.report.results import Results
 from segfast import cli, files
+from segfast.dependencies.needs import need
 from segfast.errors import BadOption
-from segfast.needs import need
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results"

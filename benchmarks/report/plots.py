@@ -123,8 +123,17 @@ def stages(results: Results, rows: Sequence[Stage]) -> Figure:
         for kind, seconds in parts.items():
             colour, hatch = STAGES[kind]
             share = seconds / whole
-            axes.barh(place, share, 0.42, left, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6,
-                      label=kind if not place else None)  # fmt: skip
+            axes.barh(
+                place,
+                share,
+                0.42,
+                left,
+                color=colour,
+                hatch=hatch,
+                edgecolor=INK,
+                linewidth=0.6,
+                label=kind if not place else None,
+            )
             left += share
         told = " · ".join(f"{kind} {duration(seconds)}" for kind, seconds in parts.items())
         total = stage.seconds.get("total", whole)
@@ -164,10 +173,13 @@ def _style(column: Column) -> dict[str, Any]:
     """Colour and marker tell the runtime, the line the precision, a filled marker what is ours."""
     colour = COLOURS[column.runtime] if column.runtime or column.stock else (INK if "eager" in column.name else PALE)
     return {
-        "color": colour, "marker": MARKERS[column.runtime], "linestyle": LINES.get(column.precision, "-."),
-        "linewidth": 1.4 if column.ours else 0.9, "markersize": 5,
+        "color": colour,
+        "marker": MARKERS[column.runtime],
+        "linestyle": LINES.get(column.precision, "-."),
+        "linewidth": 1.4 if column.ours else 0.9,
+        "markersize": 5,
         "markerfacecolor": colour if column.ours else "white",
-    }  # fmt: skip
+    }
 
 
 def _names_at_right(axes: Axes, heights: dict[str, float]) -> None:
@@ -179,9 +191,21 @@ def _names_at_right(axes: Axes, heights: dict[str, float]) -> None:
     placed = _spread(sorted(heights.items(), key=lambda item: item[1]), least)
     for name, (height, shown) in placed.items():
         axes.annotate(
-            name, (1, height), (1.035, shown), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8.5,
-            arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
-        )  # fmt: skip
+            name,
+            (1, height),
+            (1.035, shown),
+            xycoords=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8.5,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": PALE,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
 
 
 def _spread(items: Sequence[tuple[str, float]], least: float) -> dict[str, tuple[float, float]]:

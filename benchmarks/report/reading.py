@@ -190,9 +190,14 @@ def _column(name: str, column: _Fields, row: _Fields, batch: int) -> Column:
         return column.maybe(key) if key in column.values else row.maybe(key)
 
     return Column(
-        name, precision, seconds, column.maybe("images_per_second") or batch / seconds,
-        column.maybe("agreement"), either("peak_bytes"), either("attention_share"),
-    )  # fmt: skip
+        name,
+        precision,
+        seconds,
+        column.maybe("images_per_second") or batch / seconds,
+        column.maybe("agreement"),
+        either("peak_bytes"),
+        either("attention_share"),
+    )
 
 
 def _target(row: str, target: _Fields) -> Target:

@@ -84,10 +84,10 @@ def cityscapes(root: Path, split: str) -> Layout:
 def folder(root: Path, split: str) -> Layout:
     """Anyone's own pictures.
 
-        images/{train,val}/a.jpg      any format, any depth of folders
-        masks/{train,val}/a.png       grey or palette: the index of the class, 255 for none
-        classes.txt                   a class a line, in the order of the indices, with a colour if you like:
-                                      sky, traffic light #ff0000, or road 128 64 128
+    images/{train,val}/a.jpg      any format, any depth of folders
+    masks/{train,val}/a.png       grey or palette: the index of the class, 255 for none
+    classes.txt                   a class a line, in the order of the indices, with a colour if you like:
+                                  sky, traffic light #ff0000, or road 128 64 128
     """
     tree = _tree(root, "folder", "classes.txt")
     if not re.fullmatch(r"\w[\w .-]*", split) or not (tree.root / "images" / split).is_dir():
@@ -119,7 +119,11 @@ def read_classes(tree: Tree) -> tuple[Names, Palette]:
             colour = bytes.fromhex(match[2]) if match[2] else [int(channel) for channel in match.groups()[2:]]
             palette[index] = (colour[0], colour[1], colour[2])
     faults = [f"{name!r} is named twice" for name in sorted({name for name in names if names.count(name) > 1})]
-    faults += [f"{name!r} has the colour {c}; its numbers go up to 255" for name, c in zip(names, palette, strict=True) if max(c) > 255]
+    faults += [
+        f"{name!r} has the colour {c}; its numbers go up to 255"
+        for name, c in zip(names, palette, strict=True)
+        if max(c) > 255
+    ]
     if faults:
         raise BadData(f"{path} must give every class a name of its own:", faults)
     return tuple(names), tuple(palette)
@@ -132,10 +136,13 @@ LAYOUTS: Mapping[str, Callable[[Path, str], Layout]] = MappingProxyType(
 # Where a dataset may lie below the folder that is named, and what is there of it whatever the split.
 _PLACES = {
     "ade20k": (("", "ADEChallengeData2016", "ade/ADEChallengeData2016", "ade20k/ADEChallengeData2016"), "annotations"),
-    "pascal_context": (("", "VOC2010", "VOCdevkit/VOC2010", "pcontext/VOCdevkit/VOC2010"), "ImageSets/SegmentationContext"),
+    "pascal_context": (
+        ("", "VOC2010", "VOCdevkit/VOC2010", "pcontext/VOCdevkit/VOC2010"),
+        "ImageSets/SegmentationContext",
+    ),
     "cityscapes": (("", "cityscapes"), "leftImg8bit"),
     "folder": (("",), "classes.txt"),
-}  # fmt: skip
+}
 
 
 def detect_dataset(root: str | os.PathLike[str]) -> str:
@@ -171,7 +178,9 @@ def _tree(root: Path, name: str, needed: str) -> Tree:
         "pascal_context": "convert the annotations with MMSegmentation's tools/dataset_converters/pascal_context.py",
         "folder": "write the classes to it, one a line in the order of the masks' values",
     }
-    raise BadData(f"{root} is no folder of {name}: it lacks {needed}; {steps.get(name, 'name the one it was unpacked to')}")
+    raise BadData(
+        f"{root} is no folder of {name}: it lacks {needed}; {steps.get(name, 'name the one it was unpacked to')}"
+    )
 
 
 def _part(split: str, parts: Mapping[str, str]) -> str:

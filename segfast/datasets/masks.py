@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segfast import png
 from segfast.datasets.base import IGNORE
 from segfast.errors import BadData
 from segfast.image import MAX_PIXELS
+from segfast.pictures import png
 
 # Cityscapes' labelIds of its 19 classes, in the order of their trainIds (cityscapesScripts, helpers/labels.py).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -33,7 +33,7 @@ def _one_based() -> NDArray[np.uint8]:
 
 def _cityscapes() -> NDArray[np.uint8]:
     """Cityscapes' labelIds: 19 of them are evaluated, the others are ignored."""
-    table = _INDEX.copy()                                               # what is no labelId stays out of range
+    table = _INDEX.copy()  # what is no labelId stays out of range
     table[: _CITYSCAPES_LAST_ID + 1] = IGNORE
     table[list(CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES_IDS))
     return table
@@ -57,7 +57,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # decoders raise nearly anything
         values, raw = _read_without_extras(path, error)
-    if raw in ("L;2", "L;4"):                                           # Pillow spreads grey of few bits over 0 … 255
+    if raw in ("L;2", "L;4"):  # Pillow spreads grey of few bits over 0 … 255
         values = values // (85 if raw == "L;2" else 17)
     if values.dtype != np.uint8 and values.max() > 255:
         raise BadData(f"{path} has the value {values.max()}; a class index, or {IGNORE} for none, is at most 255")
@@ -70,7 +70,9 @@ def _read(source: Path | IO[bytes], path: Path) -> tuple[NDArray[Any], Any]:
         if image.width * image.height > MAX_PIXELS:
             raise BadData(f"{path} has over {MAX_PIXELS >> 20} megapixels; cut it and its picture")
         if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-            raise BadData(f"{path} is in colour ({image.mode}), where a class index is wanted; save it as grey or palette PNG")
+            raise BadData(
+                f"{path} is in colour ({image.mode}), where a class index is wanted; save it as grey or palette PNG"
+            )
         raw = image.tile[0][3] if image.tile else ""
         return np.asarray(image), raw
 

@@ -88,13 +88,13 @@ def draw(seed: int, split: int, index: int) -> tuple[NDArray[np.uint8], NDArray[
     """A picture [128, 128, 3] and its labels [128, 128], both uint8."""
     random = np.random.default_rng((seed, split, index))
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + np.float32(0.5)
-    pixels = _ground(random, y, x)                                      # [128, 128, 3], 0 … 1
+    pixels = _ground(random, y, x)  # [128, 128, 3], 0 … 1
     labels = np.zeros((SIDE, SIDE), np.uint8)
     for _ in range(random.integers(1, 4)):
         label = int(random.integers(1, len(CLASSES)))
         outside = _distance(CLASSES[label], random, y, x)
         hue = HUES[label] + random.uniform(-SPREAD, SPREAD)
-        cover = np.clip(0.5 - outside, 0, 1)[..., None]                 # smooth across the outline
+        cover = np.clip(0.5 - outside, 0, 1)[..., None]  # smooth across the outline
         pixels += (_colour(hue, random.uniform(0.65, 1), random.uniform(0.6, 1)) - pixels) * cover
         labels[outside < 0] = label
         labels[np.abs(outside) < 0.5] = IGNORE
@@ -107,7 +107,9 @@ def _ground(random: np.random.Generator, y: Array, x: Array) -> Array:
     angle, length, phase = random.uniform(0, math.pi), random.uniform(6, 24), random.uniform(0, 2 * math.pi)
     step = 2 * math.pi / length
     wave = np.sin(x * (math.cos(angle) * step) + y * (math.sin(angle) * step) + phase)
-    dark, light = (_colour(random.uniform(), random.uniform(0, 0.3), random.uniform(low, low + 0.3)) for low in (0.25, 0.55))
+    dark, light = (
+        _colour(random.uniform(), random.uniform(0, 0.3), random.uniform(low, low + 0.3)) for low in (0.25, 0.55)
+    )
     share = (wave[..., None] + np.float32(1)) / np.float32(2)
     return light + (dark - light) * share
 

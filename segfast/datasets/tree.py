@@ -28,7 +28,9 @@ class Tree:
         """
         top = self.root / folder
         if top.is_dir() and not self._inside(top):
-            raise BadData(f"{top} leads to {top.resolve()}, out of {self.root}, and is not followed; move the folder there")
+            raise BadData(
+                f"{top} leads to {top.resolve()}, out of {self.root}, and is not followed; move the folder there"
+            )
         if not top.is_dir():
             raise BadData(f"there is no folder {top}; copy the whole dataset there, or name another folder")
         found: dict[str, str] = {}
@@ -38,7 +40,9 @@ class Tree:
                 continue
             key = stem[: len(stem) - len(ending)]
             if key in found:
-                self.stray.append(f"{path.relative_to(self.root)} and {found[key]} differ in their endings only; keep one")
+                self.stray.append(
+                    f"{path.relative_to(self.root)} and {found[key]} differ in their endings only; keep one"
+                )
             found.setdefault(key, path.relative_to(self.root).as_posix())
         return dict(sorted(found.items()))
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import forks
 from segfast.kernels.stopping import check
+from segfast.processes import forks
 from segfast.protocol import Size
 
 # From so many windows of an image, or images of a stream, getting ready for many is worth its time.
@@ -130,7 +130,7 @@ class _HostLane:
             return self._runtime.run(windows)
 
     def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
-        with forks.running():                                           # the first time loops are compiled
+        with forks.running():  # the first time loops are compiled
             result: NDArray[Any] = function(*args, **options)
         return result
 

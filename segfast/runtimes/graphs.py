@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segfast.runtimes.memory import out_of_memory
+from segfast.runtimes.gpu_memory import out_of_memory
 
 # Windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255 → their logits, on the current stream and without
 # waiting for it. What it does must depend on the shape alone, for a graph repeats it.
@@ -38,7 +38,7 @@ class Graph(NamedTuple):
     given: Tensor
     returned: Tensor
     graph: torch.cuda.CUDAGraph
-    network: Network                                                    # whose memory the graph reads and writes
+    network: Network  # whose memory the graph reads and writes
 
 
 class Graphs:
@@ -72,7 +72,7 @@ class Graphs:
         if key not in self._graphs and self._broken[key] < TRIES:
             network, given = self._network(), torch.zeros_like(like, device=self._stream.device)
             with launching:
-                network(given)                                          # kernels are compiled and loaded, plans are made
+                network(given)  # kernels are compiled and loaded, plans are made
                 self._stream.synchronize()
                 try:
                     self._graphs[key] = self._capture(network, given)
@@ -94,7 +94,7 @@ class Graphs:
 
     def _capture(self, network: Network, given: Tensor) -> Graph:
         """The calls of `torch.cuda.graph`, which would wait for the whole device first, and so break others' captures."""
-        torch.cuda.empty_cache()                                        # a graph's memory is apart from what is kept
+        torch.cuda.empty_cache()  # a graph's memory is apart from what is kept
         graph = torch.cuda.CUDAGraph()
         try:
             with no_collection():
@@ -119,7 +119,7 @@ class Graphs:
             index = self._stream.device.index
             torch._C._cuda_endAllocateToPool(index, self._memory)
             torch._C._cuda_releasePool(index, self._memory)
-        except RuntimeError:                                            # it has forgotten
+        except RuntimeError:  # it has forgotten
             pass
 
 

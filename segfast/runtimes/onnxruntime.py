@@ -7,10 +7,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segfast import forks, optional, origin
-from segfast.artifact import Artifact
+from segfast.artifacts.onnx import Artifact
+from segfast.dependencies import imports, installation
 from segfast.errors import BadModel, MissingRuntime
 from segfast.kernels import quota
+from segfast.processes import forks
 from segfast.runtimes import HostRuntime, to_bytes
 
 
@@ -26,7 +27,7 @@ class ONNXRuntime(HostRuntime):
         self.batch = 1 if device == "cpu" else 8
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is None and quota.cpus() < (os.cpu_count() or 1):    # by default it would take the whole machine's
+        if threads is None and quota.cpus() < (os.cpu_count() or 1):  # by default it would take the whole machine's
             threads = quota.cpus()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -38,7 +39,7 @@ class ONNXRuntime(HostRuntime):
             with forks.running():
                 self._session = onnxruntime.InferenceSession(artifact.path, options, providers)
         except Exception as error:  # its exceptions share no public base
-            reason = optional.brief(error)
+            reason = imports.brief(error)
             if device != "cpu":
                 raise MissingRuntime(f"ONNX Runtime cannot use {device} ({reason}); {_cuda_remedy()}") from error
             raise BadModel(f"ONNX Runtime cannot run {artifact.path} ({reason}); export it again") from error
@@ -63,7 +64,7 @@ _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 def _cuda_remedy() -> str:
-    return f"to bring what it needs, {origin.install('gpu')}; device='cpu' runs on the CPU"
+    return f"to bring what it needs, {installation.install('gpu')}; device='cpu' runs on the CPU"
 
 
 def _library(package: str) -> Any:
@@ -75,7 +76,7 @@ def _library(package: str) -> Any:
     told = os.environ.get(_TELEMETRY)
     os.environ[_TELEMETRY] = "1" if told is None else told
     try:
-        return optional.load("onnxruntime", "ONNX Runtime", package)
+        return imports.load("onnxruntime", "ONNX Runtime", package)
     finally:
         if told is None:
             del os.environ[_TELEMETRY]

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import forks, optional
-from segfast.artifact import Artifact
+from segfast.artifacts.onnx import Artifact
+from segfast.dependencies import imports
 from segfast.errors import BadModel, MissingRuntime
 from segfast.kernels import quota, upsample_argmax
-from segfast.runtimes import HostRuntime, rows, to_bytes
-from segfast.runtimes.blobs import Kept
+from segfast.processes import forks
+from segfast.runtimes import HostRuntime, openvino_split, to_bytes
+from segfast.runtimes.openvino_cache import Kept
 
 # OpenVINO makes the process's locale C while it reads or writes a model, and then brings back what it found: two at
 # once would leave C behind, and with it ASCII as the encoding of files.
@@ -40,19 +41,19 @@ class OpenVINORuntime(HostRuntime):
 
     def __init__(self, artifact: Artifact, threads: int | None):
         tolerate_no_home()
-        openvino = optional.load("openvino", "OpenVINO", "openvino")
+        openvino = imports.load("openvino", "OpenVINO", "openvino")
         try:
             self._core = openvino.Core()
             capable = load_plugin(self._core)
         except Exception as error:  # of an installation in pieces, anything
-            raise MissingRuntime(optional.broken("OpenVINO", "openvino", error)) from error
+            raise MissingRuntime(imports.broken("OpenVINO", "openvino", error)) from error
         self._version = str(getattr(openvino, "__version__", ""))
         self._artifact, self._threads = artifact, threads or quota.cpus()
         self.notes: list[str] = []
         self._choose(capable, threads)
         with ThreadPoolExecutor(2, "segfast-load") as pool:
             if artifact.output == "logits":
-                pool.submit(_load_kernels)                              # a failure of it is said at the first image
+                pool.submit(_load_kernels)  # a failure of it is said at the first image
             self._load(pool)
         self._compiling = threading.Lock()
         self._local = threading.local()
@@ -111,15 +112,15 @@ class OpenVINORuntime(HostRuntime):
         with self._errors():
             model = self._model.clone()
             model.reshape({0: [batch, *self._artifact.size, 3]})
-            if self.precision == "bf16" and self._threads <= rows.THREADS:
-                rows.split_rows(model)
+            if self.precision == "bf16" and self._threads <= openvino_split.THREADS:
+                openvino_split.split_rows(model)
             return model
 
     def _compile(self, model: Any, kept: Kept) -> Any:
         with forks.running(), _one_at_a_time, kept.lent() as folder:
             network = None
             if folder is not None:
-                with suppress(RuntimeError):                            # whatever the cache has to do with it
+                with suppress(RuntimeError):  # whatever the cache has to do with it
                     network = self._core.compile_model(model, "CPU", self._options | {"CACHE_DIR": str(folder)})
             if network is None:
                 with self._errors():
@@ -141,7 +142,7 @@ def tolerate_no_home() -> None:
     try:
         Path.home()
     except RuntimeError:
-        modules: dict[str, Any] = sys.modules                           # None: not to be found, which OpenVINO is ready for
+        modules: dict[str, Any] = sys.modules  # None: not to be found, which OpenVINO is ready for
         modules.setdefault("openvino_telemetry", None)
 
 

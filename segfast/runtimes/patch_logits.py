@@ -61,4 +61,4 @@ class PatchLogits:
 
     def _attention(self, size: tuple[int, ...]) -> AbstractContextManager[Any]:
         rare = self._free and size != self.model.config.protocol.window
-        return sdpa_kernel(_PLANLESS) if rare else nullcontext()        # of the whole process: launches are held apart
+        return sdpa_kernel(_PLANLESS) if rare else nullcontext()  # of the whole process: launches are held apart

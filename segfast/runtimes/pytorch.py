@@ -13,19 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segfast import forks, kernels, optional
-from segfast.ambient import true_products
+from segfast import kernels
+from segfast.dependencies import imports
+from segfast.dependencies.packages import TRITON
 from segfast.errors import BadOption, MissingRuntime, NotSupported
 from segfast.kernels import attention_table
 from segfast.kernels.attend import cudnn_is_right
 from segfast.kernels.quota import cut
 from segfast.model import Segmenter
-from segfast.packages import TRITON
+from segfast.processes import forks
+from segfast.processes.torch_state import true_products
 from segfast.protocol import Size
 from segfast.runtimes import HostRuntime, Lane
-from segfast.runtimes.device import GROUP, Lanes, largest_batch
+from segfast.runtimes.gpu_memory import REMEDY, out_of_memory
 from segfast.runtimes.graphs import launching
-from segfast.runtimes.memory import REMEDY, out_of_memory
+from segfast.runtimes.lanes import GROUP, Lanes, largest_batch
 from segfast.runtimes.patch_logits import PatchLogits
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -52,7 +54,7 @@ class PyTorchRuntime(HostRuntime):
     """
 
     name = "PyTorch"
-    batch = 1                                                           # of a CPU
+    batch = 1  # of a CPU
 
     def __init__(
         self,
@@ -68,7 +70,9 @@ class PyTorchRuntime(HostRuntime):
         self._threads = threads
         protocol = model.config.protocol
         if attention == "cudnn" and protocol.small_windows and not cudnn_is_right(1):
-            raise BadOption("attention='cudnn' is wrong for images of some sizes in this cuDNN; leave it out, or use 'flash'")
+            raise BadOption(
+                "attention='cudnn' is wrong for images of some sizes in this cuDNN; leave it out, or use 'flash'"
+            )
         try:
             with forks.running():
                 self.precision = forks.with_threads(self._load, model, precision, attention)
@@ -79,11 +83,11 @@ class PyTorchRuntime(HostRuntime):
         self._may_compile = attention == "triton" or (attention is None and bool(attention_table.ROWS))
         self._lanes: Lanes | None = None
         if device != "cpu":
-            torch.cuda.current_stream(device).synchronize()             # the lanes' streams wait for no other
+            torch.cuda.current_stream(device).synchronize()  # the lanes' streams wait for no other
             h, w = (-(-side // model.config.patch) for side in protocol.window)
-            network = self.logits                                       # the lanes must not hold the runtime
+            network = self.logits  # the lanes must not hold the runtime
             self._lanes = Lanes(lambda: network, device, protocol.window, largest_batch(h * w))
-            with launching:                                             # while no attention is pinned
+            with launching:  # while no attention is pinned
                 self._notes.insert(0, f"attention by {self.logits.named_attention(attention)}")
         elif attention is not None:
             self._notes.append(f"attention by {attention}")
@@ -142,8 +146,8 @@ class PyTorchRuntime(HostRuntime):
             own.set_attention(kernels.attention_backend(attention))
         self.logits = PatchLogits(own, free=attention is None)
         if self.device == "cpu" and self.precision == "fp32" and attention is None:
-            return self.precision                                       # nothing that could fail: a quick start
-        with launching if self.device != "cpu" else nullcontext():      # a pinned attention is the whole process's
+            return self.precision  # nothing that could fail: a quick start
+        with launching if self.device != "cpu" else nullcontext():  # a pinned attention is the whole process's
             finite = self._try(attention)
         if finite or self.precision != "fp16":
             return self.precision
@@ -164,7 +168,7 @@ class PyTorchRuntime(HostRuntime):
         except (RuntimeError, ValueError, TypeError) as error:
             if attention is None or out_of_memory(error):
                 raise
-            reason = optional.brief(error)
+            reason = imports.brief(error)
             raise BadOption(
                 f"attention={attention!r} cannot run this model in {self.precision} on {self.device} ({reason}); "
                 "leave it out, or use another"

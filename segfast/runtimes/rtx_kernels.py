@@ -37,7 +37,7 @@ class Kernels:
     def __init__(self, configured: Any, plan: Path, digest: str, note: Callable[[str], None]):
         self._path, self._digest, self._note = kernels_file(plan), digest, note
         self._cache = configured.create_runtime_cache()
-        self._kept = b""                                                # what the file says
+        self._kept = b""  # what the file says
         self._failed, self._saving = False, threading.Lock()
         self._take()
         if not configured.set_runtime_cache(self._cache):
@@ -48,7 +48,7 @@ class Kernels:
         if self._failed or not self._saving.acquire(blocking=False):
             return
         try:
-            with launching:                                             # nothing is compiled meanwhile
+            with launching:  # nothing is compiled meanwhile
                 content = bytes(memoryview(self._cache.serialize()))
             if content != self._kept:
                 self._write(content)

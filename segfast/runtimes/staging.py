@@ -25,7 +25,7 @@ class Staging:
     def fill(self, windows: Sequence[NDArray[Any]], batch: int) -> None:
         """Windows [H, W, 3] side by side in the first places of [batch, H, W, 3]; the others are black."""
         if self._copied is not None:
-            self._copied.synchronize()                                  # the last copy has been read
+            self._copied.synchronize()  # the last copy has been read
         dtype = DTYPES[windows[0].dtype.type]
         shape = batch, *windows[0].shape
         need = int(np.prod(shape)) * dtype.itemsize

@@ -9,19 +9,21 @@ from pathlib import Path
 
 import torch
 
-from segfast import classes, devices, nvidia, origin
-from segfast.artifact import Artifact
+from segfast import classes
+from segfast.artifacts.golden import photo
+from segfast.artifacts.onnx import Artifact
+from segfast.artifacts.plan import Plan, mark, read_plan, sidecar
+from segfast.artifacts.verdict import Verdict, judge
 from segfast.config import Config
+from segfast.dependencies import installation
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, MissingRuntime, NotSupported
-from segfast.plan import Plan, mark, read_plan, sidecar
-from segfast.probe import photo
+from segfast.machine import devices, nvidia
 from segfast.protocol import Protocol, Size
 from segfast.runtimes import Lane
-from segfast.runtimes.device import GROUP, Lanes
-from segfast.runtimes.memory import REMEDY, out_of_memory
+from segfast.runtimes.gpu_memory import REMEDY, out_of_memory
+from segfast.runtimes.lanes import GROUP, Lanes
 from segfast.runtimes.rtx_kernels import Kernels
 from segfast.runtimes.tensorrt_calls import Network, Program
-from segfast.verdict import Verdict, judge
 
 # The first bytes of a plan of TensorRT-RTX; those of TensorRT differ with its options.
 _RTX_MAGIC = b"vtrt"
@@ -94,7 +96,7 @@ class TensorRTRuntime:
 
     def verdict(self, plan: Plan) -> Verdict:
         """Run the plan on its probe's photo, and judge it."""
-        with self._lanes.lane() as lane:                                # the plan may not be published yet
+        with self._lanes.lane() as lane:  # the plan may not be published yet
             given = lane.run([photo(self.artifact.size)])
         return judge(plan, self._program.layers(), lane.fetch(lambda: given))
 
@@ -117,7 +119,13 @@ class TensorRTRuntime:
         program = self._program
         given, returned = program.shape(program.given), program.shape(program.returned)
         labels = len(returned) == 3
-        if len(given) != 4 or given[3] != 3 or min(given[1:3]) < 1 or len(returned) not in (3, 4) or min(returned[1:]) < 1:
+        if (
+            len(given) != 4
+            or given[3] != 3
+            or min(given[1:3]) < 1
+            or len(returned) not in (3, 4)
+            or min(returned[1:]) < 1
+        ):
             raise BadModel(f"{path} maps {given} to {returned}, which no Segmenter does; {_REMEDY}")
         size = given[1], given[2]
         count = (256 if program.dtype(program.returned) == torch.uint8 else 65536) if labels else returned[1]
@@ -125,9 +133,18 @@ class TensorRTRuntime:
         patch = 1 if labels else -(-size[0] // returned[2])
         # The network is compiled: of its architecture only the patch still matters.
         config = Config(
-            name="unknown", patch=patch, width=1, depth=1, heads=1, decoder="linear", num_classes=count, image_size=size,
-            protocol=Protocol((0.5,) * 3, (0.5,) * 3, window=size, stride=size), classes=names, palette=palette,
-        ).check()  # fmt: skip
+            name="unknown",
+            patch=patch,
+            width=1,
+            depth=1,
+            heads=1,
+            decoder="linear",
+            num_classes=count,
+            image_size=size,
+            protocol=Protocol((0.5,) * 3, (0.5,) * 3, window=size, stride=size),
+            classes=names,
+            palette=palette,
+        ).check()
         self.note("no sidecar: classes are numbered, and nothing was checked")
         precision = "fp16" if program.dtype(program.returned) == torch.float16 else "unknown precision"
         return Artifact(path, config, size, precision, "labels" if labels else "logits")
@@ -160,7 +177,7 @@ def open_engine(path: Path, device: str, trusted: bool) -> TensorRTRuntime:
     if plan is not None:
         plan.check_host(nvidia.load(plan.options.engine).__version__, capability)
     if not torch.cuda.is_available():
-        raise MissingRuntime(f"this PyTorch has no CUDA, which an engine's tensors need; {origin.install('gpu')}")
+        raise MissingRuntime(f"this PyTorch has no CUDA, which an engine's tensors need; {installation.install('gpu')}")
     runtime = TensorRTRuntime(plan, path, content, device)
     if plan is not None and not plan.verified:
         _verify(runtime, plan)

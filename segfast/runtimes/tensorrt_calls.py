@@ -12,8 +12,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from segfast import nvidia
-from segfast.nvidia import KINDS
+from segfast.machine import nvidia
+from segfast.machine.nvidia import KINDS
 from segfast.runtimes.rtx_kernels import Kernels
 
 if TYPE_CHECKING:
@@ -109,15 +109,20 @@ class Program:
     def dtype(self, name: str) -> torch.dtype | None:
         """Of a tensor; None for what no Segmenter has."""
         kinds = self.library.DataType
-        known = {kinds.UINT8: torch.uint8, kinds.HALF: torch.float16, kinds.FLOAT: torch.float32, kinds.INT32: torch.int32}
+        known = {
+            kinds.UINT8: torch.uint8,
+            kinds.HALF: torch.float16,
+            kinds.FLOAT: torch.float32,
+            kinds.INT32: torch.int32,
+        }
         return known.get(self.engine.get_tensor_dtype(name))
 
     def layers(self) -> str:
         """What the engine's inspector tells of its layers, as JSON."""
         with torch.cuda.device(self.device):
-            context = self.context(self.smallest)                       # its shapes make the types known
+            context = self.context(self.smallest)  # its shapes make the types known
             inspector = self.engine.create_engine_inspector()
-            inspector.execution_context = context                       # which it does not hold
+            inspector.execution_context = context  # which it does not hold
             return inspector.get_engine_information(self.library.LayerInformationFormat.JSON)
 
     def failure(self, what: str) -> str:

@@ -1,0 +1,1 @@
+"""Weights from files and by name, of ours, the original code, MMSegmentation and timm."""

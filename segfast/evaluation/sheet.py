@@ -1,0 +1,131 @@
+"""A sheet of an evaluation's worst and best pictures: image, truth, prediction and error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from segfast.datasets.base import IGNORE, Dataset
+from segfast.errors import BadOption
+from segfast.evaluation.report import Report, Sample
+from segfast.pictures.text import drawable, legend_name
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.unsignedinteger[Any]]
+
+PANELS = ("image", "truth", "prediction", "error")
+WIDTH, TALLEST = 360, 540  # a panel's sides at most, in pixels
+GAP = 10
+TEXT, SMALL = 17, 15  # heights of letters, in pixels
+INK, PALE, PAPER = (30, 30, 30), (110, 110, 110), (255, 255, 255)
+IGNORED, WRONG = (0, 0, 0), (235, 30, 45)
+
+
+def draw(report: Report, dataset: Dataset) -> Image.Image:
+    """The pictures whose predictions the report keeps, worst first, a row each, above a legend.
+
+    In the truth and the prediction every class has its colour of the dataset's palette, and what the truth
+    ignores is black. In the error the wrong pixels are red, the right ones grey.
+
+    Raises:
+        BadOption: the report keeps no prediction.
+    """
+    if not report.kept:
+        raise BadOption("there is no picture to show; evaluate with keep=3, on pictures whose truth is not all ignored")
+    samples = {sample.index: sample for sample in report.samples}
+    rows, present = [], set[int]()
+    for place, (index, labels) in enumerate(report.kept.items()):
+        truth = dataset.labels(index)
+        present |= set(np.unique(truth).tolist()) | set(np.unique(labels).tolist())
+        panels = panels_of(dataset.image(index), truth, labels, dataset.palette)
+        rows.append(_row(_title(samples[index], place, len(report.kept)), panels))
+    width = rows[0].width
+    parts = [_head(report, width), *rows, _legend(dataset, sorted(present), width)]
+    sheet = Image.new("RGB", (width, sum(part.height for part in parts)), PAPER)
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+def panels_of(
+    image: Pixels, truth: Labels, predicted: Labels, palette: tuple[tuple[int, int, int], ...]
+) -> list[Pixels]:
+    """Image, truth, prediction and error of a picture, uint8 [H, W, 3] each."""
+    ignored = truth == IGNORE
+    colours = np.full((256, 3), IGNORED, np.uint8)
+    colours[: len(palette)] = palette
+    grey = (image.mean(2, keepdims=True) * 0.6 + 90).repeat(3, 2).astype(np.uint8)
+    error = np.where((truth != predicted)[..., None], np.array(WRONG, np.uint8), grey)
+    error[ignored] = IGNORED
+    return [image, colours[truth], colours[predicted], error]
+
+
+def _title(sample: Sample, place: int, count: int) -> str:
+    worst = (count + 1) // 2
+    rank = f"worst {place + 1}" if place < worst else f"best {count - place}"
+    return f"{rank}:  {sample.key}   mIoU {100 * (sample.miou or 0):.1f}   pixel accuracy {100 * (sample.accuracy or 0):.1f}"
+
+
+def _row(title: str, panels: list[Pixels]) -> Image.Image:
+    H, W = panels[0].shape[:2]
+    scale = min(WIDTH / W, TALLEST / H)
+    width, height, top = max(1, round(scale * W)), max(1, round(scale * H)), TEXT + GAP
+    row = Image.new("RGB", (len(panels) * (WIDTH + GAP) + GAP, top + height + 2 * GAP), PAPER)
+    _write(row, (GAP, 0), title, TEXT, INK)
+    for place, panel in enumerate(panels):
+        # Averaging is for the photograph; classes have no mean.
+        way = Image.Resampling.NEAREST if place else Image.Resampling.BICUBIC
+        row.paste(Image.fromarray(panel).resize((width, height), way), (GAP + place * (WIDTH + GAP), top))
+    return row
+
+
+def _head(report: Report, width: int) -> Image.Image:
+    """What was evaluated, the scores, and the panels' names."""
+    head = Image.new("RGB", (width, 3 * (TEXT + GAP) + GAP), PAPER)
+    views = "12 views" if report.multiscale else "single scale"
+    total = f"mIoU {100 * (report.miou or 0):.2f}   pixel accuracy {100 * (report.pixel_accuracy or 0):.2f}"
+    what = f"{report.dataset} {report.split}, {len(report.samples)} pictures, {views}:   {total}"
+    _write(head, (GAP, GAP), what, TEXT, INK)
+    _write(head, (GAP, TEXT + 2 * GAP), report.engine, SMALL, PALE)
+    for place, name in enumerate(PANELS):
+        _write(head, (GAP + place * (WIDTH + GAP), 2 * (TEXT + GAP) + GAP), name, SMALL, PALE)
+    return head
+
+
+def _legend(dataset: Dataset, present: list[int], width: int) -> Image.Image:
+    """A swatch and the name of every class that is to be seen, in lines."""
+    entries = [
+        (*legend_name(dataset.classes[label], label, SMALL), dataset.palette[label])
+        for label in present
+        if label != IGNORE
+    ]
+    entries += [(*drawable("ignored", SMALL), IGNORED)] if IGNORE in present else []
+    entries.append((*drawable("wrong", SMALL), WRONG))
+    places, left, line = [], GAP, 0
+    for name, font, _ in entries:
+        room = SMALL + 6 + int(font.getlength(name)) + 2 * GAP
+        if left > GAP and left + room > width:
+            left, line = GAP, line + 1
+        places.append((left, line * (SMALL + GAP)))
+        left += room
+    legend = Image.new("RGB", (width, (line + 1) * (SMALL + GAP) + GAP), PAPER)
+    pen = ImageDraw.Draw(legend)
+    for (name, font, colour), (x, y) in zip(entries, places, strict=True):
+        pen.rectangle((x, y, x + SMALL, y + SMALL), fill=colour, outline=PALE)
+        pen.text((x + SMALL + 6, y + SMALL / 2), name, fill=INK, font=font, anchor="lm")
+    return legend
+
+
+def _write(canvas: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int]) -> None:
+    """One line of text, cut where it would leave the canvas. Pillow's own font has no multiplication sign."""
+    (text, font), room = drawable(text.replace("×", "x"), size), canvas.width - place[0] - GAP
+    if font.getlength(text) > room:
+        while text and font.getlength(text + "...") > room:
+            text = text[:-1]
+        text += "..."
+    ImageDraw.Draw(canvas).text(place, text, fill=colour, font=font)

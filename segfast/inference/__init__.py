@@ -1,0 +1,1 @@
+"""What an Engine does with a request, beside the network: stages, limits, scores."""

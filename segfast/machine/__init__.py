@@ -1,0 +1,1 @@
+"""What this machine is: its CPU, memory and GPUs, told without starting CUDA."""

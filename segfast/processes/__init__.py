@@ -1,0 +1,1 @@
+"""The process around an Engine: forks, other processes, PyTorch's global state."""
