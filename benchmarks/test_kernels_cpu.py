@@ -132,14 +132,14 @@ def test_upsample_argmax(benchmark, record, make, shape, size, least):
 @pytest.mark.parametrize("stride", [512, 480])
 @pytest.mark.parametrize("K", [150, 19])
 def test_merge_windows(benchmark, record, K, stride):
-    anchors, window = Protocol((0, 0, 0), (1, 1, 1), (512, 512), (stride, stride)).windows(PHOTO)
-    x = smooth(len(anchors), K, 32, 32)
-    view = Windows(x, anchors, window, window, PHOTO)
+    origins, window = Protocol((0, 0, 0), (1, 1, 1), (512, 512), (stride, stride)).windows(PHOTO)
+    x = smooth(len(origins), K, 32, 32)
+    view = Windows(x, origins, window, window, PHOTO)
     tensor = torch.from_numpy(x)
 
     def scores():
         total, count = torch.zeros(K, *PHOTO), torch.zeros(1, *PHOTO)
-        for logits, (top, left) in zip(tensor, anchors, strict=True):
+        for logits, (top, left) in zip(tensor, origins, strict=True):
             spot = (slice(None), slice(top, top + window[0]), slice(left, left + window[1]))
             total[spot] += torch.nn.functional.interpolate(logits[None], size=window, mode="bilinear")[0]
             count[spot] += 1
@@ -155,14 +155,14 @@ def test_merge_windows(benchmark, record, K, stride):
     compare(
         benchmark,
         record,
-        f"merge_windows {len(anchors)}×{K}×32×32 → {PHOTO[0]}×{PHOTO[1]}, stride {stride}",
+        f"merge_windows {len(origins)}×{K}×32×32 → {PHOTO[0]}×{PHOTO[1]}, stride {stride}",
         merged,
         lambda: scores().argmax(0),
         lambda found, _: same(found, scores()),
         rounds=4,
         least=50,
         logits="smooth",
-        windows=len(anchors),
+        windows=len(origins),
         K=K,
         stride=stride,
         size=PHOTO,
@@ -175,14 +175,14 @@ def test_merge_windows(benchmark, record, K, stride):
 def test_several_views(benchmark, record):
     """A photo and its mirror image: no class may be dropped from a softmax, so this is arithmetic, not pruning."""
     size = (512, 683)
-    anchors, window = Protocol((0, 0, 0), (1, 1, 1), (512, 512), (512, 512)).windows(size)
-    x = smooth(len(anchors), 150, 32, 32)
-    views = [Windows(x, anchors, window, window, size, mirrored) for mirrored in (False, True)]
+    origins, window = Protocol((0, 0, 0), (1, 1, 1), (512, 512), (512, 512)).windows(size)
+    x = smooth(len(origins), 150, 32, 32)
+    views = [Windows(x, origins, window, window, size, mirrored) for mirrored in (False, True)]
     tensor = torch.from_numpy(x)
 
     def scores():
         total, count = torch.zeros(150, *size), torch.zeros(1, *size)
-        for logits, (top, left) in zip(tensor, anchors, strict=True):
+        for logits, (top, left) in zip(tensor, origins, strict=True):
             spot = (slice(None), slice(top, top + window[0]), slice(left, left + window[1]))
             total[spot] += torch.nn.functional.interpolate(logits[None], size=window, mode="bilinear")[0]
             count[spot] += 1
@@ -191,7 +191,7 @@ def test_several_views(benchmark, record):
     compare(
         benchmark,
         record,
-        f"merge_windows 2 views of {len(anchors)}×150×32×32 → {size[0]}×{size[1]}",
+        f"merge_windows 2 views of {len(origins)}×150×32×32 → {size[0]}×{size[1]}",
         lambda: merge_windows(views, size, threads=THREADS),
         lambda: scores().argmax(0),
         lambda found, _: same(found, scores()),

@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    from segfast.dependencies.needs import need
+    from segfast.dependencies.imports import need
 
     if _HOMES[name] == "onnx_file":
         need("export", "torch", "onnx", "onnxscript", "onnxruntime")

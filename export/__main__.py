@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from segfast import cli, files
 from segfast.artifacts.onnx import read_artifact
 from segfast.config import check_size
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
+from segfast.dependencies.tensorrt import COMPILERS
 from segfast.errors import BadOption
 from segfast.export import engine_command
-from segfast.machine.nvidia import KINDS
 from segfast.protocol import Size
 from segfast.variants import variant
 
@@ -55,14 +55,14 @@ def main() -> int:
     if config.random_weights:
         print("random weights: for timing only, the labels mean nothing (--weights takes trained ones)")
     path = folder / file_name(config.name, size, options.precision, options.output)
-    if choice.engine is not None:
-        replaced(folder / engine_name(path, choice.engine), config, options.force)  # said before any work
+    if choice.compiler is not None:
+        replaced(folder / engine_name(path, choice.compiler), config, options.force)  # said before any work
     given = {name: getattr(options, name) for name in ("precision", "output", "opset", "force")}
     print(export_onnx(model, path, size=size, **given))
-    if choice.engine is not None:
+    if choice.compiler is not None:
         report = engine_command.build(choice, path, folder, options)
         print(report)
-        path = report.plan.path if report.verdict is not None else path
+        path = report.plan.path if report.verification is not None else path
     elif choice.why is not None:
         print(f"no engine was built: {choice.why}")
     print(f"next: python -m segfast.segment {path} PHOTO -o out")
@@ -90,8 +90,8 @@ def _parse() -> argparse.Namespace:
         parser.error("name a --model, --weights, or both")
     if options.onnx is not None and named:
         parser.error(f"--onnx names a file that is exported already; leave --{named[0]} out")
-    if options.onnx is not None and options.engine not in KINDS:
-        parser.error(f"--onnx is for building an engine; add --engine {' or '.join(KINDS)}")
+    if options.onnx is not None and options.engine not in COMPILERS:
+        parser.error(f"--onnx is for building an engine; add --engine {' or '.join(COMPILERS)}")
     return options
 
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from segfast import progress
-from segfast.artifacts.inspection import Nodes
-from segfast.artifacts.plan import Options
+from segfast.artifacts.plan import Nodes, Options
+from segfast.dependencies import tensorrt as trt
+from segfast.dependencies.tensorrt import COMPILERS, Library
 from segfast.errors import ExportFailed
 from segfast.export import targets
-from segfast.machine import nvidia
-from segfast.machine.nvidia import KINDS, Library
 from segfast.protocol import Size
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def build_plan(
         BadOption: it does not know a target.
         ExportFailed: it refuses the network.
     """
-    library = nvidia.load(options.engine)
+    library = trt.load(options.compiler)
     stop = threading.Event()
 
     def work() -> Built:
@@ -90,8 +89,8 @@ def _interruptible(work: Callable[[], T], stop: threading.Event) -> T:
 def _build(
     library: Library, onnx: bytes, size: Size, options: Options, timings: bytes | None, stop: threading.Event
 ) -> Built:
-    title = f"{KINDS[options.engine].title} {library.__version__}"
-    heard = nvidia.listen(library)
+    title = f"{COMPILERS[options.compiler].title} {library.__version__}"
+    heard = trt.listen(library)
     builder = library.Builder(heard.log)
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = _parse(library, network, heard, onnx, title)  # owns the weights until the plan is there
@@ -101,7 +100,7 @@ def _build(
     profile.set_shape(network.get_input(0).name, *shapes)
     config.add_optimization_profile(profile)
     _configure(library, config, options)
-    cache, notes = _take_timings(config, timings) if options.engine == "tensorrt" else (None, ())
+    cache, notes = _take_timings(config, timings) if options.compiler == "tensorrt" else (None, ())
     with _Bar(title) as bar:
         monitor = _monitor(library, bar, stop)  # the config need not hold it, nor the cache
         config.progress_monitor = monitor
@@ -115,7 +114,7 @@ def _build(
 
 
 def _parse(
-    library: Library, network: tensorrt.INetworkDefinition, heard: nvidia.Listener, onnx: bytes, title: str
+    library: Library, network: tensorrt.INetworkDefinition, heard: trt.Listener, onnx: bytes, title: str
 ) -> tensorrt.OnnxParser:
     parser = library.OnnxParser(network, heard.log)
     if not parser.parse(onnx):
@@ -134,7 +133,7 @@ def _configure(library: Library, config: tensorrt.IBuilderConfig, options: Optio
     config.clear_flag(library.BuilderFlag.TF32)
     if options.workspace is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace << 20)
-    if options.engine == "rtx":
+    if options.compiler == "rtx":
         targets.configure(config, options.targets)
         return
     levels = library.HardwareCompatibilityLevel

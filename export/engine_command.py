@@ -9,10 +9,10 @@ from pathlib import Path
 
 from segfast import cli
 from segfast.artifacts.plan import HARDWARE, LEVELS, Options
+from segfast.dependencies.tensorrt import COMPILERS
 from segfast.errors import BadOption, MissingRuntime
 from segfast.export.engine_file import EngineReport, build_engine, check_engine, engine_name
 from segfast.machine import devices
-from segfast.machine.nvidia import KINDS
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Choice:
     """What will be built beside the `.onnx` file.
 
     Attributes:
-        engine: `tensorrt`, `rtx`, or None.
+        compiler: `tensorrt`, `rtx`, or None.
         why: nothing will be, though it was not declined.
     """
 
-    engine: str | None
+    compiler: str | None
     why: str | None = None
 
 
@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engines for NVIDIA GPUs")
     group.add_argument(
         "--engine",
-        choices=(*KINDS, "none"),
+        choices=(*COMPILERS, "none"),
         help="tensorrt: for the GPU here; rtx: for RTX GPUs, built on any machine (default: tensorrt, if it is here)",
     )
     group.add_argument("--target", metavar="SM,…", help="of rtx, such as sm89,sm120 (default: the GPU here)")
@@ -55,7 +55,7 @@ def choose(options: argparse.Namespace, precision: str) -> Choice:
         MissingRuntime: what `--engine` demands is not here.
     """
     _options(options)
-    if options.engine in KINDS:
+    if options.engine in COMPILERS:
         check_engine(options.engine, options.target, precision)
         return Choice(options.engine)
     if options.target is not None:
@@ -75,11 +75,11 @@ def choose(options: argparse.Namespace, precision: str) -> Choice:
 
 def build(choice: Choice, onnx: Path, folder: Path, options: argparse.Namespace) -> EngineReport:
     """Build what was chosen."""
-    assert choice.engine is not None
+    assert choice.compiler is not None
     return build_engine(
         onnx,
-        folder / engine_name(onnx, choice.engine),
-        engine=choice.engine,
+        folder / engine_name(onnx, choice.compiler),
+        compiler=choice.compiler,
         targets=options.target,
         batch=options.batch,
         workspace=options.workspace,

@@ -16,19 +16,21 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segfast import files
-from segfast.artifacts.golden import Probe, photo
+from segfast.artifacts.golden import Golden, photo
 from segfast.artifacts.onnx import Artifact, read_artifact
-from segfast.artifacts.plan import Options, Plan, publish, read_plan
-from segfast.artifacts.verdict import Verdict
+from segfast.artifacts.plan import Options, Plan
+from segfast.artifacts.sidecar import publish, read_plan
+from segfast.artifacts.verification import Verification
 from segfast.checkpoints import download
 from segfast.dependencies import installation
-from segfast.dependencies.needs import need
+from segfast.dependencies import tensorrt as trt
+from segfast.dependencies.imports import need
+from segfast.dependencies.tensorrt import COMPILERS
 from segfast.errors import BadModel, BadOption, CannotWrite, ExportFailed, MissingRuntime, SegfastError
 from segfast.export.builder import Built, build_plan
 from segfast.export.replacing import replaced
 from segfast.export.targets import check_targets
 from segfast.machine import devices, nvidia
-from segfast.machine.nvidia import KINDS
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class EngineReport:
         bytes: of the plan.
         seconds: that the compiler took.
         reused: the file was there already, built from the same `.onnx` file in the same way.
-        verdict: of its first run; None where no GPU here runs it.
+        verification: of its first run; None where no GPU here runs it.
         notes: what was not as asked, or was replaced.
     """
 
@@ -48,19 +50,19 @@ class EngineReport:
     bytes: int
     seconds: float
     reused: bool
-    verdict: Verdict | None
+    verification: Verification | None
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
         plan, options = self.plan, self.plan.options
-        how = f"{KINDS[options.engine].title} {plan.version} for {', '.join(options.targets)}"
+        how = f"{COMPILERS[options.compiler].title} {plan.version} for {', '.join(options.targets)}"
         batch = f"batch {options.batch[0]} to {options.batch[2]}, best at {options.batch[1]}"
         if self.reused:
             lines = [f"{plan.path} is up to date ({how}, {batch}); delete it to build it anew"]
         else:
             lines = [f"wrote {plan.path} ({self.bytes / 1e6:.1f} MB, built in {self.seconds:.1f} s by {how}; {batch})"]
-        if self.verdict is not None:
-            lines.append(str(self.verdict))
+        if self.verification is not None:
+            lines.append(str(self.verification))
         elif not plan.verified:
             lines.append(
                 "not verified: no GPU and PyTorch here run it; the first Engine that opens it on a GPU does that"
@@ -72,7 +74,7 @@ def build_engine(
     onnx: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
-    engine: str = "tensorrt",
+    compiler: str = "tensorrt",
     targets: str | Sequence[str] | None = None,
     batch: tuple[int, int, int] = Options.batch,
     workspace: int | None = Options.workspace,
@@ -90,7 +92,7 @@ def build_engine(
 
     Args:
         path: of the plan, `*.engine`; its sidecar is `*.engine.json`.
-        engine: `tensorrt`, for the GPU that is there, or `rtx`, for `targets`, on any x86-64 machine.
+        compiler: `tensorrt`, for the GPU that is there, or `rtx`, for `targets`, on any x86-64 machine.
         targets: for `rtx`: compute capabilities such as `"sm89,sm120"`; by default that of the GPU here.
         batch, workspace, level, hardware, version_compatible: see `segfast.artifacts.plan.Options`.
         device: `cuda` or `cuda:N`.
@@ -106,9 +108,9 @@ def build_engine(
     files.check_suffix(path, ".engine")
     source, target = Path(onnx), Path(path)
     device = nvidia.indexed(devices.check_device(device))
-    given = Options(nvidia.check_kind(engine), (), batch, workspace, level, hardware, version_compatible).check()
+    given = Options(trt.check_compiler(compiler), (), batch, workspace, level, hardware, version_compatible).check()
     artifact = _read(source)
-    options = replace(given, targets=check_engine(engine, targets, artifact.precision, device))
+    options = replace(given, targets=check_engine(compiler, targets, artifact.precision, device))
     need("export", "onnxruntime", "filelock")
     job = _Job(artifact, source.read_bytes(), target, options, device)
     with _alone(target):
@@ -119,13 +121,13 @@ def build_engine(
     return report if old is None else replace(report, notes=(f"it replaced a file of that name: {old}", *report.notes))
 
 
-def engine_name(onnx: str | os.PathLike[str], engine: str) -> str:
+def engine_name(onnx: str | os.PathLike[str], compiler: str) -> str:
     """`{model}-{size}-fp16.engine`, or `…-fp16-rtx.engine`, for an `.onnx` file's name, whose output it keeps."""
-    return f"{Path(onnx).stem}{'-rtx' if engine == 'rtx' else ''}.engine"
+    return f"{Path(onnx).stem}{'-rtx' if compiler == 'rtx' else ''}.engine"
 
 
 def check_engine(
-    engine: str, targets: str | Sequence[str] | None, precision: str, device: str = "cuda"
+    compiler: str, targets: str | Sequence[str] | None, precision: str, device: str = "cuda"
 ) -> tuple[str, ...]:
     """See, before any work, that an engine can be built here.
 
@@ -135,9 +137,9 @@ def check_engine(
     Raises:
         BadOption, MissingRuntime: as `build_engine`.
     """
-    nvidia.check_kind(engine)
+    trt.check_compiler(compiler)
     devices.check_device(device)
-    if engine == "tensorrt":
+    if compiler == "tensorrt":
         if targets is not None:
             raise BadOption("TensorRT builds for the GPU that is there, not for targets; --engine rtx takes them")
         if not devices.nvidia_gpus():
@@ -149,9 +151,9 @@ def check_engine(
         if precision != "fp16":
             raise BadOption(f"TensorRT-RTX has no {precision} attention; export with --fp16")
         chosen = _targets(targets, device)
-    nvidia.load(engine)
+    trt.load(compiler)
     chosen = chosen or (nvidia.capability(device),)
-    if engine == "tensorrt" and not _has_cuda():
+    if compiler == "tensorrt" and not _has_cuda():
         raise MissingRuntime(
             f"TensorRT's plans are tried in a PyTorch with CUDA before they are written; {installation.install('gpu')}"
         )
@@ -197,7 +199,7 @@ class _Job:
 
     @property
     def version(self) -> str:
-        return nvidia.load(self.options.engine).__version__
+        return trt.load(self.options.compiler).__version__
 
     @property
     def runs_here(self) -> bool:
@@ -218,18 +220,18 @@ def _read(source: Path) -> Artifact:
 
 def _build(job: _Job) -> EngineReport:
     """Compile, verify if a GPU here can, publish."""
-    device = job.device if job.options.engine == "tensorrt" else None
+    device = job.device if job.options.compiler == "tensorrt" else None
     with publish(job.target) as write:
-        probe = Probe.of(job.artifact.output, _answer(job.artifact))
+        golden = Golden.of(job.artifact.output, _answer(job.artifact))
         start = time.perf_counter()
         built = build_plan(job.content, job.artifact.size, job.options, device=device, timings=_earlier_timings(job))
         seconds = time.perf_counter() - start
-        plan = _describe(job, built, probe)
-        verdict = _verify(plan, bytes(built.plan), job.device) if job.runs_here else None
-        plan = replace(plan, verified=verdict is not None)
+        plan = _describe(job, built, golden)
+        verification = _verify(plan, bytes(built.plan), job.device) if job.runs_here else None
+        plan = replace(plan, verified=verification is not None)
         write(plan, built.plan)
     notes = (*built.notes, *_keep_timings(job, built.timings))
-    return EngineReport(plan, built.plan.nbytes, seconds, False, verdict, notes)
+    return EngineReport(plan, built.plan.nbytes, seconds, False, verification, notes)
 
 
 @contextmanager
@@ -278,7 +280,7 @@ def _answer(artifact: Artifact) -> NDArray[Any]:
     return ONNXRuntime(artifact, "cpu", None).run(photo(artifact.size)[None])
 
 
-def _describe(job: _Job, built: Built, probe: Probe) -> Plan:
+def _describe(job: _Job, built: Built, golden: Golden) -> Plan:
     there = devices.nvidia_gpus() > 0
     return Plan(
         artifact=replace(job.artifact, path=job.target),
@@ -290,12 +292,12 @@ def _describe(job: _Job, built: Built, probe: Probe) -> Plan:
         onnx=job.artifact.path.name,
         onnx_digest=job.digest,
         nodes=built.nodes,
-        probe=probe,
+        golden=golden,
         verified=False,
     )
 
 
-def _verify(plan: Plan, content: bytes, device: str) -> Verdict:
+def _verify(plan: Plan, content: bytes, device: str) -> Verification:
     """Run a plan that is not published yet.
 
     Raises:
@@ -303,15 +305,15 @@ def _verify(plan: Plan, content: bytes, device: str) -> Verdict:
     """
     from segfast.runtimes.tensorrt import TensorRTRuntime
 
-    verdict = TensorRTRuntime(plan, plan.path, content, device).verdict(plan)
-    if verdict.failure is not None:
-        raise ExportFailed(f"{plan.path} was built but not written: {verdict.failure}")
-    return verdict
+    verification = TensorRTRuntime(plan, plan.path, content, device).verification(plan)
+    if verification.failure is not None:
+        raise ExportFailed(f"{plan.path} was built but not written: {verification.failure}")
+    return verification
 
 
 def _earlier_timings(job: _Job) -> bytes | None:
     try:
-        return job.timings.read_bytes() if job.options.engine == "tensorrt" else None
+        return job.timings.read_bytes() if job.options.compiler == "tensorrt" else None
     except OSError:
         return None  # there is none, or none that can be read
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segfast.artifacts.onnx import Artifact, read_artifact
-from segfast.artifacts.plan import read_plan
+from segfast.artifacts.sidecar import read_plan
 from segfast.config import Config
 from segfast.errors import BadModel, BadOption
 

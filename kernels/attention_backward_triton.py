@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .attention_configs import BackwardPlan, padded, plan_backward
+from .attention_configs import BackwardConfig, backward_config, padded
 from .attention_loads import POINTERS, SIZES, STRIDES, head_of, readable, rows_of, source, strides, unit
 from .attention_triton import LOG2_E
 
@@ -377,7 +377,7 @@ def launch_backward(
     out: Tensor,
     logsumexp: Tensor,
     scale: float,
-    plan: BackwardPlan | None = None,
+    plan: BackwardConfig | None = None,
 ) -> Tensor:
     """The gradients of q, k, v [B, N, heads, d] as one [B, N, 3, heads, d], from that of their attention.
 
@@ -390,7 +390,7 @@ def launch_backward(
     if not packed.numel():
         return packed
     q, k, v, grad = (readable(x) for x in (q, k, v, grad))
-    by_keys, by_queries, descriptors = plan or plan_backward(q, k, v, grad)
+    by_keys, by_queries, descriptors = plan or backward_config(q, k, v, grad)
     delta = torch.empty_like(logsumexp)
     D, tiles, step = padded(d), -(-N // 16), unit(q, k, v, grad)
     with torch.cuda.device_of(q):

@@ -104,7 +104,7 @@ CANDIDATES: dict[int, tuple[Tile, ...]] = {
 SPLIT_KEYS = 256  # the fewest keys of a split: below, joining the splits costs more than it saves
 
 
-class Plan(NamedTuple):
+class LaunchConfig(NamedTuple):
     """How one forward runs: tile, programs that share the keys, and whether tensor descriptors load it."""
 
     tile: Tile
@@ -112,7 +112,7 @@ class Plan(NamedTuple):
     descriptors: bool
 
 
-class BackwardPlan(NamedTuple):
+class BackwardConfig(NamedTuple):
     """How one backward runs: the tiles of its two kernels, and whether tensor descriptors load what they walk over."""
 
     keys: Tile
@@ -151,20 +151,20 @@ def tiles_of(device: torch.device, d: int, dtype: torch.dtype) -> Tiles:
     return tiles_for(architecture(torch.cuda.get_device_capability(device)), d, dtype)
 
 
-def plan_forward(q: Tensor, k: Tensor, v: Tensor) -> Plan:
+def forward_config(q: Tensor, k: Tensor, v: Tensor) -> LaunchConfig:
     """The forward's plan for q, k, v [B, N, heads, d] on their GPU."""
     device = torch.cuda.get_device_properties(q.device)
     arch = architecture((device.major, device.minor))
     B, N, heads, d = q.shape
     tile, splits = fill(tiles_for(arch, d, q.dtype), B * heads, N, device.multi_processor_count)
-    return Plan(tile, splits, arch >= 90 and all(fits_descriptor(x) for x in (q, k, v)))
+    return LaunchConfig(tile, splits, arch >= 90 and all(fits_descriptor(x) for x in (q, k, v)))
 
 
-def plan_backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> BackwardPlan:
+def backward_config(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> BackwardConfig:
     """The backward's plan for q, k, v and the answer's gradient [B, N, heads, d] on their GPU."""
     arch = architecture(torch.cuda.get_device_capability(q.device))
     tiles = tiles_for(arch, q.shape[3], q.dtype)
-    return BackwardPlan(tiles.keys, tiles.queries, arch >= 90 and all(fits_descriptor(x) for x in (q, k, v, grad)))
+    return BackwardConfig(tiles.keys, tiles.queries, arch >= 90 and all(fits_descriptor(x) for x in (q, k, v, grad)))
 
 
 def fill(tiles: Tiles, images_heads: int, N: int, processors: int) -> tuple[Tile, int]:

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .attention_configs import Plan, Tile, padded, plan_forward
+from .attention_configs import LaunchConfig, Tile, forward_config, padded
 from .attention_loads import POINTERS, SIZES, STRIDES, head_of, readable, rows_of, source, strides, unit
 
 LOG2_E = 1 / math.log(2)  # exp(x) = exp2(x / ln 2), and exp2 is one instruction
@@ -310,7 +310,9 @@ def join_splits(
     tl.store(logsumexp + lines, (peak + tl.log2(total)) * 0.6931471805599453, mask=rows < N)
 
 
-def launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan | None = None) -> tuple[Tensor, Tensor]:
+def launch_forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, plan: LaunchConfig | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention of q, k, v [B, N, heads, d] on their GPU → ([B, N, heads, d], logsumexp fp32 [B, heads, N]).
 
     The plan is the configuration table's unless one is given.
@@ -321,7 +323,7 @@ def launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan | N
     if not out.numel():
         return out, logsumexp.fill_(-torch.inf)
     q, k, v = (readable(x) for x in (q, k, v))
-    tile, splits, descriptors = plan or plan_forward(q, k, v)
+    tile, splits, descriptors = plan or forward_config(q, k, v)
     span = tile.columns * -(-N // (tile.columns * splits))  # keys of a split, in whole blocks
     splits = -(-N // span)  # none is empty
     with torch.cuda.device_of(out):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .attention_configs import Plan, plan_forward, tiles_of
+from .attention_configs import LaunchConfig, forward_config, tiles_of
 from .attention_triton import launch_forward
 
 
@@ -21,4 +21,4 @@ def warm_up(heads: int, d: int, dtype: torch.dtype, device: torch.device | str) 
             packed = torch.zeros((1, N, 3, heads, d), dtype=dtype, device=device)
             q, k, v = packed.unbind(2)
             for splits in (1, 2) if tile == tiles.small else (1,):
-                launch_forward(q, k, v, d**-0.5, Plan(tile, splits, plan_forward(q, k, v).descriptors))
+                launch_forward(q, k, v, d**-0.5, LaunchConfig(tile, splits, forward_config(q, k, v).descriptors))

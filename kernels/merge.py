@@ -73,9 +73,9 @@ def merge_windows(
 
     Raises:
         TypeError: logits of a dtype other than fp32, fp16 and bf16; sizes that are no pairs of whole numbers.
-        ValueError: no views, views of different classes or devices, anchors outside their view, windows that do
+        ValueError: no views, views of different classes or devices, origins outside their view, windows that do
             not cover it, an `out` of another shape, dtype or device, or whatever `upsample_argmax` refuses; on
-            CUDA, overlapping windows captured in a graph before any call with the same anchors outside of one.
+            CUDA, overlapping windows captured in a graph before any call with the same origins outside of one.
     """
     views, size, threads = _views(views), check_size(size, "size"), check_threads(threads)
     check_count(size[0] * size[1], "labels")
@@ -190,11 +190,11 @@ def _views(views: Sequence[Windows]) -> list[Windows]:
         check_count(max(math.prod(size), math.prod(padded)), "pixels of a view")
         if padded[0] < window[0] or padded[1] < window[1]:
             raise ValueError(f"padded {padded} must cover the window {window}")
-        if len(x) != len(view.anchors):
-            raise ValueError(f"{len(x)} windows but {len(view.anchors)} anchors")
-        anchors = [check_size(anchor, "anchor", 0) for anchor in view.anchors]
-        _check_cover(np.array(anchors), window, size)
-        checked.append(Windows(x, anchors, window, padded, size, bool(view.mirrored)))
+        if len(x) != len(view.origins):
+            raise ValueError(f"{len(x)} windows but {len(view.origins)} origins")
+        origins = [check_size(origin, "origin", 0) for origin in view.origins]
+        _check_cover(np.array(origins), window, size)
+        checked.append(Windows(x, origins, window, padded, size, bool(view.mirrored)))
     if not checked:
         raise ValueError("there are no views")
     if len({view.logits.shape[1] for view in checked}) > 1:
@@ -204,11 +204,11 @@ def _views(views: Sequence[Windows]) -> list[Windows]:
     return checked
 
 
-def _check_cover(anchors: NDArray[np.intp], window: Size, size: Size) -> None:
+def _check_cover(origins: NDArray[np.intp], window: Size, size: Size) -> None:
     """Raises ValueError unless the windows lie in the view and cover it."""
-    tops, lefts = anchors.T
+    tops, lefts = origins.T
     if tops.max() + window[0] > size[0] or lefts.max() + window[1] > size[1]:
-        raise ValueError(f"windows of {window} at {anchors.max(0).tolist()} leave the view of {size}")
+        raise ValueError(f"windows of {window} at {origins.max(0).tolist()} leave the view of {size}")
     for row in {0, *(tops + window[0]).tolist()} - {size[0]}:
         # Where a window begins or ends, those in the row must follow each other without a gap.
         starts = np.unique(lefts[(tops <= row) & (row < tops + window[0])])

@@ -328,7 +328,7 @@ def trial() -> None:
 
 def _plan(view: Windows, size: Size) -> Grid:
     """Where the cells of an image of `size` lie in a view."""
-    tops, lefts = (np.array(starts, np.intp) for starts in zip(*view.anchors, strict=True))
+    tops, lefts = (np.array(starts, np.intp) for starts in zip(*view.origins, strict=True))
     h, w = view.logits.shape[2:]
     rows = _axis(tuple(np.unique(tops)), h, view.window[0], view.padded[0], view.size[0], size[0], False)
     columns = _axis(tuple(np.unique(lefts)), w, view.window[1], view.padded[1], view.size[1], size[1], view.mirrored)

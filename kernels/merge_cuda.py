@@ -1,6 +1,6 @@
 """Launches the kernels of `merge_triton`: labels from patch logits that are CUDA tensors, checked by `merge`.
 
-Everything is queued on PyTorch's current stream of the logits' device, and nothing waits for the GPU. The anchors of
+Everything is queued on PyTorch's current stream of the logits' device, and nothing waits for the GPU. The origins of
 overlapping windows are kept in pinned memory once they are seen (the last 1,024 sets), and copied from there: so a
 call can be captured in a CUDA graph once the same call has run outside of one. After `warm_up` nothing is compiled.
 """
@@ -33,7 +33,7 @@ BLOCK, BLOCK_WARPS = 256, 4
 # Mean scores are made for so many numbers at a time (64 MB), in bands of rows.
 BAND = 1 << 24
 
-# Anchors of the host that a captured graph copies whenever it is replayed: kept as long as the process.
+# Origins of the host that a captured graph copies whenever it is replayed: kept as long as the process.
 _captured: list[Tensor] = []
 
 
@@ -51,7 +51,7 @@ def label(view: Windows, size: Size, labels: Tensor) -> None:
     with torch.cuda.device_of(labels):
         label_kernel[grid](
             view.logits,
-            _anchors(view),
+            _origins(view),
             labels,
             K,
             lies.classes,
@@ -143,7 +143,7 @@ def _add_softmax(view: Windows, size: Size, start: int, scores: Tensor) -> None:
     with torch.cuda.device_of(scores):
         softmax_kernel[grid](
             view.logits,
-            _anchors(view),
+            _origins(view),
             scores,
             K,
             *lies.steps,
@@ -202,34 +202,34 @@ def _tiles(length: int, size: int) -> tuple[int, int]:
     return 0, 0
 
 
-def _anchors(view: Windows) -> Any:
-    """Anchors [n, 2] on the logits' device, for the current stream; None for a single window, which is the view.
+def _origins(view: Windows) -> Any:
+    """Origins [n, 2] on the logits' device, for the current stream; None for a single window, which is the view.
 
     Raises:
-        ValueError: a CUDA graph is being captured, and these anchors were never seen before: memory that a graph
+        ValueError: a CUDA graph is being captured, and these origins were never seen before: memory that a graph
             can copy from is not to be had meanwhile.
     """
-    if len(view.anchors) == 1:
+    if len(view.origins) == 1:
         return None
-    anchors, device = tuple(view.anchors), _tensor(view).device
+    origins, device = tuple(view.origins), _tensor(view).device
     if device.type != "cuda":
-        return torch.tensor(anchors, dtype=torch.int32)
+        return torch.tensor(origins, dtype=torch.int32)
     if not torch.cuda.is_current_stream_capturing():
-        return _upload(anchors, device, torch.cuda.current_stream(device).cuda_stream)
-    table = _pinned(anchors)
+        return _upload(origins, device, torch.cuda.current_stream(device).cuda_stream)
+    table = _pinned(origins)
     if all(other is not table for other in _captured):
         _captured.append(table)
     return table.to(device, non_blocking=True)
 
 
 @lru_cache(1024)
-def _upload(anchors: tuple[Size, ...], device: torch.device, stream: int) -> Tensor:
-    """Anchors for one stream, on which they are copied: nothing waits, and no other stream may come too early."""
-    return _pinned(anchors).to(device, non_blocking=True)
+def _upload(origins: tuple[Size, ...], device: torch.device, stream: int) -> Tensor:
+    """Origins for one stream, on which they are copied: nothing waits, and no other stream may come too early."""
+    return _pinned(origins).to(device, non_blocking=True)
 
 
 @lru_cache(1024)
-def _pinned(anchors: tuple[Size, ...]) -> Tensor:
+def _pinned(origins: tuple[Size, ...]) -> Tensor:
     if torch.cuda.is_current_stream_capturing():
-        raise ValueError("windows are captured in a CUDA graph after one call with the same anchors, not before")
-    return torch.tensor(anchors, dtype=torch.int32).pin_memory()
+        raise ValueError("windows are captured in a CUDA graph after one call with the same origins, not before")
+    return torch.tensor(origins, dtype=torch.int32).pin_memory()

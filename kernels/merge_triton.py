@@ -28,7 +28,7 @@ Tuples group what belongs together:
     steps: elements from one window, class, row and column of patches to the next, all but the class's in VECTOR elements.
     patches: (h, w, input lines for each output line, down and across, whether there is stretching, down and across) of
         one window's logits.
-    windows: (anchors, begin, end, height, width): the windows begin … end of a view, and their size.
+    windows: (origins, begin, end, height, width): the windows begin … end of a view, and their size.
     view: (height, width, its lines for each line of the image, whether there is resizing, both down and across).
 A direction whose length stays is neither stretched (patches → window) nor resized (view → image), as in the twin.
 LAST: the classes of a patch are neighbours. VECTOR: so many elements divide all steps, and may be loaded at once.
@@ -102,11 +102,11 @@ def _mean_score(logits, y, x, windows, patches, steps, SINGLE: tl.constexpr, VEC
     if SINGLE:
         score = _window_score(logits, y, x, patches, steps, VECTOR)
     else:
-        anchors, begin, end, height, width = windows
+        origins, begin, end, height, width = windows
         total = tl.zeros_like(x + y).to(tl.float32)
         count = tl.zeros_like(x + y).to(tl.float32)
         for i in range(begin, end):
-            dy, dx = y - tl.load(anchors + 2 * i), x - tl.load(anchors + 2 * i + 1)
+            dy, dx = y - tl.load(origins + 2 * i), x - tl.load(origins + 2 * i + 1)
             inside = (dy >= 0) & (dy < height) & (dx >= 0) & (dx < width)
             part = _window_score(logits + i * steps[0] * VECTOR, dy, dx, patches, steps, VECTOR)
             total += tl.where(inside, part, 0.0)
@@ -170,12 +170,12 @@ def _reach(first, last, scale, length):
 
 
 @triton.jit
-def _covering(anchors, n, box, height, width):
+def _covering(origins, n, box, height, width):
     """A range of windows that holds all those which meet a box of the view."""
     first_y, last_y, first_x, last_x = box
     begin, end = n, n * 0
     for i in range(n):
-        top, left = tl.load(anchors + 2 * i), tl.load(anchors + 2 * i + 1)
+        top, left = tl.load(origins + 2 * i), tl.load(origins + 2 * i + 1)
         meets = (top <= last_y) & (top + height > first_y) & (left <= last_x) & (left + width > first_x)
         begin = tl.where(meets, tl.minimum(begin, i), begin)
         end = tl.where(meets, i + 1, end)
@@ -201,7 +201,7 @@ def _extremes(
     What lies behind the last class may be read, so that no vector is cut: of such "classes" nothing is tame.
     """
     first_y, last_y, first_x, last_x = box
-    anchors, begin, end, height, width = windows
+    origins, begin, end, height, width = windows
     h, w, scale_y, scale_x = patches[0], patches[1], patches[2], patches[3]
     least = tl.full(classes.shape, float("inf"), tl.float32)
     largest = tl.full(classes.shape, float("-inf"), tl.float32)
@@ -209,7 +209,7 @@ def _extremes(
     for i in range(begin, end):
         top, left = 0, 0
         if not SINGLE:
-            top, left = tl.load(anchors + 2 * i), tl.load(anchors + 2 * i + 1)
+            top, left = tl.load(origins + 2 * i), tl.load(origins + 2 * i + 1)
         first_row, last_row = _reach(tl.maximum(first_y - top, 0), tl.minimum(last_y - top, height - 1), scale_y, h)
         first_column, last_column = _reach(
             tl.maximum(first_x - left, 0), tl.minimum(last_x - left, width - 1), scale_x, w
@@ -267,13 +267,13 @@ SIZES = [
     "mirrored",
     "pixels",
 ]
-POINTERS = ["logits", "anchors", "labels", "scores"]
+POINTERS = ["logits", "origins", "labels", "scores"]
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
 def label_kernel(
     logits,
-    anchors,
+    origins,
     labels,
     K,
     readable,
@@ -325,10 +325,10 @@ def label_kernel(
     box = (first_y, last_y, first_x, last_x)
     begin, end = tile * 0, tile * 0 + 1
     if not SINGLE:
-        begin, end = _covering(anchors, n, box, window_h, window_w)
+        begin, end = _covering(origins, n, box, window_h, window_w)
     view = (view_h, view_w, view_scale_y, view_scale_x, resize_y != 0, resize_x != 0)
     patches = (h, w, scale_y, scale_x, stretch_y != 0, stretch_x != 0)
-    windows, steps = (anchors, begin, end, window_h, window_w), (step_n, step_k, step_y, step_x)
+    windows, steps = (origins, begin, end, window_h, window_w), (step_n, step_k, step_y, step_x)
 
     least, largest, tame = _extremes(
         logits, tl.arange(0, CLASSES), K, readable, box, windows, patches, steps, SINGLE, LAST, VECTOR
@@ -386,7 +386,7 @@ def _cell_score(logits, k, first_y, first_x, y, x, patches, steps, LAST: tl.cons
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
 def softmax_kernel(
     logits,
-    anchors,
+    origins,
     scores,
     K,
     step_n,
@@ -429,10 +429,10 @@ def softmax_kernel(
     if not SINGLE:
         first_y, last_y = _lines(start + start_y, H, view_h, view_scale_y, HIGH, RESIZE)
         first_x, last_x = _lines(start_x, W, view_w, view_scale_x, WIDE, RESIZE)
-        begin, end = _covering(anchors, n, (first_y, last_y, first_x, last_x), window_h, window_w)
+        begin, end = _covering(origins, n, (first_y, last_y, first_x, last_x), window_h, window_w)
     view = (view_h, view_w, view_scale_y, view_scale_x, resize_y != 0, resize_x != 0)
     patches = (h, w, scale_y, scale_x, stretch_y != 0, stretch_x != 0)
-    windows, steps = (anchors, begin, end, window_h, window_w), (step_n, step_k, step_y, step_x)
+    windows, steps = (origins, begin, end, window_h, window_w), (step_n, step_k, step_y, step_x)
 
     # Begun with the lowest number and not with -∞, whose difference with itself would be NaN.
     most = tl.full((HIGH, WIDE), LOWEST, tl.float32)

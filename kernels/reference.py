@@ -64,7 +64,7 @@ class Windows(NamedTuple):
 
     Attributes:
         logits: of its n windows, [n, K, h, w].
-        anchors: (top, left) of each window.
+        origins: (top, left) of each window.
         window: size of each window.
         padded: size that the patch logits stand for: `window`, or its next multiple of the patch,
             of which the bottom and the right are then cropped off.
@@ -73,7 +73,7 @@ class Windows(NamedTuple):
     """
 
     logits: Floats
-    anchors: Sequence[Size]
+    origins: Sequence[Size]
     window: Size
     padded: Size
     size: Size
@@ -141,7 +141,7 @@ def _merged_rows(view: Windows, start: int, stop: int) -> NDArray[np.float32]:
     height, width = view.window
     total = np.zeros((K, stop - start, view.size[1]), np.float32)
     count = np.zeros((stop - start, view.size[1]), np.float32)
-    for logits, (top, left) in zip(view.logits, view.anchors, strict=True):
+    for logits, (top, left) in zip(view.logits, view.origins, strict=True):
         first, last = max(start, top), min(stop, top + height)
         if first >= last:
             continue

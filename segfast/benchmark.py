@@ -160,7 +160,7 @@ class _Cuts:
             self.seconds += time.perf_counter() - start
             if cut is None:
                 return
-            self.windows += len(cut.anchors)
+            self.windows += len(cut.origins)
             yield cut
 
 

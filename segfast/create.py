@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from segfast.checkpoints.load import EncoderFile, fit, read_encoder
 from segfast.config import Config, family_config
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
 from segfast.errors import BadModel, BadOption, DownloadFailed, UnknownModel
 from segfast.protocol import Size
 from segfast.variants import VARIANTS, near, variant

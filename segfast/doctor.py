@@ -281,8 +281,8 @@ def _onnx_default(packages: dict[str, Any], device: str) -> dict[str, Any]:
             "runs": True,
             "text": f"ONNX Runtime on {device}: every file in its own precision{why}{_slower(packages)}",
         }
-    half = next((half.lower() for half in ("BF16", "FP16") if half in answers), "f32")
-    return {"runs": True, "text": f"OpenVINO on cpu: fp16 files in {half}, fp32 files in f32{_slower(packages)}"}
+    half = next((half.lower() for half in ("BF16", "FP16") if half in answers), "fp32")
+    return {"runs": True, "text": f"OpenVINO on cpu: fp16 files in {half}, fp32 files in fp32{_slower(packages)}"}
 
 
 def _checkpoint_default(packages: dict[str, Any], device: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from segfast.kernels.merge import Windows, merge_windows, upsample_argmax
 from segfast.kernels.reference import Labels, label_dtype
 from segfast.pictures.remedies import check_many
 from segfast.processes import forks
-from segfast.processes.sending import Origin
+from segfast.processes.sending import Source
 from segfast.protocol import Protocol, Size, check_fit, views
 from segfast.runtimes import MANY, Lane, select, to_bytes
 from segfast.segmentation import Segmentation
@@ -37,7 +37,7 @@ class _Cut(NamedTuple):
     """One view of an image, [H, W, 3], and its windows."""
 
     image: NDArray[Any]
-    anchors: list[Size]
+    origins: list[Size]
     window: Size
     mirrored: bool
 
@@ -120,7 +120,7 @@ class Engine:
         on_host = self._runtime.device == "cpu"
         self._network = limits.Network(self.config.patch, self.config.num_classes, on_host)
         options = {"runtime": runtime, "device": device, "threads": threads}
-        self._origin = Origin(path, {**options, "precision": precision, "attention": attention, "trusted": trusted})
+        self._source = Source(path, {**options, "precision": precision, "attention": attention, "trusted": trusted})
         self._process = os.getpid()
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
 
@@ -187,7 +187,7 @@ class Engine:
         def infer(works: list[_Work]) -> list[_Answer]:
             nonlocal seen
             if seen >= MANY:
-                self._runtime.widen()
+                self._runtime.compile_pairs()
             seen += len(works)
             return self._infer(works)
 
@@ -225,7 +225,7 @@ class Engine:
         return lane.fetch(lambda: upsample_argmax(given, padded, threads=self._threads)[:, :H, :W])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._origin.reduce(type(self))
+        return self._source.reduce(type(self))
 
     def __copy__(self) -> Engine:
         return self
@@ -312,11 +312,11 @@ class Engine:
         answers = []
         for ((h, w), _), group in itertools.groupby(cuts, lambda cut: (cut.window, cut.image.dtype)):
             alike = list(group)
-            logits = lane.run([cut.image[y : y + h, x : x + w] for cut in alike for y, x in cut.anchors])
+            logits = lane.run([cut.image[y : y + h, x : x + w] for cut in alike for y, x in cut.origins])
             for cut in alike:
-                mine, logits = logits[: len(cut.anchors)], logits[len(cut.anchors) :]
+                mine, logits = logits[: len(cut.origins)], logits[len(cut.origins) :]
                 size = cut.image.shape[0], cut.image.shape[1]
-                answers.append(Windows(mine, cut.anchors, cut.window, self._padded(cut.window), size, cut.mirrored))
+                answers.append(Windows(mine, cut.origins, cut.window, self._padded(cut.window), size, cut.mirrored))
         return answers
 
     def _padded(self, window: Size) -> Size:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from segfast import cli, files
 from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
 from segfast.errors import BadData, BadModel
 from segfast.evaluation.metrics import Matrix, confusion, confusion_by_size, scores
 from segfast.evaluation.report import Report, Sample, lost, table

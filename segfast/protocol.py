@@ -81,7 +81,7 @@ class Protocol:
         return rows * columns, window
 
     def windows(self, size: Size) -> tuple[list[Size], Size]:
-        """Anchors (top, left) of the windows of an image of working size `size`, and their size."""
+        """Origins (top, left) of the windows of an image of working size `size`, and their size."""
         window = min(self.window[0], size[0]), min(self.window[1], size[1])
         rows, columns = (
             sorted({*range(0, length - extent, step), length - extent})

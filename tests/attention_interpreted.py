@@ -9,7 +9,7 @@ import torch
 
 from segfast.kernels import reference
 from segfast.kernels.attention_backward_triton import launch_backward
-from segfast.kernels.attention_configs import BackwardPlan, Plan, Tile
+from segfast.kernels.attention_configs import BackwardConfig, LaunchConfig, Tile
 from segfast.kernels.attention_triton import _parts, launch_forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NaN and infinities, which are meant
@@ -48,8 +48,8 @@ def compare(q, k, v, grad, splits=1, descriptors=False, scale=None, tile=TILE):
     gradients = torch.stack([x.grad for x in leaves], 2)
     lse = (leaves[0].detach().transpose(1, 2) @ leaves[1].detach().permute(0, 2, 3, 1) * scale).logsumexp(-1)
 
-    out, logsumexp = launch_forward(q, k, v, scale, Plan(tile, splits, descriptors))
-    packed = launch_backward(grad, q, k, v, out, logsumexp, scale, BackwardPlan(tile, tile, descriptors))
+    out, logsumexp = launch_forward(q, k, v, scale, LaunchConfig(tile, splits, descriptors))
+    packed = launch_backward(grad, q, k, v, out, logsumexp, scale, BackwardConfig(tile, tile, descriptors))
     assert out.is_contiguous()
     assert out.shape == q.shape
     assert out.dtype == packed.dtype == q.dtype
@@ -121,20 +121,22 @@ OPTIONS = [
 def test_options_of_a_tile(N, options, descriptors):
     """One key or query over whole blocks, and other lengths, where some options change nothing."""
     q, k, v, _ = draw(1, N, 2, 16, torch.float16)
-    assert_forward(q, k, v, Plan(TILE._replace(**options), 1, descriptors))
+    assert_forward(q, k, v, LaunchConfig(TILE._replace(**options), 1, descriptors))
     if "extra_key" not in options:  # not a bit
-        plain = launch_forward(q, k, v, 0.25, Plan(TILE, 1, descriptors))
-        found = launch_forward(q, k, v, 0.25, Plan(TILE._replace(**options), 1, descriptors))
+        plain = launch_forward(q, k, v, 0.25, LaunchConfig(TILE, 1, descriptors))
+        found = launch_forward(q, k, v, 0.25, LaunchConfig(TILE._replace(**options), 1, descriptors))
         assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
 
 
 def test_options_of_a_tile_with_splits_padded_heads_and_fp32():
     tile = TILE._replace(**OPTIONS[-1])
-    assert_forward(*draw(1, 49, 2, 16, torch.float16)[:3], Plan(tile, 2, False))
-    assert_forward(*draw(2, 33, 2, 24, torch.float16)[:3], Plan(tile, 1, True))
-    assert_forward(*draw(2, 33, 2, 20, torch.float32)[:3], Plan(tile, 1, False))
+    assert_forward(*draw(1, 49, 2, 16, torch.float16)[:3], LaunchConfig(tile, 2, False))
+    assert_forward(*draw(2, 33, 2, 24, torch.float16)[:3], LaunchConfig(tile, 1, True))
+    assert_forward(*draw(2, 33, 2, 20, torch.float32)[:3], LaunchConfig(tile, 1, False))
     for rows, columns in ((32, 16), (16, 32)):
-        assert_forward(*draw(1, 33, 2, 16, torch.float32)[:3], Plan(Tile(rows, columns, 4, 2, **OPTIONS[-1]), 1, False))
+        assert_forward(
+            *draw(1, 33, 2, 16, torch.float32)[:3], LaunchConfig(Tile(rows, columns, 4, 2, **OPTIONS[-1]), 1, False)
+        )
 
 
 def test_one_query_too_many_goes_alone():
@@ -157,7 +159,7 @@ def test_the_gradient_of_the_answer_may_have_any_strides():
 
 def test_large_scores_do_not_overflow():
     q, k, v, _ = draw(1, 21, 1, 16, torch.float16)
-    out, logsumexp = launch_forward(q * 200, k * 200, v, 1.0, Plan(TILE, 2, False))
+    out, logsumexp = launch_forward(q * 200, k * 200, v, 1.0, LaunchConfig(TILE, 2, False))
     true = reference.attention((q * 200).double(), (k * 200).double(), v.double(), 1.0)
     assert error(out, true) < FORWARD[torch.float16]
     assert logsumexp.isfinite().all()
@@ -171,7 +173,7 @@ def test_nan_goes_where_the_formula_sends_it(N, splits, token, options):
         x = list(draw(1, N, 2, 16, torch.float32)[:3])
         x[place] = x[place].clone()
         x[place][0, token, 1, 3] = torch.nan
-        out, _ = launch_forward(*x, 0.25, Plan(TILE._replace(**options), splits, False))
+        out, _ = launch_forward(*x, 0.25, LaunchConfig(TILE._replace(**options), splits, False))
         assert torch.equal(out.isnan(), reference.attention(*x, 0.25).isnan())
 
 
@@ -180,7 +182,7 @@ def test_a_score_of_minus_infinity_weighs_nothing(splits):
     q, k, v, _ = draw(1, 37, 1, 16, torch.float32)
     q, k = q.abs(), k.clone()
     k[0, :18, 0, 0] = -torch.inf  # the whole first block, and some of the second
-    out, _ = launch_forward(q, k, v, 0.25, Plan(TILE, splits, False))
+    out, _ = launch_forward(q, k, v, 0.25, LaunchConfig(TILE, splits, False))
     assert error(out, reference.attention(q.double(), k.double(), v.double(), 0.25)) < 1e-6
 
 
@@ -189,15 +191,15 @@ def test_scores_of_minus_infinity_beside_an_extra_key(keys):
     q, k, v, _ = draw(1, 33, 1, 16, torch.float32)
     q, k = q.abs(), k.clone()
     k[0, keys, 0, 0] = -torch.inf  # the extra key's own, and every key's, whose weights are NaN
-    out, _ = launch_forward(q, k, v, 0.25, Plan(TILE._replace(**OPTIONS[-1]), 1, False))
+    out, _ = launch_forward(q, k, v, 0.25, LaunchConfig(TILE._replace(**OPTIONS[-1]), 1, False))
     true = reference.attention(q.double(), k.double(), v.double(), 0.25)
     assert torch.allclose(out.double(), true, atol=1e-5, equal_nan=True)
 
 
 def test_results_are_the_same_bits_each_time():
     q, k, v, _ = draw(1, 37, 2, 16, torch.float16)
-    first = launch_forward(q, k, v, 0.25, Plan(TILE, 2, False))
-    again = launch_forward(q, k, v, 0.25, Plan(TILE, 2, False))
+    first = launch_forward(q, k, v, 0.25, LaunchConfig(TILE, 2, False))
+    again = launch_forward(q, k, v, 0.25, LaunchConfig(TILE, 2, False))
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
 
 
@@ -212,4 +214,4 @@ def test_empty_tensors_give_empty_answers():
 def test_rows_too_far_apart_are_an_error():
     far = torch.empty_strided((1, 2, 1, 16), (2**31, 2**30, 16, 1), dtype=torch.float16, device="meta")
     with pytest.raises(ValueError, match=r"2\^31"):
-        launch_forward(far, far, far, 0.25, Plan(TILE, 1, False))
+        launch_forward(far, far, far, 0.25, LaunchConfig(TILE, 1, False))

@@ -19,11 +19,12 @@ MAGIC = {"tensorrt": b"ptrt", "rtx": b"vtrt"}
 
 def pretend(monkeypatch, fake, kind, **options):
     """Make engine files run in a library of ours, on the device of a FakeTorch that is installed already."""
+    from segfast.dependencies import tensorrt as trt
     from segfast.machine import devices, nvidia
     from segfast.runtimes import tensorrt, tensorrt_calls
 
     library, called = Library(fake, kind, **options), tensorrt_calls.Network.__call__
-    monkeypatch.setattr(nvidia, "load", lambda engine: library)
+    monkeypatch.setattr(trt, "load", lambda engine: library)
     monkeypatch.setattr(nvidia, "capability", lambda device: "sm89")
     monkeypatch.setattr(nvidia, "device_name", lambda device: "a GPU")
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)

@@ -37,10 +37,10 @@ def smooth(B, K, h, w, seed=0):
 def windows(K, size, window, stride, patch=8, seed=0, mirrored=False, crop=True, make=smooth):
     """A view of `size` as the protocol cuts it."""
     protocol = Protocol((0, 0, 0), (1, 1, 1), window, stride, small_windows=True, crop_padding=crop)
-    anchors, window = protocol.windows(size)
+    origins, window = protocol.windows(size)
     h, w = (-(-extent // patch) for extent in window)
-    logits = make(len(anchors), K, h, w, seed=seed)
-    return Windows(logits, anchors, window, (h * patch, w * patch) if crop else window, size, mirrored)
+    logits = make(len(origins), K, h, w, seed=seed)
+    return Windows(logits, origins, window, (h * patch, w * patch) if crop else window, size, mirrored)
 
 
 def lay(x, lies="last"):
@@ -265,8 +265,8 @@ def test_one_view_is_the_twin(name, crop, mirrored, size):
 
 def test_scattered_windows():
     # Not the product of rows and columns: a brick wall, one window twice.
-    anchors = [(0, 0), (0, 20), (12, 0), (12, 10), (12, 20), (12, 20)]
-    view = Windows(smooth(6, 5, 2, 3), anchors, (16, 24), (16, 24), (28, 44))
+    origins = [(0, 0), (0, 20), (12, 0), (12, 10), (12, 20), (12, 20)]
+    view = Windows(smooth(6, 5, 2, 3), origins, (16, 24), (16, 24), (28, 44))
     assert_merged([view], (28, 44))
     assert_merged([view], (11, 16))
 

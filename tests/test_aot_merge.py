@@ -9,7 +9,7 @@ from segfast.kernels import merge_cuda
 from segfast.kernels.aot import SHARED_BYTES, compile_kernel
 from segfast.kernels.merge_triton import first_best_kernel, label_kernel, softmax_kernel
 
-ONE, SEVERAL = {"SINGLE": True, "anchors": None}, {"SINGLE": False}  # an argument that is None is a constant
+ONE, SEVERAL = {"SINGLE": True, "origins": None}, {"SINGLE": False}  # an argument that is None is a constant
 CELLS = {"IN_CELLS": True, "RESIZE": False, **ONE}
 LOOSE = {"IN_CELLS": False, "TILE": merge_cuda.LOOSE_TILE}
 SOFT = dict(zip(("HIGH", "WIDE"), merge_cuda.SOFT_TILE, strict=True))
@@ -40,7 +40,7 @@ def compiled(kind, arch, K=150, dtype="fp16", lies="classes last"):
         constants | merge_cuda.rounds(K) | {"LAST": last, "VECTOR": min(vector, 4) if dtype == "fp32" else vector}
     )
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    pointers = {"logits": f"*{dtype}", "anchors": "*i32", "scores": "*fp32", "views": "fp32"}
+    pointers = {"logits": f"*{dtype}", "origins": "*i32", "scores": "*fp32", "views": "fp32"}
     pointers["labels"] = "*u8" if K <= 256 else "*u16"
     names = [name for name in kernel.arg_names if name not in constants]
     types = {name: pointers.get(name, "fp32" if "scale" in name else "i32") for name in names}

@@ -90,7 +90,7 @@ def test_candidates(N):
     """Every tile that is only waiting for its measurement."""
     qkv, _ = draw(2, N, 3, 64, torch.float16)
     views = qkv.detach().unbind(2)
-    expected, plan = attention_backend("triton")(*views), attention_configs.plan_forward(*views)
+    expected, plan = attention_backend("triton")(*views), attention_configs.forward_config(*views)
     for tile in attention_configs.CANDIDATES[attention_configs.architecture(torch.cuda.get_device_capability())]:
         found, _ = launch_forward(*views, 64**-0.5, plan._replace(tile=tile, splits=1))
         assert error(found, expected.double()) < 1e-3, tile

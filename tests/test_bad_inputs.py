@@ -453,11 +453,11 @@ NEEDS = {
 
 @pytest.mark.parametrize("case", NEEDS)
 def test_missing_libraries_are_said_before_any_work(monkeypatch, case):
-    from segfast.dependencies import needs
+    from segfast.dependencies import imports
 
     module, call = NEEDS[case]
-    find = needs.find_spec
-    monkeypatch.setattr(needs, "find_spec", lambda name: None if name == module else find(name))
+    find = imports.find_spec
+    monkeypatch.setattr(imports, "find_spec", lambda name: None if name == module else find(name))
     with pytest.raises(MissingRuntime, match=re.escape(f"needs {module}; {installation.install('export')}")):
         call()
 

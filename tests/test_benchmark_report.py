@@ -362,7 +362,7 @@ def test_columns_that_were_all_skipped_are_drawn_without(content, save):
 
 
 def test_nothing_is_written_without_matplotlib(results, tmp_path, monkeypatch):
-    monkeypatch.setattr("segfast.dependencies.needs.find_spec", lambda name: None)
+    monkeypatch.setattr("segfast.dependencies.imports.find_spec", lambda name: None)
     with pytest.raises(MissingRuntime, match=re.escape(f"matplotlib; {installation.install('test')}")):
         command.write([results], tmp_path / "report.md")
     assert [file.name for file in tmp_path.iterdir()] == ["xeon.json"]

@@ -78,7 +78,7 @@ def test_pairs_are_kept_too(cache, tiny_onnx):
     for kept in (1, 2):
         engine = start(tiny_onnx)
         assert len(list(cache.iterdir())) == kept
-        engine._runtime.widen()
+        engine._runtime.compile_pairs()
     assert engine._runtime._networks[2].get_property("LOADED_FROM_CACHE")
     assert len(list(cache.iterdir())) == 2
 

@@ -91,7 +91,7 @@ def test_segment_writes_labels_and_overlays(tmp_path, tiny_onnx):
         "segfast.segment", tiny_onnx, REPOSITORY / "examples" / "cat.jpg", "-o", "out", "--device", "cpu", cwd=tmp_path
     )
     assert "1 of 1 pictures written" in ended.stdout
-    assert "OpenVINO on cpu in f32" in ended.stdout
+    assert "OpenVINO on cpu in fp32" in ended.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat-labels.png", "cat-overlay.png"]
     with (
         Image.open(tmp_path / "out" / "cat-labels.png") as labels,

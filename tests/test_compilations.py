@@ -41,10 +41,10 @@ def answers(size, multiscale, protocol, make):
     """What the network gives for an image; `make` makes the logits of n windows of h × w patches."""
     for view, mirrored in views(tuple(size), multiscale):
         working = protocol.working_size(view)
-        anchors, window = protocol.windows(working)
+        origins, window = protocol.windows(working)
         h, w = (-(-side // PATCH) for side in window)
         padded = (h * PATCH, w * PATCH) if protocol.crop_padding else window
-        yield Windows(make(len(anchors), h, w), anchors, window, padded, working, mirrored)
+        yield Windows(make(len(origins), h, w), origins, window, padded, working, mirrored)
 
 
 PROTOCOLS = {

@@ -91,7 +91,7 @@ def test_uint16_labels_over_256_classes(photo):
 
 def test_repr_says_what_runs_where(tiny_onnx, tiny_checkpoint):
     assert repr(segfast.Engine(tiny_onnx, device="cpu")) == (
-        "Engine(seg-custom-mask-16, 7 classes, 64×64 windows, logits: OpenVINO on cpu in f32)"
+        "Engine(seg-custom-mask-16, 7 classes, 64×64 windows, logits: OpenVINO on cpu in fp32)"
     )
     assert "ONNX Runtime on cpu in fp32" in repr(segfast.Engine(tiny_onnx, runtime="onnxruntime", device="cpu"))
     assert "PyTorch on cpu in fp32" in repr(segfast.Engine(tiny_checkpoint, device="cpu"))
@@ -103,9 +103,9 @@ def test_fp16_artifacts_run_in_the_cpus_half_precision(tmp_path, photo):
     export_onnx(tiny_model(), tmp_path / "m.onnx", precision="fp16")
     capable = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     engine = segfast.Engine(tmp_path / "m.onnx", device="cpu")
-    expected = "bf16" if "BF16" in capable else "fp16" if "FP16" in capable else "f32"
+    expected = "bf16" if "BF16" in capable else "fp16" if "FP16" in capable else "fp32"
     assert engine.runtime == f"OpenVINO on cpu in {expected}"
-    assert ("no half-precision arithmetic" in repr(engine)) == (expected == "f32")
+    assert ("no half-precision arithmetic" in repr(engine)) == (expected == "fp32")
     assert engine.segment(photo).labels.shape == (60, 90)
 
 
@@ -147,7 +147,7 @@ def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(tiny_onnx, tiny_ch
 def test_a_gpu_is_the_default_where_there_is_one(tiny_onnx, monkeypatch):
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
     assert devices.check_device(None) == "cuda"
-    assert segfast.Engine(tiny_onnx, runtime="openvino").runtime == "OpenVINO on cpu in f32"
+    assert segfast.Engine(tiny_onnx, runtime="openvino").runtime == "OpenVINO on cpu in fp32"
     if not torch.cuda.is_available():
         with pytest.raises(MissingRuntime, match="ONNX Runtime"):
             segfast.Engine(tiny_onnx)

@@ -7,7 +7,8 @@ import pytest
 from helpers import REPOSITORY
 from test_tensorrt_build import NO_GPU, command, rtx
 
-from segfast.artifacts.plan import Options, sidecar
+from segfast.artifacts.plan import Options, sidecar_path
+from segfast.dependencies import tensorrt as trt
 from segfast.errors import MissingRuntime
 from segfast.export import engine_command, engine_file, targets
 from segfast.machine import devices, nvidia
@@ -73,18 +74,18 @@ def test_none_is_no_demand():
 
 @pytest.mark.parametrize("missing", [None, "TensorRT", "CUDA"])
 def test_by_default_a_host_with_a_gpu_builds_for_it_if_all_it_takes_is_there(monkeypatch, missing):
-    def load(engine):
-        assert engine == "tensorrt"
+    def load(compiler):
+        assert compiler == "tensorrt"
         if missing == "TensorRT":
             raise MissingRuntime("TensorRT is not installed; pip install tensorrt")
 
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
-    monkeypatch.setattr(nvidia, "load", load)
+    monkeypatch.setattr(trt, "load", load)
     monkeypatch.setattr(nvidia, "capability", lambda device: "sm89")
     monkeypatch.setattr(engine_file, "_has_cuda", lambda: missing != "CUDA")
     options = argparse.Namespace(engine=None, target=None, **DEFAULTS)
     choice = engine_command.choose(options, "fp16")
-    assert choice.engine == ("tensorrt" if missing is None else None)
+    assert choice.compiler == ("tensorrt" if missing is None else None)
     assert choice.why is None if missing is None else f"{missing}" in choice.why and "pip install" in choice.why
     assert "--engine tensorrt builds it" in engine_command.choose(options, "fp32").why
 
@@ -101,5 +102,5 @@ def test_a_plan_is_tried_only_where_pytorch_can(monkeypatch, tmp_path, cuda):
 
 def test_every_target_that_we_name_is_known_to_the_compiler():
     assert {name.lower() for name in rtx.ComputeCapability.__members__} >= set(targets.CARDS)
-    assert sidecar(REPOSITORY / "x.engine").name == "x.engine.json"
+    assert sidecar_path(REPOSITORY / "x.engine").name == "x.engine.json"
     assert targets.check_targets(" SM120,sm89,sm89") == ("sm89", "sm120")

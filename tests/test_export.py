@@ -44,7 +44,7 @@ def test_small_members_pass_their_gate_in_both_runtimes(tmp_path, name, precisio
     assert strict.labels > 0.98
     assert default.runtime.startswith("OpenVINO on cpu in ")
     if precision == "fp32":
-        assert default.runtime.endswith("f32")
+        assert default.runtime.endswith("fp32")
         assert default.relative_error <= 1e-4
     shape = (1, 512, 512) if output == "labels" else (1, 150, *model.config.grid)
     for runtime in ("openvino", "onnxruntime"):

@@ -12,9 +12,10 @@ from test_plan import made
 
 import segfast
 from segfast import formats
-from segfast.artifacts import plan
+from segfast.artifacts import sidecar
 from segfast.artifacts.onnx import read_artifact
-from segfast.artifacts.plan import read_plan
+from segfast.artifacts.plan import Options, sidecar_path
+from segfast.artifacts.sidecar import read_plan
 from segfast.config import from_json
 from segfast.errors import BadModel
 from segfast.export import export_onnx
@@ -57,7 +58,7 @@ def test_an_old_reader_reads_plain_files_the_same(tmp_path, tiny_onnx):
     assert more == {"size": [64, 64], "precision": "fp16"}
     metadata = {entry.key: entry.value for entry in onnx.load(tiny_onnx).metadata_props}["segfast"]
     assert old_reader.from_json(metadata)[1]["output"] == "logits"
-    assert old_reader.read_sidecar(plan.to_text(made(tmp_path / "x.engine")))["format"] == 1
+    assert old_reader.read_sidecar(sidecar.to_text(made(tmp_path / "x.engine")))["format"] == 1
 
 
 def test_a_field_with_its_neutral_value_is_not_written(format_2):
@@ -121,38 +122,40 @@ def test_all_three_kinds_of_file_follow_the_rule(format_2, tmp_path):
     assert segfast.load_model(tmp_path / "m.safetensors").config.drop_path == 0.5
     artifact = read_artifact(tmp_path / "m.onnx")
     assert artifact.config.drop_path == 0.5
-    text = plan.to_text(made(tmp_path / "m.engine", artifact=dataclasses.replace(artifact, path=tmp_path / "m.engine")))
+    text = sidecar.to_text(
+        made(tmp_path / "m.engine", artifact=dataclasses.replace(artifact, path=tmp_path / "m.engine"))
+    )
     assert json.loads(text)["format"] == 2  # of the model in it
     with pytest.raises(old_reader.Refused, match="format 2"):
         old_reader.read_sidecar(text)
     (tmp_path / "m.engine").write_bytes(b"")
-    plan.sidecar(tmp_path / "m.engine").write_text(text, encoding="utf-8")
+    sidecar_path(tmp_path / "m.engine").write_text(text, encoding="utf-8")
     assert read_plan(tmp_path / "m.engine").artifact.config.drop_path == 0.5
 
 
 def test_a_late_field_of_the_sidecar_itself(monkeypatch, tmp_path):
     monkeypatch.setattr(formats, "SIDECAR", MappingProxyType({"options.level": formats.Late(2, 3)}))
-    plain, high = (made(tmp_path / "x.engine", options=plan.Options("rtx", ("sm89",), level=level)) for level in (3, 5))
-    assert json.loads(plan.to_text(plain))["format"] == 1
-    assert "level" not in json.loads(plan.to_text(plain))["options"]
+    plain, high = (made(tmp_path / "x.engine", options=Options("rtx", ("sm89",), level=level)) for level in (3, 5))
+    assert json.loads(sidecar.to_text(plain))["format"] == 1
+    assert "level" not in json.loads(sidecar.to_text(plain))["options"]
     with pytest.raises(old_reader.Refused, match="format 2"):
-        old_reader.read_sidecar(plan.to_text(high))
+        old_reader.read_sidecar(sidecar.to_text(high))
 
 
 def sealed(values):
     values.pop("seal", None)
-    return plan._dump({**values, "seal": plan._seal(values)})
+    return sidecar._dump({**values, "seal": sidecar._seal(values)})
 
 
 @pytest.mark.parametrize("name", ["gamma", "options.gamma", "nodes.gamma"])
 def test_unknown_fields_of_a_sidecar(tmp_path, name):
     path = tmp_path / "x.engine"
     path.write_bytes(b"")
-    values = json.loads(plan.to_text(made(path)))
+    values = json.loads(sidecar.to_text(made(path)))
     section, _, key = name.rpartition(".")
     (values[section] if section else values)[key] = 1
-    plan.sidecar(path).write_text(sealed(values), encoding="utf-8")
+    sidecar_path(path).write_text(sealed(values), encoding="utf-8")
     with pytest.raises(BadModel, match=f"has {name}, which this segfast does not know.*newer segfast"):
         read_plan(path)
-    plan.sidecar(path).write_text(sealed({**values, "ignorable": [name]}), encoding="utf-8")
+    sidecar_path(path).write_text(sealed({**values, "ignorable": [name]}), encoding="utf-8")
     assert read_plan(path).options == made(path).options

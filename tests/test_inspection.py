@@ -7,10 +7,9 @@ import pytest
 from helpers import tiny_config
 from test_plan import made
 
-from segfast.artifacts.golden import GATE, Probe, photo
-from segfast.artifacts.inspection import FUSED, Nodes, inspect
-from segfast.artifacts.plan import Options
-from segfast.artifacts.verdict import judge
+from segfast.artifacts.golden import GATE, Golden, photo
+from segfast.artifacts.plan import Nodes, Options
+from segfast.artifacts.verification import FUSED, inspect, verify
 from segfast.errors import BadModel
 
 NODES = Nodes(("softmax_0", "softmax_1", "softmax_2"), ("qkv", "scores", "mix", "fc1"))
@@ -100,7 +99,7 @@ def test_what_is_no_inspection(bad):
         inspect(bad, NODES)
 
 
-# The probe ------------------------------------------------------------------------------------------------------------
+# The golden ------------------------------------------------------------------------------------------------------------
 
 
 def logits(seed=0, shape=(1, 7, 9, 11)):
@@ -109,7 +108,7 @@ def logits(seed=0, shape=(1, 7, 9, 11)):
 
 def test_the_same_answer_passes():
     for output, answer in (("logits", logits()), ("labels", np.full((1, 99, 101), 3, np.uint8))):
-        compared = Probe.of(output, answer).compare(answer)
+        compared = Golden.of(output, answer).compare(answer)
         assert compared.passed
         assert compared.labels == 1
         assert (compared.relative_error or 0) < 5e-4  # float16 keeps that much
@@ -118,7 +117,7 @@ def test_the_same_answer_passes():
 @pytest.mark.parametrize(("scale", "passes"), [(GATE / 2, True), (GATE * 2, False)])
 def test_the_gate_is_on_the_ratio_of_norms(scale, passes):
     noise = logits(1)
-    compared = Probe.of("logits", logits()).compare(logits() + scale * noise)
+    compared = Golden.of("logits", logits()).compare(logits() + scale * noise)
     assert compared.relative_error == pytest.approx(scale, rel=0.2)
     assert compared.passed is passes
 
@@ -128,30 +127,30 @@ def test_one_clear_label_that_differs_is_enough():
     given[0, 3] = 100
     changed = given.copy()
     changed[0, :, 0, 0] = [0, 0, 0, 99.9, 100, 0, 0]
-    compared = Probe.of("logits", given).compare(changed)
+    compared = Golden.of("logits", given).compare(changed)
     assert compared.wrong == 1
     assert not compared.passed
     unclear = given.copy()
     unclear[0, 4] = 99.9
-    assert Probe.of("logits", unclear).compare(changed).wrong == 0
+    assert Golden.of("logits", unclear).compare(changed).wrong == 0
 
 
 def test_labels_may_differ_at_a_few_pixels_only():
     given = np.zeros((1, 100, 100), np.uint8)
     changed = given.copy()
     changed[0, :4] = 1
-    assert Probe.of("labels", given).compare(changed).passed
+    assert Golden.of("labels", given).compare(changed).passed
     changed[0, :6] = 1
-    assert not Probe.of("labels", given).compare(changed).passed
+    assert not Golden.of("labels", given).compare(changed).passed
 
 
 def test_nan_never_passes():
-    assert not Probe.of("logits", logits()).compare(np.full_like(logits(), np.nan)).passed
+    assert not Golden.of("logits", logits()).compare(np.full_like(logits(), np.nan)).passed
 
 
 def test_another_shape_is_refused():
     with pytest.raises(BadModel, match="build it again"):
-        Probe.of("logits", logits()).compare(logits(shape=(1, 8, 9, 11)))
+        Golden.of("logits", logits()).compare(logits(shape=(1, 8, 9, 11)))
 
 
 def test_a_photo_of_any_size():
@@ -159,14 +158,14 @@ def test_a_photo_of_any_size():
     assert photo((64, 64)).std() > 20
 
 
-# The verdict ----------------------------------------------------------------------------------------------------------
+# The verification ----------------------------------------------------------------------------------------------------------
 
 
 def judged(tmp_path, *layers, answer=None, engine="tensorrt"):
     plan = made(
-        tmp_path / "x.engine", nodes=NODES, options=Options(engine, ("sm89",)), probe=Probe.of("logits", logits())
+        tmp_path / "x.engine", nodes=NODES, options=Options(engine, ("sm89",)), golden=Golden.of("logits", logits())
     )
-    return judge(plan, text(*layers), logits() if answer is None else answer).failure
+    return verify(plan, text(*layers), logits() if answer is None else answer).failure
 
 
 def test_verdicts(tmp_path):

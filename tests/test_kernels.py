@@ -43,10 +43,10 @@ def field(K, h, w, seed=0, coarse=None):
 def windows(K, size, window, stride, patch=16, seed=0, coarse=None, mirrored=False, crop=True):
     """A view of `size` as the protocol cuts it."""
     protocol = Protocol((0, 0, 0), (1, 1, 1), window, stride, small_windows=True, crop_padding=crop)
-    anchors, window = protocol.windows(size)
+    origins, window = protocol.windows(size)
     h, w = (-(-extent // patch) for extent in window)
-    logits = np.stack([field(K, h, w, seed + i, coarse) for i in range(len(anchors))])
-    return Windows(logits, anchors, window, (h * patch, w * patch) if crop else window, size, mirrored)
+    logits = np.stack([field(K, h, w, seed + i, coarse) for i in range(len(origins))])
+    return Windows(logits, origins, window, (h * patch, w * patch) if crop else window, size, mirrored)
 
 
 def shortfall(labels, scores):
@@ -244,9 +244,9 @@ def test_wide_images_with_several_views():
 
 def test_scattered_windows():
     # Not the product of rows and columns: a brick wall, one window twice.
-    anchors = [(0, 0), (0, 50), (30, 0), (30, 25), (30, 50), (30, 50)]
+    origins = [(0, 0), (0, 50), (30, 0), (30, 25), (30, 50), (30, 50)]
     logits = np.stack([field(19, 3, 4, seed) for seed in range(6)])
-    view = Windows(logits, anchors, (40, 60), (48, 64), (70, 110))
+    view = Windows(logits, origins, (40, 60), (48, 64), (70, 110))
     assert_merged([view], (70, 110))
     assert_merged([view], (101, 93))
 
@@ -344,17 +344,17 @@ def test_bad_threads(threads, error):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"anchors": [(0, 1)]},  # leaves the view
-        {"anchors": [(-1, 0)]},
-        {"anchors": []},
-        {"anchors": [(0, 0), (0, 0)]},  # two anchors, one window
+        {"origins": [(0, 1)]},  # leaves the view
+        {"origins": [(-1, 0)]},
+        {"origins": []},
+        {"origins": [(0, 0), (0, 0)]},  # two origins, one window
         {"size": (8, 9)},  # the last column is not covered
         {"size": (9, 8)},
         {"padded": (7, 8)},
         {"window": (0, 8)},
-        {"size": (8, 20), "anchors": [(0, 0), (0, 12)], "logits": np.repeat(GOOD, 2, 0)},  # a hole
-        {"size": (12, 12), "anchors": [(0, 0), (4, 4)], "logits": np.repeat(GOOD, 2, 0)},
-        {"size": (12, 8), "anchors": [(4, 0)]},
+        {"size": (8, 20), "origins": [(0, 0), (0, 12)], "logits": np.repeat(GOOD, 2, 0)},  # a hole
+        {"size": (12, 12), "origins": [(0, 0), (4, 4)], "logits": np.repeat(GOOD, 2, 0)},
+        {"size": (12, 8), "origins": [(4, 0)]},
     ],
 )
 def test_bad_windows(changes):

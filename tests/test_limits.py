@@ -36,8 +36,8 @@ def test_windows_are_counted_without_making_them(protocol):
     for size, stride in itertools.product([(64, 96), (64, 97), (200, 300), (97, 129), (40, 300)], [1, 7, 48, 64]):
         stepped = protocol.with_stride(stride)
         working = stepped.working_size(size)
-        anchors, window = stepped.windows(working)
-        assert stepped.count(working) == (len(anchors), window)
+        origins, window = stepped.windows(working)
+        assert stepped.count(working) == (len(origins), window)
 
 
 FINE = {
@@ -254,7 +254,7 @@ def test_a_model_that_does_not_open(monkeypatch):
     def fail(*arguments):
         raise RuntimeError("inner")
 
-    monkeypatch.setattr(engine.opening, "open_model", fail)
+    monkeypatch.setattr(engine.select, "open_model", fail)
     with pytest.raises(BadModel, match=r"opening the model failed \(RuntimeError: inner\); export"):
         segfast.Engine(tiny_model(), device="cpu")
 

@@ -24,10 +24,10 @@ def field(*shape, seed=0, coarse=True):
 
 def windows(K, size, window, stride, mirrored=False, seed=0):
     protocol = Protocol((0, 0, 0), (1, 1, 1), window, stride, small_windows=True)
-    anchors, (H, W) = protocol.windows(size)
+    origins, (H, W) = protocol.windows(size)
     h, w = -(-H // 16), -(-W // 16)
-    logits = field(len(anchors), K, h, w, seed=seed)
-    return Windows(logits, anchors, (H, W), (h * 16, w * 16), size, mirrored)
+    logits = field(len(origins), K, h, w, seed=seed)
+    return Windows(logits, origins, (H, W), (h * 16, w * 16), size, mirrored)
 
 
 def cuda(view):

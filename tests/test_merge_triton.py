@@ -82,7 +82,7 @@ def test_other_layouts_are_copied():
 
 
 class Table:
-    """Anchors in pinned memory that count their copies."""
+    """Origins in pinned memory that count their copies."""
 
     def __init__(self):
         self.copies = []
@@ -95,7 +95,7 @@ class Table:
 
 @pytest.fixture
 def stream(monkeypatch):
-    """A CUDA stream that may be captured; anchors are pinned as `Table`s."""
+    """A CUDA stream that may be captured; origins are pinned as `Table`s."""
     now = SimpleNamespace(cuda_stream=1, capturing=False, tables=[])
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now.capturing)
@@ -108,27 +108,27 @@ def stream(monkeypatch):
         cache.cache_clear()
 
 
-def overlapping(*anchors):
-    return Windows(SimpleNamespace(device=torch.device("cuda", 0)), anchors, (8, 8), (8, 8), (8, 12))
+def overlapping(*origins):
+    return Windows(SimpleNamespace(device=torch.device("cuda", 0)), origins, (8, 8), (8, 8), (8, 12))
 
 
-def test_anchors_are_copied_once_a_stream_and_by_every_graph(stream):
+def test_origins_are_copied_once_a_stream_and_by_every_graph(stream):
     view = overlapping((0, 0), (0, 4))
-    first = merge_cuda._anchors(view)
-    assert merge_cuda._anchors(view) is first
+    first = merge_cuda._origins(view)
+    assert merge_cuda._origins(view) is first
     stream.cuda_stream = 2  # which need not have waited for the first one's copy
-    assert merge_cuda._anchors(view) is not first
+    assert merge_cuda._origins(view) is not first
     (table,) = stream.tables
     assert len(table.copies) == 2
     stream.capturing = True
-    captured = [merge_cuda._anchors(view) for _ in range(2)]
+    captured = [merge_cuda._origins(view) for _ in range(2)]
     assert len(table.copies) == 4
     assert first not in captured
     assert merge_cuda._captured == [table]  # its copies are repeated whenever the graph is
 
 
-def test_unseen_anchors_cannot_be_captured(stream):
+def test_unseen_origins_cannot_be_captured(stream):
     stream.capturing = True
-    with pytest.raises(ValueError, match="after one call with the same anchors"):
-        merge_cuda._anchors(overlapping((0, 0), (0, 3)))
-    assert merge_cuda._anchors(overlapping((0, 0))) is None
+    with pytest.raises(ValueError, match="after one call with the same origins"):
+        merge_cuda._origins(overlapping((0, 0), (0, 3)))
+    assert merge_cuda._origins(overlapping((0, 0))) is None

@@ -174,6 +174,6 @@ def test_scores_by_size_are_those_of_their_pixels():
 
 
 def test_scipy_is_said_to_be_missing(monkeypatch):
-    monkeypatch.setattr("segfast.dependencies.needs.find_spec", lambda name: None)
+    monkeypatch.setattr("segfast.dependencies.imports.find_spec", lambda name: None)
     with pytest.raises(MissingRuntime, match=re.escape(f"scipy; {installation.install('train')}")):
         object_sizes(np.zeros((3, 3), np.uint8))

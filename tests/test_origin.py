@@ -161,7 +161,7 @@ def sources():
 
 def test_no_text_names_a_package_of_ours_on_an_index():
     files = sources()
-    assert {"needs.py", "README.md", "setup.py", "config.py"} <= {path.name for path in files}
+    assert {"installation.py", "README.md", "setup.py", "config.py"} <= {path.name for path in files}
     named = [
         f"{path.relative_to(REPOSITORY)}: {text.strip()}"
         for path in files

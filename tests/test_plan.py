@@ -12,13 +12,14 @@ import pytest
 from helpers import tiny_config
 
 import segfast
-from segfast.artifacts import plan
-from segfast.artifacts.golden import Probe
-from segfast.artifacts.inspection import Nodes
+from segfast.artifacts import sidecar
+from segfast.artifacts.golden import Golden
 from segfast.artifacts.onnx import Artifact
-from segfast.artifacts.plan import Options, Plan, mark, publish, read_plan, sidecar
+from segfast.artifacts.plan import Nodes, Options, Plan, sidecar_path
+from segfast.artifacts.sidecar import mark, publish, read_plan
+from segfast.dependencies import tensorrt as trt
 from segfast.errors import BadModel, BadOption, EngineMismatch, MissingRuntime
-from segfast.machine import devices, nvidia
+from segfast.machine import devices
 
 CONTENT = np.random.default_rng(0).bytes(20_000)
 
@@ -37,7 +38,7 @@ def made(path, output="logits", **changes):
         "onnx": "tiny.onnx",
         "onnx_digest": "0" * 64,
         "nodes": Nodes(("softmax", "softmax_1"), ("matmul",)),
-        "probe": Probe.of(output, answer.astype(np.float16 if output == "logits" else np.uint8)),
+        "golden": Golden.of(output, answer.astype(np.float16 if output == "logits" else np.uint8)),
         "verified": False,
     }
     return Plan(**(values | changes))
@@ -59,10 +60,10 @@ def engine(tmp_path):
 def no_compiler(monkeypatch):
     """Whoever asks for a compiler's module here, of which the deserialiser is a part, has checked too late."""
 
-    def load(engine):
+    def load(compiler):
         raise AssertionError("a compiler was loaded")
 
-    monkeypatch.setattr(nvidia, "load", load)
+    monkeypatch.setattr(trt, "load", load)
 
 
 def test_marking_changes_nothing_else(engine):
@@ -82,9 +83,9 @@ def test_a_plan_that_took_anothers_place_is_not_marked(engine):
 
 
 def same(a, b):
-    np.testing.assert_array_equal(a.probe.values, b.probe.values)
-    assert a.probe.values.dtype == b.probe.values.dtype
-    assert replace(a, probe=b.probe) == b
+    np.testing.assert_array_equal(a.golden.values, b.golden.values)
+    assert a.golden.values.dtype == b.golden.values.dtype
+    assert replace(a, golden=b.golden) == b
 
 
 @pytest.mark.parametrize("output", ["logits", "labels"])
@@ -95,7 +96,7 @@ def test_a_sidecar_says_all_of_it(tmp_path, output):
     same(read_plan(given.path), given)
     assert given.path.read_bytes() == CONTENT  # a pure plan
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.engine", "x.engine.json"]
-    values = json.loads(sidecar(given.path).read_text())
+    values = json.loads(sidecar_path(given.path).read_text())
     assert values["sha256"] == hashlib.sha256(CONTENT).hexdigest()
     assert values["model"]["classes"][0] == "thing 0"
     assert values["verified"] is True
@@ -111,7 +112,7 @@ def refused(path, kind=BadModel, words="segfast.export --onnx"):
 
 @pytest.mark.parametrize("what", ["plan", "sidecar"])
 def test_truncation_at_100_offsets(engine, what):
-    path = engine if what == "plan" else sidecar(engine)
+    path = engine if what == "plan" else sidecar_path(engine)
     whole = path.read_bytes()
     for offset in np.linspace(0, len(whole) - 1, 100).astype(int):
         path.write_bytes(whole[:offset])
@@ -120,7 +121,7 @@ def test_truncation_at_100_offsets(engine, what):
 
 @pytest.mark.parametrize("what", ["plan", "sidecar"])
 def test_one_flipped_byte_at_100_places(engine, what):
-    path = engine if what == "plan" else sidecar(engine)
+    path = engine if what == "plan" else sidecar_path(engine)
     whole = path.read_bytes()
     for place in np.linspace(0, len(whole) - 1, 100).astype(int):
         for bits in (0xFF, 0x01):
@@ -149,7 +150,7 @@ def test_a_missing_plan(engine):
 
 
 def test_a_missing_sidecar_needs_trust(engine):
-    sidecar(engine).unlink()
+    sidecar_path(engine).unlink()
     with pytest.raises(BadModel, match=r"has no tiny-rtx.engine.json beside it.*trusted=True only if you vouch for it"):
         segfast.Engine(engine, device="cuda")
     assert read_plan(engine, trusted=True) is None
@@ -162,11 +163,11 @@ def test_a_folder_is_no_engine(tmp_path):
 
 def edited(engine, change):
     """The sidecar after an edit by hand, sealed anew where the edit is about its content."""
-    values = json.loads(sidecar(engine).read_text())
+    values = json.loads(sidecar_path(engine).read_text())
     change(values)
     seal = values.pop("seal")
-    values["seal"] = plan._seal(values) if seal is not None else "0" * 64
-    sidecar(engine).write_text(plan._dump(values))
+    values["seal"] = sidecar._seal(values) if seal is not None else "0" * 64
+    sidecar_path(engine).write_text(sidecar._dump(values))
 
 
 @pytest.mark.parametrize(
@@ -269,8 +270,8 @@ def test_the_command_in_the_message_builds_the_same(tmp_path, monkeypatch, optio
     parsed = command._parse()
     assert parsed.onnx == str(tmp_path / "a folder" / "tiny.onnx")
     assert parsed.out == str(tmp_path / "a folder")
-    assert parsed.engine == options.engine
-    assert parsed.target == ("sm89,sm120" if options.engine == "rtx" else None)
+    assert parsed.engine == options.compiler
+    assert parsed.target == ("sm89,sm120" if options.compiler == "rtx" else None)
     for name in ("batch", "workspace", "level", "hardware", "version_compatible"):
         assert getattr(parsed, name) == getattr(options, name)
 
@@ -299,8 +300,8 @@ def test_choices_that_an_engine_file_has_made(engine):
         ({"level": 6}, "from 0 to 5"),
         ({"level": True}, "from 0 to 5"),
         ({"hardware": "any"}, "none, same, ampere+"),
-        ({"engine": "rtx", "hardware": "same"}, "targets in place of"),
-        ({"engine": "rtx", "version_compatible": True}, "targets in place of"),
+        ({"compiler": "rtx", "hardware": "same"}, "targets in place of"),
+        ({"compiler": "rtx", "version_compatible": True}, "targets in place of"),
     ],
 )
 def test_impossible_options(change, words):

@@ -33,9 +33,9 @@ def test_mmsegmentation_leaves_small_images_alone():
 
 
 def test_windows_end_at_the_border():
-    anchors, window = PLAIN.windows((64, 160))
+    origins, window = PLAIN.windows((64, 160))
     assert window == (64, 64)
-    assert anchors == [(0, 0), (0, 48), (0, 96)]
+    assert origins == [(0, 0), (0, 48), (0, 96)]
     assert PLAIN.windows((64, 161))[0] == [(0, 0), (0, 48), (0, 96), (0, 97)]
     assert PLAIN.windows((64, 64))[0] == [(0, 0)]
 
@@ -73,18 +73,18 @@ def test_upsampling_is_pytorchs(size, target):
 def windows_of(protocol, size, K=5, P=16, seed=0, mirrored=False):
     """Random logits for the windows of an image, and what the original code makes of them."""
     working = protocol.working_size(size)
-    anchors, window = protocol.windows(working)
+    origins, window = protocol.windows(working)
     padded = (window[0] + -window[0] % P, window[1] + -window[1] % P) if protocol.crop_padding else window
-    shape = (len(anchors), K, -(-window[0] // P), -(-window[1] // P))
+    shape = (len(origins), K, -(-window[0] // P), -(-window[1] // P))
     logits = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     total, count = torch.zeros(1, K, *working), torch.zeros(1, 1, *working)
-    for patch, (top, left) in zip(torch.from_numpy(logits), anchors, strict=True):
+    for patch, (top, left) in zip(torch.from_numpy(logits), origins, strict=True):
         full = interpolate(patch[None], padded, mode="bilinear")[..., : window[0], : window[1]]
         total[..., top : top + window[0], left : left + window[1]] += full
         count[..., top : top + window[0], left : left + window[1]] += 1
     merged = interpolate(total / count, size, mode="bilinear")[0]
     merged = merged.flip(-1) if mirrored else merged
-    return reference.Windows(logits, anchors, window, padded, working, mirrored), merged
+    return reference.Windows(logits, origins, window, padded, working, mirrored), merged
 
 
 MMSEG = Protocol((0.5,) * 3, (0.5,) * 3, (64, 64), (32, 32), small_windows=True, crop_padding=False)

@@ -16,7 +16,9 @@ from helpers import REPOSITORY, interrupted, tiny_model
 
 import segfast
 from segfast import files
-from segfast.artifacts.plan import Options, read_plan
+from segfast.artifacts.plan import Options
+from segfast.artifacts.sidecar import read_plan
+from segfast.dependencies import tensorrt as trt
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, ExportFailed, MissingRuntime
 from segfast.export import build_engine, builder, engine_file, onnx_file
 from segfast.export.graph import Deployed, at_size
@@ -45,7 +47,7 @@ def traced(name, output, size=(512, 512)):
 
 
 def build(path, folder, **options):
-    return build_engine(path, folder / "x-rtx.engine", **({"engine": "rtx", "targets": "sm89"} | options))
+    return build_engine(path, folder / "x-rtx.engine", **({"compiler": "rtx", "targets": "sm89"} | options))
 
 
 # The standing proof ---------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def test_without_a_gpu_nothing_is_verified(tiny, tmp_path):
 def test_the_probe_is_the_answer_of_the_file(tiny, tmp_path):
     build(tiny, tmp_path)
     answer = segfast.Engine(tiny, runtime="onnxruntime", device="cpu").run(engine_file.photo((64, 64))[None])
-    compared = read_plan(tmp_path / "x-rtx.engine").probe.compare(answer)
+    compared = read_plan(tmp_path / "x-rtx.engine").golden.compare(answer)
     assert (compared.relative_error, compared.labels) == (0, 1)
 
 
@@ -174,8 +176,8 @@ def refused(folder, error, words, call):
         ({"targets": "sm89,ada"}, "no target 'ada'"),
         ({"targets": []}, "name targets among"),
         ({"targets": [89]}, "no target 89"),
-        ({"engine": "tensorflow"}, "one of tensorrt, rtx"),
-        ({"engine": "tensorrt"}, "--engine rtx takes them"),
+        ({"compiler": "tensorflow"}, "one of tensorrt, rtx"),
+        ({"compiler": "tensorrt"}, "--engine rtx takes them"),
         ({"batch": (1, 1, 0)}, "three rising numbers"),
         ({"batch": 8}, "three rising numbers"),
         ({"hardware": "same"}, "targets in place of"),
@@ -191,11 +193,14 @@ def test_no_target_without_a_gpu(tiny, tmp_path):
     refused(tmp_path, BadOption, "--target sm89,sm120", lambda: build(tiny, tmp_path, targets=None))
 
 
-@pytest.mark.skipif(nvidia.installed("tensorrt"), reason="TensorRT is installed")
+@pytest.mark.skipif(trt.installed("tensorrt"), reason="TensorRT is installed")
 def test_tensorrt_that_is_not_there(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
     refused(
-        tmp_path, MissingRuntime, "pip install tensorrt", lambda: build(tiny, tmp_path, engine="tensorrt", targets=None)
+        tmp_path,
+        MissingRuntime,
+        "pip install tensorrt",
+        lambda: build(tiny, tmp_path, compiler="tensorrt", targets=None),
     )
 
 
@@ -214,7 +219,7 @@ def test_fp32_is_refused(tiny_onnx, tmp_path):
 
 
 def test_names_that_say_another_format(tiny, tmp_path):
-    call = functools.partial(build_engine, tiny, tmp_path / "x.onnx", engine="rtx", targets="sm89")
+    call = functools.partial(build_engine, tiny, tmp_path / "x.onnx", compiler="rtx", targets="sm89")
     refused(tmp_path, BadOption, r"name it \*\.engine", call)
 
 

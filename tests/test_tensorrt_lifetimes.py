@@ -17,12 +17,12 @@ from test_plan import made, write
 
 import segfast
 from segfast import files
-from segfast.artifacts.golden import Probe, photo
-from segfast.artifacts.inspection import Nodes
-from segfast.artifacts.plan import Options, read_plan
+from segfast.artifacts.golden import Golden, photo
+from segfast.artifacts.plan import Nodes, Options
+from segfast.artifacts.sidecar import read_plan
+from segfast.dependencies import tensorrt as trt
 from segfast.errors import EngineMismatch
 from segfast.export import builder
-from segfast.machine import nvidia
 from segfast.runtimes.rtx_kernels import kernels_file
 
 
@@ -43,7 +43,7 @@ def pretend(monkeypatch, fake, kind, path, **options):
         device="a GPU",
         digest=hashlib.sha256(content).hexdigest(),
         nodes=Nodes((), ("matmul",)),
-        probe=Probe.of("logits", answer),
+        golden=Golden.of("logits", answer),
     )
     write(plan, content)
     return library
@@ -113,18 +113,18 @@ def test_the_logger_of_the_first_engine_serves_all_that_follow(library, tmp_path
 
 def test_a_listener_hears_what_is_new(fake):
     library = fake_tensorrt.Library(fake, "rtx")
-    first = nvidia.listen(library)
+    first = trt.listen(library)
     first.log.log(library.Severity.WARNING, "so what")
     first.log.log(library.Severity.ERROR, " one \n")
-    second = nvidia.listen(library)
+    second = trt.listen(library)
     second.log.log(library.Severity.INTERNAL_ERROR, "two")
     assert (first.errors, second.errors) == (["one", "two"], ["two"])
     assert first.log is second.log
     first.clear()
     assert (first.errors, second.errors) == ([], ["two"])
-    for number in range(2 * nvidia.HEARD):
+    for number in range(2 * trt.HEARD):
         first.log.log(library.Severity.ERROR, str(number))
-    assert first.errors == [str(number) for number in range(nvidia.HEARD, 2 * nvidia.HEARD)]
+    assert first.errors == [str(number) for number in range(trt.HEARD, 2 * trt.HEARD)]
 
 
 @pytest.mark.parametrize("batch", [(1, 2, 4), (2, 2, 6), (3, 4, 4), (1, 1, 1)])
@@ -265,7 +265,7 @@ def test_a_plan_that_is_not_published_yet_leaves_no_kernels(rtx, tmp_path):
     from segfast.runtimes.tensorrt import TensorRTRuntime
 
     plan = read_plan(tmp_path / "x.engine")
-    assert TensorRTRuntime(plan, plan.path, plan.read(), "cuda:0").verdict(plan).failure is None
+    assert TensorRTRuntime(plan, plan.path, plan.read(), "cuda:0").verification(plan).failure is None
     assert not kernels_file(plan.path).exists()
 
 

@@ -12,7 +12,9 @@ from helpers import tiny_model
 from test_engine_gpu import picture, random_model, relative_error, same_labels
 
 import segfast
-from segfast.artifacts.plan import read_plan, sidecar, to_text
+from segfast.artifacts.plan import sidecar_path
+from segfast.artifacts.sidecar import read_plan, to_text
+from segfast.dependencies import tensorrt as trt
 from segfast.errors import BadModel, NotSupported
 from segfast.export import build_engine, export_onnx
 from segfast.machine import devices, nvidia
@@ -82,7 +84,7 @@ def here():
     from segfast.export.targets import CARDS
 
     fits = {"tensorrt": True, "rtx": nvidia.capability("cuda:0") in CARDS}
-    return [kind for kind in nvidia.KINDS if nvidia.installed(kind) and fits[kind]]
+    return [kind for kind in trt.COMPILERS if trt.installed(kind) and fits[kind]]
 
 
 GPU = [
@@ -112,15 +114,15 @@ def built(request, model, tmp_path_factory):
     """An engine file of the tiny model, and how it was built."""
     folder = tmp_path_factory.mktemp(request.param)
     export_onnx(model, folder / "tiny.onnx")
-    return folder / "tiny.engine", build_engine(folder / "tiny.onnx", folder / "tiny.engine", engine=request.param)
+    return folder / "tiny.engine", build_engine(folder / "tiny.onnx", folder / "tiny.engine", compiler=request.param)
 
 
 @on_gpu
 def test_a_build_on_a_gpu_is_verified(built):
     path, report = built
-    assert report.verdict.failure is None
-    assert report.verdict.inspection.wide == ()
-    assert report.verdict.comparison.relative_error < ERROR
+    assert report.verification.failure is None
+    assert report.verification.inspection.wide == ()
+    assert report.verification.comparison.relative_error < ERROR
     assert "attention: " in str(report)
     plan = read_plan(path)
     assert plan.verified
@@ -131,7 +133,7 @@ def test_a_build_on_a_gpu_is_verified(built):
 @on_gpu
 def test_an_unverified_engine_is_verified_when_it_is_opened(built):
     path, _ = built
-    sidecar(path).write_text(to_text(replace(read_plan(path), verified=False)), encoding="utf-8", newline="\n")
+    sidecar_path(path).write_text(to_text(replace(read_plan(path), verified=False)), encoding="utf-8", newline="\n")
     assert "verified now: relative error" in repr(segfast.Engine(path))
     assert read_plan(path).verified
     assert "verified now" not in repr(segfast.Engine(path))
@@ -163,7 +165,7 @@ def test_labels_are_those_of_the_fp32_model(built, exact, size, multiscale):
 def test_parity_of_the_family(tmp_path, kind, name, output):
     model = random_model(name)
     export_onnx(model, tmp_path / "x.onnx", output=output)
-    report = build_engine(tmp_path / "x.onnx", tmp_path / "x.engine", engine=kind)
+    report = build_engine(tmp_path / "x.onnx", tmp_path / "x.engine", compiler=kind)
     print(report)
     image = picture(512, 512)
     same_labels(
@@ -254,4 +256,4 @@ def test_an_engine_without_sidecar_needs_trust(built, tmp_path):
     assert "no sidecar" in repr(engine)
     image = picture(64, 64)
     np.testing.assert_array_equal(engine.segment(image).labels, segfast.Engine(built[0]).segment(image).labels)
-    assert not sidecar(path).exists()
+    assert not sidecar_path(path).exists()

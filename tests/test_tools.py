@@ -138,8 +138,8 @@ def test_doctor_of_a_whole_installation(hide, monkeypatch, capsys, tmp_path):
 
 def test_doctor_predicts_the_engine(hide, monkeypatch, tiny_onnx):
     engine = segfast.Engine(tiny_onnx, device="cpu")
-    assert engine.runtime == "OpenVINO on cpu in f32"
-    assert doctor.examine()["engine"]["onnx"]["text"].endswith("fp32 files in f32")
+    assert engine.runtime == "OpenVINO on cpu in fp32"
+    assert doctor.examine()["engine"]["onnx"]["text"].endswith("fp32 files in fp32")
     hide("openvino")
     assert segfast.Engine(tiny_onnx, device="cpu").runtime.startswith("ONNX Runtime on cpu")
     assert doctor.examine()["engine"]["onnx"]["text"].startswith("ONNX Runtime on cpu")
@@ -289,7 +289,7 @@ def test_what_is_timed_is_segment(tiny_onnx, photo, multiscale):
     one, answer = benchmark.segment(engine, photo, multiscale)
     assert (answer.labels == engine.segment(photo, multiscale=multiscale).labels).all()
     cuts = list(engine._prepare(photo, multiscale, None).cuts)
-    assert one.windows == sum(len(cut.anchors) for cut in cuts) > (12 if multiscale else 1)
+    assert one.windows == sum(len(cut.origins) for cut in cuts) > (12 if multiscale else 1)
 
 
 def test_benchmark_of_the_examples(tiny_onnx, monkeypatch, capsys):

@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    from segfast.dependencies.needs import need
+    from segfast.dependencies.imports import need
 
     need("train", "torch")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

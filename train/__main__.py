@@ -17,7 +17,7 @@ import os
 from typing import Any
 
 from segfast import cli
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
 from segfast.errors import BadOption
 from segfast.train.recipes import EXPECTED, MULTISCALE, RECIPES, Recipe, flag, recipe
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segfast import cli, files
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
 from segfast.errors import BadOption
 from segfast.train.record import LOG, read_log
 

@@ -16,7 +16,7 @@ import torch
 
 from segfast import __version__, files
 from segfast.datasets import Dataset, open_dataset
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
 from segfast.engine import Engine
 from segfast.errors import BadOption, SegfastError, TrainingFailed
 from segfast.evaluate import evaluate

@@ -64,10 +64,10 @@ def _merged(clock: Clock, side: int, size: Size, scales: Sequence[float]) -> dic
     views = []
     for scale in scales:
         working = protocol.working_size((int(size[0] * scale), int(size[1] * scale)))
-        anchors, window = protocol.windows(working)
+        origins, window = protocol.windows(working)
         for mirrored in (False, True)[: 2 if len(scales) > 1 else 1]:
-            logits = smooth(clock, len(anchors), (side // 16, side // 16))
-            views.append(Windows(logits, anchors, window, window, working, mirrored))  # type: ignore[arg-type]
+            logits = smooth(clock, len(origins), (side // 16, side // 16))
+            views.append(Windows(logits, origins, window, window, working, mirrored))  # type: ignore[arg-type]
     scores = original(views, size, torch.float32)[None]
     row = _compare(
         clock, lambda: merge_windows(views, size)[None], lambda: original(views, size).argmax(0)[None], scores
@@ -83,7 +83,7 @@ def original(views: Sequence[Windows], size: Size, dtype: torch.dtype | None = N
         sums = logits.new_zeros(logits.shape[1], *view.size)
         count = logits.new_zeros(1, *view.size)
         (h, w) = view.window
-        for window, (top, left) in zip(F.interpolate(logits, size=(h, w), mode="bilinear"), view.anchors, strict=True):
+        for window, (top, left) in zip(F.interpolate(logits, size=(h, w), mode="bilinear"), view.origins, strict=True):
             sums[:, top : top + h, left : left + w] += window
             count[:, top : top + h, left : left + w] += 1
         merged = F.interpolate((sums / count)[None], size=size, mode="bilinear")[0]

@@ -18,8 +18,8 @@ import torch
 from benchmarks.gpu.budget import Row
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.models import made
+from segfast.dependencies import tensorrt as trt
 from segfast.engine import Engine
-from segfast.machine import nvidia
 
 MODEL, CALLS = "seg-b-mask-16", 1000
 # Bytes of the GPU in anybody's use after those calls, against before.
@@ -29,7 +29,7 @@ LEAK = 64 << 20
 def plan(clock: Clock) -> Iterator[Row]:
     """Each compiler."""
     name, calls = ("seg-ti-32", 10) if clock.rehearsal else (MODEL, CALLS)
-    for kind in nvidia.KINDS:
+    for kind in trt.COMPILERS:
         yield {"section": "tensorrt", "compiler": kind, "model": name}, partial(_measure, clock, kind, name, calls)
 
 
@@ -38,17 +38,17 @@ def _measure(clock: Clock, kind: str, name: str, calls: int) -> dict[str, Any]:
     if clock.rehearsal:
         return turns(engine, windows[0], calls) | {"engine": repr(engine)}
     del engine
-    nvidia.load(kind)
+    trt.load(kind)
     from segfast.export import build_engine, export_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         onnx, path = Path(folder) / "x.onnx", Path(folder) / "x.engine"
         export_onnx(model.cpu(), onnx)
         start = time.monotonic()
-        report = build_engine(onnx, path, engine=kind)
+        report = build_engine(onnx, path, compiler=kind)
         built: dict[str, Any] = {"build_seconds": round(time.monotonic() - start, 1), "report": str(report)}
-        if report.verdict is not None and report.verdict.failure is not None:
-            return built | {"error": str(report.verdict.failure)}
+        if report.verification is not None and report.verification.failure is not None:
+            return built | {"error": str(report.verification.failure)}
         engine = Engine(path)
         return built | turns(engine, windows[0], calls) | {"engine": repr(engine)}
 

@@ -24,7 +24,7 @@ SHAPES = ((4097, 8, 12), (1025, 16, 12))
 TINY = ((129, 1, 1),)
 # The architecture whose tiles a rehearsal goes through, and the plan beside which it does.
 REHEARSED = 90
-PLAIN = attention_configs.Plan(attention_configs.Tile(64, 128, 4, 2), 1, False)
+PLAIN = attention_configs.LaunchConfig(attention_configs.Tile(64, 128, 4, 2), 1, False)
 
 
 def plan(clock: Clock) -> Iterator[Row]:
@@ -61,7 +61,7 @@ def launched(tile: attention_configs.Tile | None) -> Attend:
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from segfast.kernels.attention_triton import launch_forward
 
-        plan = attention_configs.plan_forward(q, k, v) if q.is_cuda else PLAIN
+        plan = attention_configs.forward_config(q, k, v) if q.is_cuda else PLAIN
         return launch_forward(q, k, v, HEAD**-0.5, plan if tile is None else plan._replace(tile=tile, splits=1))[0]
 
     return attend

@@ -21,7 +21,7 @@ from benchmarks.report.page import page
 from benchmarks.report.reading import MAKE, load, read
 from benchmarks.report.results import Results
 from segfast import cli, files
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
 from segfast.errors import BadOption
 
 REPOSITORY = Path(__file__).parents[2]

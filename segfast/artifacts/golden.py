@@ -53,7 +53,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Probe:
+class Golden:
     """The expected answer for the first photo, at evenly spaced places.
 
     Attributes:
@@ -64,15 +64,15 @@ class Probe:
     values: NDArray[Any]
 
     @staticmethod
-    def of(output: str, answer: NDArray[Any]) -> Probe:
-        """The probe of an answer.
+    def of(output: str, answer: NDArray[Any]) -> Golden:
+        """The golden of an answer.
 
         Args:
             output: `logits` [1, K, h, w] or `labels` [1, H, W].
         """
         flat = _flat(output, answer)
         values = flat[..., _places(flat.shape[-1], _PLACES[output])]
-        return Probe(output, values.astype(np.float16) if output == "logits" else values)
+        return Golden(output, values.astype(np.float16) if output == "logits" else values)
 
     def compare(self, answer: NDArray[Any]) -> Comparison:
         """Compare an answer for the same photo.
@@ -102,7 +102,7 @@ class Probe:
         return {"photo": PHOTOS[0], "dtype": str(self.values.dtype), "shape": list(self.values.shape), "values": packed}
 
     @staticmethod
-    def from_json(output: str, values: dict[str, Any]) -> Probe:
+    def from_json(output: str, values: dict[str, Any]) -> Golden:
         """What `to_json` gave.
 
         Raises:
@@ -111,14 +111,14 @@ class Probe:
         wanted = ("float16",) if output == "logits" else ("uint8", "int32")
         shape, dtype = tuple(map(int, values["shape"])), values["dtype"]
         if values["photo"] != PHOTOS[0] or dtype not in wanted or len(shape) != (2 if output == "logits" else 1):
-            raise ValueError("another probe than its output's")
+            raise ValueError("another golden than its output's")
         count = int(np.prod(shape))
         if not 0 < count <= 65536 * max(_PLACES.values()):
-            raise ValueError("a probe of impossible size")
+            raise ValueError("a golden of impossible size")
         size = count * np.dtype(dtype).itemsize
         unpack = zlib.decompressobj()
         content = unpack.decompress(base64.b64decode(values["values"], validate=True), size + 1)
-        return Probe(output, np.frombuffer(content, dtype).reshape(shape))
+        return Golden(output, np.frombuffer(content, dtype).reshape(shape))
 
 
 def photo(size: Size, name: str = PHOTOS[0]) -> NDArray[np.uint8]:

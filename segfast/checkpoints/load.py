@@ -14,7 +14,7 @@ from segfast.checkpoints import download, mmsegmentation, original, states
 from segfast.checkpoints.pickles import load_pickle
 from segfast.checkpoints.positions import regrid, stated_grids
 from segfast.config import Config
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
 from segfast.errors import BadModel, CannotWrite, UnknownModel
 from segfast.protocol import Size
 from segfast.variants import VARIANTS, near

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segfast.datasets.base import IGNORE
-from segfast.dependencies.needs import need
+from segfast.dependencies.imports import need
 from segfast.errors import BadData
 
 Matrix = NDArray[np.int64]

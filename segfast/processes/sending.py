@@ -13,7 +13,7 @@ from segfast.checkpoints import download
 from segfast.errors import BadModel, NotSupported
 
 
-class Origin:
+class Source:
     """What an Engine was made from, as far as another process can make it again.
 
     Args:

@@ -63,7 +63,7 @@ class Runtime(Protocol):
         """Whether it runs in forked children of the process that made it."""
         ...
 
-    def widen(self) -> None:
+    def compile_pairs(self) -> None:
         """Get ready for many windows, where that costs something."""
         ...
 
@@ -91,12 +91,12 @@ class HostRuntime(ABC):
         """See `Runtime`."""
         return self.batch
 
-    def widen(self) -> None:  # noqa: B027 (most have nothing to do)
+    def compile_pairs(self) -> None:  # noqa: B027 (most have nothing to do)
         """See `Runtime`."""
 
     def warm_up(self, window: Size) -> None:
         """See `Runtime`: every number of windows that a call may have is run once."""
-        self.widen()
+        self.compile_pairs()
         with self.lane() as lane:
             for count in range(1, self.batch + 1):
                 lane.run([np.zeros((*window, 3), np.uint8)] * count)
@@ -118,7 +118,7 @@ class _HostLane:
 
     def run(self, windows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         if len(windows) >= MANY:
-            self._runtime.widen()
+            self._runtime.compile_pairs()
         step, parts = self._runtime.batch, []
         for start in range(0, len(windows), step):
             check()

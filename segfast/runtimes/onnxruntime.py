@@ -55,7 +55,7 @@ class ONNXRuntime(HostRuntime):
         result: NDArray[Any] = self._session.run(None, {self._input: to_bytes(windows)})[0]
         return result
 
-    def widen(self) -> None:
+    def compile_pairs(self) -> None:
         """See `Runtime`; nothing to do."""
 
 

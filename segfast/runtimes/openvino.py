@@ -30,7 +30,7 @@ class OpenVINORuntime(HostRuntime):
     """An artifact compiled for windows one at a time, and on demand for pairs of them.
 
     fp16 artifacts run in the CPU's own half precision (bf16 on x86, f16 on Arm), fp32 ones strictly
-    in f32. Sizes are fixed when a network is compiled: one of any batch size would be slower and
+    in fp32. Sizes are fixed when a network is compiled: one of any batch size would be slower and
     round differently.
     """
 
@@ -61,12 +61,12 @@ class OpenVINORuntime(HostRuntime):
 
     def _choose(self, capable: Any, threads: int | None) -> None:
         """The arithmetic and the threads."""
-        self.precision = "f32"
+        self.precision = "fp32"
         if self._artifact.precision == "fp16":
-            self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "f32")
-            if self.precision == "f32":
-                self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in f32")
-        hint = {"bf16": "bf16", "fp16": "f16", "f32": "f32"}[self.precision]
+            self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "fp32")
+            if self.precision == "fp32":
+                self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in fp32")
+        hint = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}[self.precision]
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
@@ -99,7 +99,7 @@ class OpenVINORuntime(HostRuntime):
         result: NDArray[Any] = requests[count].infer({0: to_bytes(windows)})[0]
         return result
 
-    def widen(self) -> None:
+    def compile_pairs(self) -> None:
         """Compile the network for pairs, the first time; later starts take it from the cache on disk."""
         with self._compiling:
             if self.batch not in self._networks:

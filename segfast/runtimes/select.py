@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segfast.artifacts.onnx import Artifact, read_artifact
-from segfast.artifacts.plan import read_plan
+from segfast.artifacts.sidecar import read_plan
 from segfast.config import Config
 from segfast.dependencies import imports, installation
 from segfast.errors import BadModel, BadOption, MissingRuntime

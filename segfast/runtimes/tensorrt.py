@@ -12,10 +12,12 @@ import torch
 from segfast import classes
 from segfast.artifacts.golden import photo
 from segfast.artifacts.onnx import Artifact
-from segfast.artifacts.plan import Plan, mark, read_plan, sidecar
-from segfast.artifacts.verdict import Verdict, judge
+from segfast.artifacts.plan import Plan, sidecar_path
+from segfast.artifacts.sidecar import mark, read_plan
+from segfast.artifacts.verification import Verification, verify
 from segfast.config import Config
 from segfast.dependencies import installation
+from segfast.dependencies import tensorrt as trt
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, MissingRuntime, NotSupported
 from segfast.machine import devices, nvidia
 from segfast.protocol import Protocol, Size
@@ -47,7 +49,7 @@ class TensorRTRuntime:
     outlives_forks = False
 
     def __init__(self, plan: Plan | None, path: Path, content: bytes, device: str):
-        kind = plan.options.engine if plan is not None else "rtx" if content.startswith(_RTX_MAGIC) else "tensorrt"
+        kind = plan.options.compiler if plan is not None else "rtx" if content.startswith(_RTX_MAGIC) else "tensorrt"
         self.device, self._notes, self._kept = device, list[str](), 0
         # The plan of a compatible version brings a runtime of its own, which is code like the rest of it.
         program = Program(kind, content, device, plan is not None and plan.options.version_compatible)
@@ -79,7 +81,7 @@ class TensorRTRuntime:
         """See `Runtime`."""
         return GROUP
 
-    def widen(self) -> None:
+    def compile_pairs(self) -> None:
         """See `Runtime`; nothing to do: graphs are captured as batches come."""
 
     def warm_up(self, window: Size) -> None:
@@ -94,11 +96,11 @@ class TensorRTRuntime:
             yield lane
         self._keep_kernels()
 
-    def verdict(self, plan: Plan) -> Verdict:
-        """Run the plan on its probe's photo, and judge it."""
+    def verification(self, plan: Plan) -> Verification:
+        """Run the plan on its golden's photo, and judge it."""
         with self._lanes.lane() as lane:  # the plan may not be published yet
             given = lane.run([photo(self.artifact.size)])
-        return judge(plan, self._program.layers(), lane.fetch(lambda: given))
+        return verify(plan, self._program.layers(), lane.fetch(lambda: given))
 
     def _keep_kernels(self) -> None:
         """Write what TensorRT-RTX compiled for contexts that are new."""
@@ -175,7 +177,7 @@ def open_engine(path: Path, device: str, trusted: bool) -> TensorRTRuntime:
     device = nvidia.indexed(device)
     capability = nvidia.capability(device)
     if plan is not None:
-        plan.check_host(nvidia.load(plan.options.engine).__version__, capability)
+        plan.check_host(trt.load(plan.options.compiler).__version__, capability)
     if not torch.cuda.is_available():
         raise MissingRuntime(f"this PyTorch has no CUDA, which an engine's tensors need; {installation.install('gpu')}")
     runtime = TensorRTRuntime(plan, path, content, device)
@@ -188,19 +190,19 @@ def open_engine(path: Path, device: str, trusted: bool) -> TensorRTRuntime:
 
 def _note_device(runtime: TensorRTRuntime, plan: Plan, here: str) -> None:
     """Say that a plan of TensorRT meets another model of GPU, of the same capability: it runs, but was tuned for its own."""
-    if plan.options.engine == "tensorrt" and plan.options.hardware == "none" and plan.device != here:
+    if plan.options.compiler == "tensorrt" and plan.options.hardware == "none" and plan.device != here:
         runtime.note(f"built on {plan.device}, here is {here}: slower perhaps than when built here: {plan.rebuild()}")
 
 
 def _verify(runtime: TensorRTRuntime, plan: Plan) -> None:
-    verdict = runtime.verdict(plan)
-    if verdict.failure is not None:
-        raise EngineMismatch(f"{plan.path} must not be used: {verdict.failure}; build it again: {plan.rebuild()}")
-    runtime.note(f"verified now: {verdict.comparison}; {verdict.attention}")
+    verification = runtime.verification(plan)
+    if verification.failure is not None:
+        raise EngineMismatch(f"{plan.path} must not be used: {verification.failure}; build it again: {plan.rebuild()}")
+    runtime.note(f"verified now: {verification.comparison}; {verification.attention}")
     try:
         mark(plan)
     except (BadModel, CannotWrite) as error:
-        runtime.note(f"{sidecar(plan.path).name} cannot be marked as verified ({error})")
+        runtime.note(f"{sidecar_path(plan.path).name} cannot be marked as verified ({error})")
 
 
 _REMEDY = "build engines with python -m segfast.export --engine"

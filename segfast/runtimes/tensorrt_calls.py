@@ -12,8 +12,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from segfast.machine import nvidia
-from segfast.machine.nvidia import KINDS
+from segfast.dependencies import tensorrt as trt
+from segfast.dependencies.tensorrt import COMPILERS
 from segfast.runtimes.rtx_kernels import Kernels
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class Program:
     smallest: int
 
     def __init__(self, kind: str, content: bytes, device: str, host_code: bool):
-        self.library = nvidia.load(kind)
-        self.name, self.device, self.made = f"{KINDS[kind].title} {self.library.__version__}", device, 0
-        self._heard = nvidia.listen(self.library)
+        self.library = trt.load(kind)
+        self.name, self.device, self.made = f"{COMPILERS[kind].title} {self.library.__version__}", device, 0
+        self._heard = trt.listen(self.library)
         with torch.cuda.device(device):
             self._runtime = self.library.Runtime(self._heard.log)
             self._runtime.engine_host_code_allowed = host_code

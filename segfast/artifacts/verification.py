@@ -1,4 +1,6 @@
-"""What a compiled engine says of its own layers: whether fp16 stayed fp16, and which attentions were fused.
+"""Whether a plan computes what its `.onnx` file does, in the precision that was asked, by its first run.
+
+Its answer is compared with the golden one, and its layers are asked: whether fp16 stayed fp16, which attentions were fused.
 
 The inspector's JSON, of an engine built with detailed verbosity, names for each layer the ONNX
 nodes that went into it (`Metadata`) and the type of its tensors (`Format/Datatype`). A compiler may
@@ -13,24 +15,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
+from segfast.artifacts.golden import Comparison
+from segfast.artifacts.plan import Nodes, Plan
 from segfast.config import Config
 from segfast.errors import BadModel
 
 # The kernel of NVIDIA's compilers that computes softmax(q kᵀ) v without writing the scores.
 FUSED = "_gemm_mha_v2"
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """ONNX nodes of the network that was built, by what must become of them.
-
-    Attributes:
-        attention: every softmax, in order: one per attention.
-        half: products and convolutions that compute in half precision.
-    """
-
-    attention: tuple[str, ...]
-    half: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -125,3 +118,43 @@ def _kind(text: str) -> str | None:
 
 def _list(values: Any) -> list[Mapping[str, Any]]:
     return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list) else []
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a plan's first run showed.
+
+    Attributes:
+        attention: one line on fused attention.
+        failure: why the plan must not be used; None if it may.
+    """
+
+    inspection: Inspection
+    comparison: Comparison
+    attention: str
+    failure: str | None
+
+    def __str__(self) -> str:
+        return f"against its .onnx file: {self.comparison}\n{self.attention}"
+
+
+def verify(plan: Plan, information: str, answer: NDArray[Any]) -> Verification:
+    """Judge a plan that has run.
+
+    Args:
+        information: the inspector's JSON.
+        answer: to the golden's photo, logits [1, K, h, w] or labels [1, H, W].
+
+    Raises:
+        BadModel: the information or the answer is of another kind.
+    """
+    inspection, comparison = inspect(information, plan.nodes), plan.golden.compare(answer)
+    failure = None
+    if inspection.wide:
+        names = ", ".join(inspection.wide[:3])
+        failure = f"fp16 was asked, but {len(inspection.wide)} layers compute in fp32 ({names})"
+    elif plan.nodes.half and not inspection.told and plan.options.compiler == "tensorrt":
+        failure = "the inspector does not tell the types of the layers, so fp16 cannot be confirmed"
+    elif not comparison.passed:
+        failure = f"its answer for a photo is not that of {plan.onnx}: {comparison}"
+    return Verification(inspection, comparison, inspection.attention(plan.artifact.config), failure)
