@@ -28,20 +28,17 @@ from .attention_triton import LOG2_E
 
 @triton.jit(do_not_specialize=[*STRIDES, *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_delta(
-    out,  # [B, N, heads, d], contiguous
-    grad,  # [B, N, heads, d]
-    delta,  # fp32 [B, heads, N]
-    g_batch,
-    g_row,
-    g_head,  # strides, in UNIT elements
-    N,
-    heads,
-    d,  # in UNIT elements
+    out,                                # [B, N, heads, d], contiguous
+    grad,                               # [B, N, heads, d]
+    delta,                              # fp32 [B, heads, N]
+    g_batch, g_row, g_head,             # strides, in UNIT elements
+    N, heads,
+    d,                                  # in UNIT elements
     tiles,
-    ROWS: tl.constexpr,  # queries of one program: only memory counts, so a few
+    ROWS: tl.constexpr,                 # queries of one program: only memory counts, so a few
     D: tl.constexpr,
     UNIT: tl.constexpr,
-):
+):  # fmt: skip
     """rowsum(grad · out) of one tile of queries, which every score's gradient needs."""
     program = tl.program_id(0)
     d = d * UNIT
@@ -62,30 +59,10 @@ def attention_delta(
 
 @triton.jit
 def keys_step(
-    dk,
-    dv,
-    q,
-    grad,
-    logsumexp,
-    delta,
-    keys,
-    values,
-    batch,
-    head,
-    start,
-    q_row,
-    g_row,
-    N,
-    d,
-    scale,
-    COLUMNS: tl.constexpr,
-    D: tl.constexpr,
-    PADDED: tl.constexpr,
-    DESCRIPTOR: tl.constexpr,
-    TAIL: tl.constexpr,
-    UNIT: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, start, q_row, g_row, N, d, scale,
+    COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr,
+    UNIT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One block of queries added to dk and dv [ROWS, D]; all products are transposed: keys × queries."""
     columns = start + tl.arange(0, COLUMNS)
     queries = rows_of(q, batch, head, start, q_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED, UNIT)
@@ -107,39 +84,26 @@ def keys_step(
 
 @triton.jit(do_not_specialize=[*STRIDES, *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_backward_keys(
-    q,
-    k,
-    v,
-    grad,  # [B, N, heads, d]: pointers, or tensor descriptors (q and grad)
-    logsumexp,
-    delta,  # fp32 [B, heads, N]
-    packed,  # [B, N, 3, heads, d]: dk and dv are written
-    q_batch,
-    q_row,
-    q_head,  # strides, in UNIT elements
-    k_batch,
-    k_row,
-    k_head,
-    v_batch,
-    v_row,
-    v_head,
-    g_batch,
-    g_row,
-    g_head,
-    N,
-    heads,
-    d,  # in UNIT elements
-    scale,  # scale / ln 2
-    k_scale,  # scale
-    tiles,  # of keys in one head
-    ROWS: tl.constexpr,  # keys of one program: dk and dv live in its registers
-    COLUMNS: tl.constexpr,  # queries of one step
+    q, k, v, grad,                      # [B, N, heads, d]: pointers, or tensor descriptors (q and grad)
+    logsumexp, delta,                   # fp32 [B, heads, N]
+    packed,                             # [B, N, 3, heads, d]: dk and dv are written
+    q_batch, q_row, q_head,             # strides, in UNIT elements
+    k_batch, k_row, k_head,
+    v_batch, v_row, v_head,
+    g_batch, g_row, g_head,
+    N, heads,
+    d,                                  # in UNIT elements
+    scale,                              # scale / ln 2
+    k_scale,                            # scale
+    tiles,                              # of keys in one head
+    ROWS: tl.constexpr,                 # keys of one program: dk and dv live in its registers
+    COLUMNS: tl.constexpr,              # queries of one step
     D: tl.constexpr,
     PADDED: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
-    UNIT: tl.constexpr,  # what divides d and all strides
+    UNIT: tl.constexpr,                 # what divides d and all strides
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """dk and dv of one tile of keys of one head, over all queries."""
     program = tl.program_id(0)
     start = program % tiles * ROWS
@@ -160,56 +124,14 @@ def attention_backward_keys(
     full = N // COLUMNS * COLUMNS
     for query in tl.range(0, full, COLUMNS):
         dk, dv = keys_step(
-            dk,
-            dv,
-            q,
-            grad,
-            logsumexp,
-            delta,
-            keys,
-            values,
-            batch,
-            head,
-            query,
-            q_row,
-            g_row,
-            N,
-            d,
-            scale,
-            COLUMNS,
-            D,
-            PADDED,
-            DESCRIPTOR,
-            False,
-            UNIT,
-            PRECISION,
-        )
+            dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, query, q_row, g_row, N, d, scale,
+            COLUMNS, D, PADDED, DESCRIPTOR, False, UNIT, PRECISION,
+        )  # fmt: skip
     if full < N:
         dk, dv = keys_step(
-            dk,
-            dv,
-            q,
-            grad,
-            logsumexp,
-            delta,
-            keys,
-            values,
-            batch,
-            head,
-            full,
-            q_row,
-            g_row,
-            N,
-            d,
-            scale,
-            COLUMNS,
-            D,
-            PADDED,
-            DESCRIPTOR,
-            True,
-            UNIT,
-            PRECISION,
-        )
+            dk, dv, q, grad, logsumexp, delta, keys, values, batch, head, full, q_row, g_row, N, d, scale,
+            COLUMNS, D, PADDED, DESCRIPTOR, True, UNIT, PRECISION,
+        )  # fmt: skip
 
     rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
     inside = (rows[:, None] < N) & (columns[None, :] < d)
@@ -222,29 +144,10 @@ def attention_backward_keys(
 
 @triton.jit
 def queries_step(
-    dq,
-    k,
-    v,
-    queries,
-    grads,
-    sums,
-    deltas,
-    batch,
-    head,
-    start,
-    k_row,
-    v_row,
-    N,
-    d,
-    scale,
-    COLUMNS: tl.constexpr,
-    D: tl.constexpr,
-    PADDED: tl.constexpr,
-    DESCRIPTOR: tl.constexpr,
-    TAIL: tl.constexpr,
-    UNIT: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    dq, k, v, queries, grads, sums, deltas, batch, head, start, k_row, v_row, N, d, scale,
+    COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr,
+    UNIT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One block of keys added to dq [ROWS, D]."""
     keys = rows_of(k, batch, head, start, k_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED, UNIT)
     values = rows_of(v, batch, head, start, v_row, N, d, COLUMNS, D, DESCRIPTOR, TAIL, PADDED, UNIT)
@@ -259,39 +162,26 @@ def queries_step(
 
 @triton.jit(do_not_specialize=[*STRIDES, *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_backward_queries(
-    q,
-    k,
-    v,
-    grad,  # [B, N, heads, d]: pointers, or tensor descriptors (k and v)
-    logsumexp,
-    delta,  # fp32 [B, heads, N]
-    packed,  # [B, N, 3, heads, d]: dq is written
-    q_batch,
-    q_row,
-    q_head,  # strides, in UNIT elements
-    k_batch,
-    k_row,
-    k_head,
-    v_batch,
-    v_row,
-    v_head,
-    g_batch,
-    g_row,
-    g_head,
-    N,
-    heads,
-    d,  # in UNIT elements
-    scale,  # scale / ln 2
-    q_scale,  # scale
-    tiles,  # of queries in one head
-    ROWS: tl.constexpr,  # queries of one program: dq, q and grad live in its registers
-    COLUMNS: tl.constexpr,  # keys of one step
+    q, k, v, grad,                      # [B, N, heads, d]: pointers, or tensor descriptors (k and v)
+    logsumexp, delta,                   # fp32 [B, heads, N]
+    packed,                             # [B, N, 3, heads, d]: dq is written
+    q_batch, q_row, q_head,             # strides, in UNIT elements
+    k_batch, k_row, k_head,
+    v_batch, v_row, v_head,
+    g_batch, g_row, g_head,
+    N, heads,
+    d,                                  # in UNIT elements
+    scale,                              # scale / ln 2
+    q_scale,                            # scale
+    tiles,                              # of queries in one head
+    ROWS: tl.constexpr,                 # queries of one program: dq, q and grad live in its registers
+    COLUMNS: tl.constexpr,              # keys of one step
     D: tl.constexpr,
     PADDED: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
-    UNIT: tl.constexpr,  # what divides d and all strides
+    UNIT: tl.constexpr,                 # what divides d and all strides
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """dq of one tile of queries of one head, over all keys."""
     program = tl.program_id(0)
     start = program % tiles * ROWS
@@ -313,54 +203,14 @@ def attention_backward_queries(
     full = N // COLUMNS * COLUMNS
     for key in tl.range(0, full, COLUMNS):
         dq = queries_step(
-            dq,
-            k,
-            v,
-            queries,
-            grads,
-            sums,
-            deltas,
-            batch,
-            head,
-            key,
-            k_row,
-            v_row,
-            N,
-            d,
-            scale,
-            COLUMNS,
-            D,
-            PADDED,
-            DESCRIPTOR,
-            False,
-            UNIT,
-            PRECISION,
-        )
+            dq, k, v, queries, grads, sums, deltas, batch, head, key, k_row, v_row, N, d, scale,
+            COLUMNS, D, PADDED, DESCRIPTOR, False, UNIT, PRECISION,
+        )  # fmt: skip
     if full < N:
         dq = queries_step(
-            dq,
-            k,
-            v,
-            queries,
-            grads,
-            sums,
-            deltas,
-            batch,
-            head,
-            full,
-            k_row,
-            v_row,
-            N,
-            d,
-            scale,
-            COLUMNS,
-            D,
-            PADDED,
-            DESCRIPTOR,
-            True,
-            UNIT,
-            PRECISION,
-        )
+            dq, k, v, queries, grads, sums, deltas, batch, head, full, k_row, v_row, N, d, scale,
+            COLUMNS, D, PADDED, DESCRIPTOR, True, UNIT, PRECISION,
+        )  # fmt: skip
 
     inside = (rows[:, None] < N) & (columns[None, :] < d)
     cells = (
@@ -370,46 +220,28 @@ def attention_backward_queries(
 
 
 def launch_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    scale: float,
-    plan: BackwardConfig | None = None,
-) -> Tensor:
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float,
+    config: BackwardConfig | None = None,
+) -> Tensor:  # fmt: skip
     """The gradients of q, k, v [B, N, heads, d] as one [B, N, 3, heads, d], from that of their attention.
 
     Args:
         out, logsumexp: what the forward gave.
-        plan: the configuration table's unless given.
+        config: the table's unless given.
     """
     B, N, heads, d = q.shape
     packed = torch.empty((B, N, 3, heads, d), dtype=q.dtype, device=q.device)
     if not packed.numel():
         return packed
     q, k, v, grad = (readable(x) for x in (q, k, v, grad))
-    by_keys, by_queries, descriptors = plan or backward_config(q, k, v, grad)
+    by_keys, by_queries, descriptors = config or backward_config(q, k, v, grad)
     delta = torch.empty_like(logsumexp)
     D, tiles, step = padded(d), -(-N // 16), unit(q, k, v, grad)
     with torch.cuda.device_of(q):
         attention_delta[tiles * B * heads,](
-            out,
-            grad,
-            delta,
-            *strides(step, grad),
-            N,
-            heads,
-            d // step,
-            tiles,
-            ROWS=16,
-            D=D,
-            UNIT=step,
-            num_warps=4,
-            num_stages=1,
-            enable_fp_fusion=True,
-        )
+            out, grad, delta, *strides(step, grad), N, heads, d // step, tiles, ROWS=16, D=D, UNIT=step,
+            num_warps=4, num_stages=1, enable_fp_fusion=True,
+        )  # fmt: skip
         for kernel, tile, streamed in (
             (attention_backward_keys, by_keys, (True, False, False, True)),
             (attention_backward_queries, by_queries, (False, True, True, False)),
@@ -420,26 +252,9 @@ def launch_backward(
                 for x, walked in zip((q, k, v, grad), streamed, strict=True)
             ]
             kernel[tiles * B * heads,](
-                *sources,
-                logsumexp,
-                delta,
-                packed,
-                *strides(step, q, k, v, grad),
-                N,
-                heads,
-                d // step,
-                scale * LOG2_E,
-                scale,
-                tiles,
-                ROWS=tile.rows,
-                COLUMNS=tile.columns,
-                D=D,
-                PADDED=d != D,
-                DESCRIPTOR=descriptors,
-                UNIT=step,
-                PRECISION="ieee",
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-                enable_fp_fusion=True,
-            )
+                *sources, logsumexp, delta, packed, *strides(step, q, k, v, grad), N, heads, d // step,
+                scale * LOG2_E, scale, tiles,
+                ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, DESCRIPTOR=descriptors, UNIT=step, PRECISION="ieee",
+                num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+            )  # fmt: skip
     return packed

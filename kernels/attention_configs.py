@@ -152,7 +152,7 @@ def tiles_of(device: torch.device, d: int, dtype: torch.dtype) -> Tiles:
 
 
 def forward_config(q: Tensor, k: Tensor, v: Tensor) -> LaunchConfig:
-    """The forward's plan for q, k, v [B, N, heads, d] on their GPU."""
+    """The forward's launch config for q, k, v [B, N, heads, d] on their GPU."""
     device = torch.cuda.get_device_properties(q.device)
     arch = architecture((device.major, device.minor))
     B, N, heads, d = q.shape
@@ -161,7 +161,7 @@ def forward_config(q: Tensor, k: Tensor, v: Tensor) -> LaunchConfig:
 
 
 def backward_config(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> BackwardConfig:
-    """The backward's plan for q, k, v and the answer's gradient [B, N, heads, d] on their GPU."""
+    """The backward's launch config for q, k, v and the answer's gradient [B, N, heads, d] on their GPU."""
     arch = architecture(torch.cuda.get_device_capability(q.device))
     tiles = tiles_for(arch, q.shape[3], q.dtype)
     return BackwardConfig(tiles.keys, tiles.queries, arch >= 90 and all(fits_descriptor(x) for x in (q, k, v, grad)))

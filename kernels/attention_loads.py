@@ -39,20 +39,10 @@ def head_of(x, batch, head, stride_batch, stride_head, DESCRIPTOR: tl.constexpr,
 
 @triton.jit
 def rows_of(
-    x,
-    batch,
-    head,
-    start,
-    stride_row,
-    N,
-    d,
-    ROWS: tl.constexpr,
-    D: tl.constexpr,
-    DESCRIPTOR: tl.constexpr,
-    TAIL: tl.constexpr,
-    PADDED: tl.constexpr,
+    x, batch, head, start, stride_row, N, d,
+    ROWS: tl.constexpr, D: tl.constexpr, DESCRIPTOR: tl.constexpr, TAIL: tl.constexpr, PADDED: tl.constexpr,
     UNIT: tl.constexpr,
-):
+):  # fmt: skip
     """Rows start … start + ROWS of a head, [ROWS, D]: zeros from row N (where TAIL) and column d (where PADDED)."""
     if DESCRIPTOR:  # the hardware fills the zeros
         return x.load([batch, start, head, 0]).reshape(ROWS, D)

@@ -36,17 +36,9 @@ EXTRA_ROWS = 16  # of the tile that computes one query: the fewest that tl.dot t
 
 @triton.jit
 def softmax_step(
-    acc,
-    total,
-    peak,
-    scores,
-    values,
-    scale,
-    left,
-    COLUMNS: tl.constexpr,
-    TAIL: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    acc, total, peak, scores, values, scale, left,
+    COLUMNS: tl.constexpr, TAIL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One block of keys, whose products with the queries are `scores` [ROWS, COLUMNS]: acc [ROWS, D], total and peak
     [ROWS] brought up to date.
 
@@ -66,29 +58,10 @@ def softmax_step(
 
 @triton.jit
 def whole_blocks(
-    acc,
-    total,
-    peak,
-    queries,
-    k,
-    v,
-    batch,
-    head,
-    first,
-    full,
-    k_row,
-    v_row,
-    N,
-    d,
-    scale,
-    COLUMNS: tl.constexpr,
-    D: tl.constexpr,
-    PADDED: tl.constexpr,
-    DESCRIPTOR: tl.constexpr,
-    UNIT: tl.constexpr,
-    CARRIED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    acc, total, peak, queries, k, v, batch, head, first, full, k_row, v_row, N, d, scale,
+    COLUMNS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, DESCRIPTOR: tl.constexpr, UNIT: tl.constexpr,
+    CARRIED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """The keys first … full, in whole blocks without a mask.
 
     CARRIED: the products of a block are issued before the softmax of the one before, so that the tensor cores work
@@ -117,23 +90,9 @@ def whole_blocks(
 
 @triton.jit
 def from_one_key(
-    queries,
-    keys,
-    values,
-    batch,
-    head,
-    place,
-    k_batch,
-    k_row,
-    k_head,
-    v_batch,
-    v_row,
-    v_head,
-    d,
-    scale,
-    D: tl.constexpr,
-    UNIT: tl.constexpr,
-):
+    queries, keys, values, batch, head, place, k_batch, k_row, k_head, v_batch, v_row, v_head, d, scale,
+    D: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
     """acc [ROWS, D], total and peak [ROWS] of the single key at `place`, whose weight is 1 until a larger one comes."""
     columns = tl.arange(0, D)
     keys = head_of(keys, batch, head, k_batch, k_head, False, UNIT) + place * (k_row * UNIT) + columns
@@ -147,40 +106,30 @@ def from_one_key(
 
 @triton.jit(do_not_specialize=[*STRIDES[:9], *SIZES], do_not_specialize_on_alignment=POINTERS)
 def attention_forward(
-    q,
-    k,
-    v,  # [B, N, heads, d]: pointers, or tensor descriptors
-    extra_keys,
-    extra_values,  # where EXTRA: pointers to k and v
-    out,  # [B, N, heads, d]; where SPLIT fp32 [splits, B, N, heads, d], not divided
-    stats,  # [B, heads, N] logsumexp; where SPLIT [2, splits, B, heads, N] peaks and totals
-    q_batch,
-    q_row,
-    q_head,  # strides, in UNIT elements
-    k_batch,
-    k_row,
-    k_head,
-    v_batch,
-    v_row,
-    v_head,
-    N,
-    heads,
-    d,  # in UNIT elements
-    scale,  # scale / ln 2
-    span,  # keys of one split, a multiple of COLUMNS; at least N where not SPLIT
-    origin,  # the first query
-    tiles,  # of queries in one head
-    ROWS: tl.constexpr,  # queries of one program: acc, weights and q live in its registers
-    COLUMNS: tl.constexpr,  # keys of one step: what is loaded while the step before computes
-    D: tl.constexpr,  # d, padded to a power of two that tl.dot takes
-    PADDED: tl.constexpr,  # D > d
-    SPLIT: tl.constexpr,  # the keys of one tile are shared by several programs
-    DESCRIPTOR: tl.constexpr,  # q, k, v are tensor descriptors (sm_90 and later)
-    UNIT: tl.constexpr,  # what divides d and all strides
-    CARRIED: tl.constexpr,  # see `whole_blocks`
-    EXTRA: tl.constexpr,  # N is a multiple of COLUMNS and one: the sums start from the last key
-    PRECISION: tl.constexpr,  # of the products of fp32 inputs
-):
+    q, k, v,                            # [B, N, heads, d]: pointers, or tensor descriptors
+    extra_keys, extra_values,           # where EXTRA: pointers to k and v
+    out,                                # [B, N, heads, d]; where SPLIT fp32 [splits, B, N, heads, d], not divided
+    stats,                              # [B, heads, N] logsumexp; where SPLIT [2, splits, B, heads, N] peaks and totals
+    q_batch, q_row, q_head,             # strides, in UNIT elements
+    k_batch, k_row, k_head,
+    v_batch, v_row, v_head,
+    N, heads,
+    d,                                  # in UNIT elements
+    scale,                              # scale / ln 2
+    span,                               # keys of one split, a multiple of COLUMNS; at least N where not SPLIT
+    origin,                             # the first query
+    tiles,                              # of queries in one head
+    ROWS: tl.constexpr,                 # queries of one program: acc, weights and q live in its registers
+    COLUMNS: tl.constexpr,              # keys of one step: what is loaded while the step before computes
+    D: tl.constexpr,                    # d, padded to a power of two that tl.dot takes
+    PADDED: tl.constexpr,               # D > d
+    SPLIT: tl.constexpr,                # the keys of one tile are shared by several programs
+    DESCRIPTOR: tl.constexpr,           # q, k, v are tensor descriptors (sm_90 and later)
+    UNIT: tl.constexpr,                 # what divides d and all strides
+    CARRIED: tl.constexpr,              # see `whole_blocks`
+    EXTRA: tl.constexpr,                # N is a multiple of COLUMNS and one: the sums start from the last key
+    PRECISION: tl.constexpr,            # of the products of fp32 inputs
+):  # fmt: skip
     """One tile of queries of one head against all keys, or against those of one split."""
     program = tl.program_id(0)  # the tiles of one head run side by side and share its keys in the L2 cache
     start = origin + program % tiles * ROWS
@@ -197,23 +146,9 @@ def attention_forward(
     if EXTRA:
         last_key = N - 1  # whole blocks are left, and no tail
         acc, total, peak = from_one_key(
-            queries,
-            extra_keys,
-            extra_values,
-            batch,
-            head,
-            last_key,
-            k_batch,
-            k_row,
-            k_head,
-            v_batch,
-            v_row,
-            v_head,
-            d,
-            scale,
-            D,
-            UNIT,
-        )
+            queries, extra_keys, extra_values, batch, head, last_key, k_batch, k_row, k_head, v_batch, v_row, v_head,
+            d, scale, D, UNIT,
+        )  # fmt: skip
     else:
         acc = tl.zeros([ROWS, D], tl.float32)
         total = tl.zeros([ROWS], tl.float32)
@@ -221,29 +156,9 @@ def attention_forward(
 
     full = first_key + (last_key - first_key) // COLUMNS * COLUMNS
     acc, total, peak = whole_blocks(
-        acc,
-        total,
-        peak,
-        queries,
-        k,
-        v,
-        batch,
-        head,
-        first_key,
-        full,
-        k_row,
-        v_row,
-        N,
-        d,
-        scale,
-        COLUMNS,
-        D,
-        PADDED,
-        DESCRIPTOR,
-        UNIT,
-        CARRIED,
-        PRECISION,
-    )
+        acc, total, peak, queries, k, v, batch, head, first_key, full, k_row, v_row, N, d, scale,
+        COLUMNS, D, PADDED, DESCRIPTOR, UNIT, CARRIED, PRECISION,
+    )  # fmt: skip
     if not EXTRA and full < last_key:  # what is left, at most one block
         keys = rows_of(k, batch, head, full, k_row, N, d, COLUMNS, D, DESCRIPTOR, True, PADDED, UNIT)
         values = rows_of(v, batch, head, full, v_row, N, d, COLUMNS, D, DESCRIPTOR, True, PADDED, UNIT)
@@ -271,19 +186,18 @@ def attention_forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def join_splits(
-    partial,  # fp32 [splits, B, N, heads, d]
-    stats,  # fp32 [2, splits, B, heads, N]: peaks and totals
-    out,  # [B, N, heads, d]
-    logsumexp,  # [B, heads, N]
-    N,
-    heads,
-    d,  # in UNIT elements
+    partial,                            # fp32 [splits, B, N, heads, d]
+    stats,                              # fp32 [2, splits, B, heads, N]: peaks and totals
+    out,                                # [B, N, heads, d]
+    logsumexp,                          # [B, heads, N]
+    N, heads,
+    d,                                  # in UNIT elements
     splits,
     tiles,
-    ROWS: tl.constexpr,  # queries of one program: only memory counts, so a few
+    ROWS: tl.constexpr,                 # queries of one program: only memory counts, so a few
     D: tl.constexpr,
     UNIT: tl.constexpr,
-):
+):  # fmt: skip
     """The answer of one tile of queries from what its splits have found."""
     program = tl.program_id(0)
     d = d * UNIT
@@ -311,11 +225,11 @@ def join_splits(
 
 
 def launch_forward(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, plan: LaunchConfig | None = None
+    q: Tensor, k: Tensor, v: Tensor, scale: float, config: LaunchConfig | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention of q, k, v [B, N, heads, d] on their GPU → ([B, N, heads, d], logsumexp fp32 [B, heads, N]).
 
-    The plan is the configuration table's unless one is given.
+    The config is the table's unless one is given.
     """
     B, N, heads, d = q.shape
     out = torch.empty((B, N, heads, d), dtype=q.dtype, device=q.device)
@@ -323,7 +237,7 @@ def launch_forward(
     if not out.numel():
         return out, logsumexp.fill_(-torch.inf)
     q, k, v = (readable(x) for x in (q, k, v))
-    tile, splits, descriptors = plan or forward_config(q, k, v)
+    tile, splits, descriptors = config or forward_config(q, k, v)
     span = tile.columns * -(-N // (tile.columns * splits))  # keys of a split, in whole blocks
     splits = -(-N // span)  # none is empty
     with torch.cuda.device_of(out):
@@ -336,22 +250,9 @@ def launch_forward(
         _launch(q, k, v, target, stats, scale, tile, 0, N, span, splits, descriptors)
         tiles, step = -(-N // 16), unit(q, k, v)
         join_splits[tiles * B * heads,](
-            target,
-            stats,
-            out,
-            logsumexp,
-            N,
-            heads,
-            d // step,
-            splits,
-            tiles,
-            ROWS=16,
-            D=padded(d),
-            UNIT=step,
-            num_warps=4,
-            num_stages=1,
-            enable_fp_fusion=True,
-        )
+            target, stats, out, logsumexp, N, heads, d // step, splits, tiles, ROWS=16, D=padded(d), UNIT=step,
+            num_warps=4, num_stages=1, enable_fp_fusion=True,
+        )  # fmt: skip
     return out, logsumexp
 
 
@@ -363,19 +264,9 @@ def _parts(tile: Tile, N: int) -> list[tuple[Tile, int, int]]:
 
 
 def _launch(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    stats: Tensor,
-    scale: float,
-    tile: Tile,
-    origin: int,
-    rows: int,
-    span: int,
-    splits: int,
-    descriptors: bool,
-) -> None:
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, stats: Tensor, scale: float,
+    tile: Tile, origin: int, rows: int, span: int, splits: int, descriptors: bool,
+) -> None:  # fmt: skip
     """`rows` queries from `origin` on, of every head of every image."""
     B, N, heads, d = q.shape
     extra = tile.extra_key and splits == 1 and N % tile.columns == 1 and N > 1
@@ -384,30 +275,9 @@ def _launch(
         source(x, size, descriptors) for x, size in ((q, tile.rows), (k, tile.columns), (v, tile.columns))
     ]
     attention_forward[tiles * B * heads, splits](
-        *sources,
-        k if extra else None,
-        v if extra else None,
-        out,
-        stats,
-        *strides(step, q, k, v),
-        N,
-        heads,
-        d // step,
-        scale * LOG2_E,
-        span,
-        origin,
-        tiles,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        D=D,
-        PADDED=d != D,
-        SPLIT=splits > 1,
-        DESCRIPTOR=descriptors,
-        UNIT=step,
-        CARRIED=tile.carried,
-        EXTRA=extra,
-        PRECISION="ieee",
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        enable_fp_fusion=True,
-    )
+        *sources, k if extra else None, v if extra else None, out, stats, *strides(step, q, k, v),
+        N, heads, d // step, scale * LOG2_E, span, origin, tiles,
+        ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, SPLIT=splits > 1, DESCRIPTOR=descriptors, UNIT=step,
+        CARRIED=tile.carried, EXTRA=extra, PRECISION="ieee",
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip

@@ -50,34 +50,11 @@ def label(view: Windows, size: Size, labels: Tensor) -> None:
     lies = layout(_tensor(view))
     with torch.cuda.device_of(labels):
         label_kernel[grid](
-            view.logits,
-            _origins(view),
-            labels,
-            K,
-            lies.classes,
-            *lies.steps,
-            n,
-            *size,
-            *view.size,
-            *view.window,
-            h,
-            w,
-            *_scales(view.size, size),
-            *_scales((h, w), view.padded),
-            shift_y,
-            shift_x,
-            *_flags(view, size),
-            **rounds(K),
-            TILE=tile,
-            IN_CELLS=exact,
-            SINGLE=n == 1,
-            RESIZE=view.size != size,
-            LAST=lies.last,
-            VECTOR=lies.vector,
-            num_warps=1 if exact else LOOSE_WARPS,
-            maxnreg=REGISTERS,
-            enable_fp_fusion=False,
-        )
+            view.logits, _origins(view), labels, K, lies.classes, *lies.steps, n, *size, *view.size, *view.window, h, w,
+            *_scales(view.size, size), *_scales((h, w), view.padded), shift_y, shift_x, *_flags(view, size),
+            **rounds(K), TILE=tile, IN_CELLS=exact, SINGLE=n == 1, RESIZE=view.size != size, LAST=lies.last, VECTOR=lies.vector,
+            num_warps=1 if exact else LOOSE_WARPS, maxnreg=REGISTERS, enable_fp_fusion=False,
+        )  # fmt: skip
 
 
 def merge(views: Sequence[Windows], size: Size, labels: Tensor) -> None:
@@ -93,15 +70,9 @@ def merge(views: Sequence[Windows], size: Size, labels: Tensor) -> None:
         grid = (triton.cdiv(count * W, BLOCK),)
         with torch.cuda.device_of(labels):
             first_best_kernel[grid](
-                scores,
-                labels[start : start + count],
-                K,
-                count * W,
-                float(len(views)),
-                BLOCK=BLOCK,
-                num_warps=BLOCK_WARPS,
-                enable_fp_fusion=False,
-            )
+                scores, labels[start : start + count], K, count * W, float(len(views)),
+                BLOCK=BLOCK, num_warps=BLOCK_WARPS, enable_fp_fusion=False,
+            )  # fmt: skip
 
 
 def score(views: Sequence[Windows], size: Size) -> Tensor:
@@ -142,31 +113,11 @@ def _add_softmax(view: Windows, size: Size, start: int, scores: Tensor) -> None:
     lies = layout(_tensor(view))
     with torch.cuda.device_of(scores):
         softmax_kernel[grid](
-            view.logits,
-            _origins(view),
-            scores,
-            K,
-            *lies.steps,
-            n,
-            start,
-            rows,
-            *size,
-            *view.size,
-            *view.window,
-            h,
-            w,
-            *_scales(view.size, size),
-            *_scales((h, w), view.padded),
-            *_flags(view, size),
-            HIGH=high,
-            WIDE=wide,
-            SINGLE=n == 1,
-            RESIZE=view.size != size,
-            LAST=lies.last,
-            VECTOR=lies.vector,
-            num_warps=SOFT_WARPS,
-            enable_fp_fusion=False,
-        )
+            view.logits, _origins(view), scores, K, *lies.steps, n, start, rows, *size, *view.size, *view.window, h, w,
+            *_scales(view.size, size), *_scales((h, w), view.padded), *_flags(view, size),
+            HIGH=high, WIDE=wide, SINGLE=n == 1, RESIZE=view.size != size, LAST=lies.last, VECTOR=lies.vector,
+            num_warps=SOFT_WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
 
 
 def rounds(K: int) -> dict[str, int]:

@@ -117,19 +117,9 @@ def _mean_score(logits, y, x, windows, patches, steps, SINGLE: tl.constexpr, VEC
 
 @triton.jit
 def _view_score(
-    logits,
-    k,
-    y,
-    x,
-    view,
-    windows,
-    patches,
-    steps,
-    SINGLE: tl.constexpr,
-    RESIZE: tl.constexpr,
-    LAST: tl.constexpr,
-    VECTOR: tl.constexpr,
-):
+    logits, k, y, x, view, windows, patches, steps,
+    SINGLE: tl.constexpr, RESIZE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
     """Class k at pixels (y, x) of the image, in the twin's order: columns, then rows."""
     if LAST:
         logits += k
@@ -184,18 +174,9 @@ def _covering(origins, n, box, height, width):
 
 @triton.jit
 def _extremes(
-    logits,
-    classes,
-    K,
-    readable,
-    box,
-    windows,
-    patches,
-    steps,
-    SINGLE: tl.constexpr,
-    LAST: tl.constexpr,
-    VECTOR: tl.constexpr,
-):
+    logits, classes, K, readable, box, windows, patches, steps,
+    SINGLE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
     """Of each class, the least and the largest logit that a box of the view reads, and whether all are tame.
 
     What lies behind the last class may be read, so that no vector is cut: of such "classes" nothing is tame.
@@ -241,75 +222,21 @@ def _may_win(largest, bound, tame, windows):
 
 # What no compilation may depend on, and what may begin anywhere.
 SIZES = [
-    "K",
-    "readable",
-    "step_n",
-    "step_k",
-    "step_y",
-    "step_x",
-    "n",
-    "start",
-    "rows",
-    "H",
-    "W",
-    "view_h",
-    "view_w",
-    "window_h",
-    "window_w",
-    "h",
-    "w",
-    "shift_y",
-    "shift_x",
-    "stretch_y",
-    "stretch_x",
-    "resize_y",
-    "resize_x",
-    "mirrored",
+    "K", "readable", "step_n", "step_k", "step_y", "step_x", "n", "start", "rows", "H", "W", "view_h", "view_w",
+    "window_h", "window_w", "h", "w", "shift_y", "shift_x", "stretch_y", "stretch_x", "resize_y", "resize_x", "mirrored",
     "pixels",
-]
+]  # fmt: skip
 POINTERS = ["logits", "origins", "labels", "scores"]
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
 def label_kernel(
-    logits,
-    origins,
-    labels,
-    K,
-    readable,
-    step_n,
-    step_k,
-    step_y,
-    step_x,
-    n,
-    H,
-    W,
-    view_h,
-    view_w,
-    window_h,
-    window_w,
-    h,
-    w,
-    view_scale_y,
-    view_scale_x,
-    scale_y,
-    scale_x,
-    shift_y,
-    shift_x,
-    stretch_y,
-    stretch_x,
-    resize_y,
-    resize_x,
-    mirrored,
-    CLASSES: tl.constexpr,
-    MANY: tl.constexpr,
-    TILE: tl.constexpr,
-    IN_CELLS: tl.constexpr,
-    SINGLE: tl.constexpr,
-    RESIZE: tl.constexpr,
-    LAST: tl.constexpr,
-    VECTOR: tl.constexpr,
-):
+    logits, origins, labels, K, readable, step_n, step_k, step_y, step_x, n, H, W, view_h, view_w, window_h, window_w, h, w,
+    view_scale_y, view_scale_x, scale_y, scale_x, shift_y, shift_x,
+    stretch_y, stretch_x, resize_y, resize_x, mirrored,
+    CLASSES: tl.constexpr, MANY: tl.constexpr, TILE: tl.constexpr, IN_CELLS: tl.constexpr, SINGLE: tl.constexpr,
+    RESIZE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
     """Labels [B, H, W]: one tile of one image, from the n windows of a single view. Grid: B · tiles.
 
     CLASSES are taken at a time; MANY: there are more, so that extremes are computed twice.
@@ -385,41 +312,12 @@ def _cell_score(logits, k, first_y, first_x, y, x, patches, steps, LAST: tl.cons
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
 def softmax_kernel(
-    logits,
-    origins,
-    scores,
-    K,
-    step_n,
-    step_k,
-    step_y,
-    step_x,
-    n,
-    start,
-    rows,
-    H,
-    W,
-    view_h,
-    view_w,
-    window_h,
-    window_w,
-    h,
-    w,
-    view_scale_y,
-    view_scale_x,
-    scale_y,
-    scale_x,
-    stretch_y,
-    stretch_x,
-    resize_y,
-    resize_x,
-    mirrored,
-    HIGH: tl.constexpr,
-    WIDE: tl.constexpr,
-    SINGLE: tl.constexpr,
-    RESIZE: tl.constexpr,
-    LAST: tl.constexpr,
-    VECTOR: tl.constexpr,
-):
+    logits, origins, scores, K, step_n, step_k, step_y, step_x, n, start, rows, H, W, view_h, view_w,
+    window_h, window_w, h, w, view_scale_y, view_scale_x, scale_y, scale_x,
+    stretch_y, stretch_x, resize_y, resize_x, mirrored,
+    HIGH: tl.constexpr, WIDE: tl.constexpr, SINGLE: tl.constexpr, RESIZE: tl.constexpr,
+    LAST: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
     """Adds one view's softmax over classes to scores [K, rows start …, W]. Grid: tiles."""
     wide = tl.cdiv(W, WIDE)
     start_y, start_x = tl.program_id(0) // wide * HIGH, tl.program_id(0) % wide * WIDE
