@@ -65,14 +65,14 @@ def test_share_outside_the_network(benchmark, artifact, name):
     """Array in, labels out: laying out and merging, on logits as smooth as a trained model's."""
     model, path = artifact(name)
     engine, image = segfast.Engine(path, device="cpu"), photo((SIZE, SIZE))
-    answer = engine._infer([engine._prepare(image, False, None)])[0]
-    smooth = answer._replace(given=[answer.given[0]._replace(logits=smooth_logits(150, *model.config.grid))])
+    result = engine.infer([engine.prepare(image)])[0]
+    smooth = result._replace(views=[result.views[0]._replace(logits=smooth_logits(150, *model.config.grid))])
     times = in_turns(
         benchmark,
         {
-            "prepare": lambda: engine._prepare(image, False, None),
-            "network": lambda: engine._infer([engine._prepare(image, False, None)]),
-            "merge": lambda: engine._finish(smooth),
+            "prepare": lambda: engine.prepare(image),
+            "network": lambda: engine.infer([engine.prepare(image)]),
+            "merge": lambda: engine.merge(smooth),
         },
     )
     prepare, network, merge = (times[stage]["seconds"] for stage in ("prepare", "network", "merge"))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import loops, reference
-from .checks import check_count, check_size, check_threads
+from .checks import check_count, check_size, check_threads, cpus
 from .reference import Floats, Labels, Size, Windows, label_dtype
 
 __all__ = ["Windows", "merge_scores", "merge_windows", "upsample_argmax", "warm_up"]
@@ -79,12 +79,24 @@ def merge_windows(
     """
     views, size, threads = _views(views), check_size(size, "size"), check_threads(threads)
     check_count(size[0] * size[1], "labels")
-    logits = views[0].logits
-    labels = _empty(size, logits)
-    if out is not None:
-        _check_out(out, labels)
-        labels = out if _is_contiguous(out) else labels
-    if isinstance(logits, np.ndarray):
+    if out is None:
+        return _merged(views, size, _empty(size, views[0].logits), threads)
+    _check_out(out, _empty(size, views[0].logits))
+    if _is_contiguous(out):
+        return _merged(views, size, out, threads)
+    out[:] = _merged(views, size, _empty(size, views[0].logits), threads)
+    return out
+
+
+def merge_laid_out(views: Sequence[Windows], size: Size, threads: int | None = None) -> Labels:
+    """What `merge_windows` gives, unchecked: for views that the caller has laid out itself, by the rules told there."""
+    views = [view._replace(logits=_readable(view.logits)) for view in views]
+    return _merged(views, size, _empty(size, views[0].logits), cpus() if threads is None else threads)
+
+
+def _merged(views: Sequence[Windows], size: Size, labels: Labels, threads: int) -> Labels:
+    """Labels, contiguous, of views whose logits are readable."""
+    if isinstance(views[0].logits, np.ndarray):
         _merge_images([views], size, labels[None], threads)
     elif _cuda() is None:
         labels[:] = _beside(merge_windows(_on_host(views), size, threads=threads), labels)
@@ -92,10 +104,7 @@ def merge_windows(
         _cuda().label(views[0], size, labels[None])
     else:
         _cuda().merge(views, size, labels)
-    if out is None or out is labels:
-        return labels
-    out[:] = labels
-    return out
+    return labels
 
 
 def merge_scores(views: Sequence[Windows], size: Size, *, threads: int | None = None) -> NDArray[np.float32]:
@@ -225,7 +234,6 @@ def _logits(x: Any) -> Any:
         if str(x.layout) != "torch.strided":
             raise TypeError(f"logits must be dense; got {x.layout}")
         x = x.detach().resolve_neg()
-        x = x if _stays(x) else _array(x)
     if not (isinstance(x, np.ndarray) or hasattr(x, "detach")) or _dtype(x) not in FLOATS:
         raise TypeError(f"logits must be {', '.join(FLOATS)}; got {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim != 4 or 0 in x.shape:
@@ -233,11 +241,18 @@ def _logits(x: Any) -> Any:
     if x.shape[1] > 1 << 16:
         raise ValueError(f"{x.shape[1]} classes do not fit uint16 labels")
     check_count(math.prod(x.shape), "logits")
-    if isinstance(x, np.ndarray):
-        return np.require(x, np.float32, ["C", "W"])
-    from .merge_layout import readable
+    return _readable(x)
 
-    return readable(x)
+
+def _readable(x: Any) -> Any:
+    """Logits as the loops or kernels read them: an fp32 array in C order, or a CUDA tensor."""
+    if not isinstance(x, np.ndarray):
+        if _stays(x):
+            from .merge_layout import readable
+
+            return readable(x)
+        x = _array(x)
+    return np.require(x, np.float32, ["C", "W"])
 
 
 def _stays(tensor: Any) -> bool:

@@ -15,12 +15,12 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from segfast import __version__, cli, doctor
 from segfast.dependencies.packages import PACKAGES
@@ -28,6 +28,7 @@ from segfast.progress import bar
 
 if TYPE_CHECKING:
     from segfast.engine import Engine
+    from segfast.inference.requests import Request, View
     from segfast.segmentation import Segmentation
 
 STAGES = ("decode", "resize", "network", "merge")
@@ -70,7 +71,7 @@ def main() -> int:
         named = [Picture(Path(path).name, path) for path in options.images]
         pictures = named or list(examples(engine, stack))
         for picture in pictures:
-            engine._prepare(picture.image, options.multiscale, None)  # what cannot be timed is refused at once
+            engine.prepare(picture.image, multiscale=options.multiscale)  # what cannot be timed is refused at once
         engine.warm_up()
         results = [
             measure(engine, picture, options.rounds, options.multiscale)
@@ -87,7 +88,7 @@ def examples(engine: Engine, stack: ExitStack) -> Iterator[Picture]:
     import numpy as np
     from PIL import Image
 
-    H, W = engine._protocol.window
+    H, W = engine.protocol.window
     photos = [file for file in resources.files("segfast.examples").iterdir() if file.name.endswith(".jpg")]
     for file in sorted(photos, key=lambda file: file.name):
         path = stack.enter_context(resources.as_file(file))
@@ -116,52 +117,52 @@ def measure(engine: Engine, picture: Picture, rounds: int, multiscale: bool = Fa
 
 def segment(engine: Engine, image: Any, multiscale: bool = False) -> tuple[Round, Segmentation]:
     """What `Engine.segment` does and gives, timed; what a device has been given is waited for."""
-    import numpy as np
-
     from segfast.image import read_image
 
     clock = time.perf_counter
     start = clock()
     pixels = read_image(image)
     decoded = clock()
-    work = engine._prepare(pixels, multiscale, None)  # pixels are passed through
-    cuts = _Cuts(work.cuts)
+    request = _Timed(engine.prepare(pixels, multiscale=multiscale))  # pixels are passed through
     prepared = clock()
-    answer = engine._infer([work._replace(cuts=cuts)])[0]
-    if not isinstance(answer.given, np.ndarray):
-        answer.lane.fetch(lambda: answer.given[0].logits[:0])  # which waits for the device
+    result = engine.infer([cast("Request", request)])[0]
+    if result.views:
+        result.lane.fetch(lambda: result.views[0].logits[:0])  # which waits for the device
     inferred = clock()
-    result = engine._finish(answer)
+    answer = engine.merge(result)
     merged = clock()
     total = clock() - start
     seconds = {
         "decode": decoded - start,
-        "resize": prepared - decoded + cuts.seconds,  # a view of many is cut when its turn comes
-        "network": inferred - prepared - cuts.seconds,
+        "resize": prepared - decoded + request.seconds,  # a view of many is made when its turn comes
+        "network": inferred - prepared - request.seconds,
         "merge": merged - inferred,
     }
-    windows = cuts.windows or 1  # a labels artifact takes its one uncut
-    return Round({k: s * 1e3 for k, s in seconds.items()}, total * 1e3, windows), result
+    return Round({k: s * 1e3 for k, s in seconds.items()}, total * 1e3, request.windows), answer
 
 
-class _Cuts:
-    """The cuts of an image, counted, and the seconds that making them took."""
+class _Timed:
+    """A request, and the seconds that making its views took."""
 
-    def __init__(self, cuts: Iterable[Any]):
-        self._cuts = cuts
+    def __init__(self, request: Request):
+        self._request = request
         self.seconds = 0.0
-        self.windows = 0
 
-    def __iter__(self) -> Iterator[Any]:
-        cuts = iter(self._cuts)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._request, name)
+
+    def __len__(self) -> int:
+        return len(self._request)
+
+    def __iter__(self) -> Iterator[View]:
+        views = iter(self._request)
         while True:
             start = time.perf_counter()
-            cut = next(cuts, None)
+            view = next(views, None)
             self.seconds += time.perf_counter() - start
-            if cut is None:
+            if view is None:
                 return
-            self.windows += len(cut.origins)
-            yield cut
+            yield view
 
 
 def throughput(engine: Engine, picture: Picture, rounds: int, multiscale: bool) -> float:

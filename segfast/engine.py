@@ -2,59 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast import kernels
 from segfast.config import Config
-from segfast.errors import BadImage, BadModel, BadOption, NotSupported, SegfastError
-from segfast.image import Pixels, read_image, read_windows
+from segfast.errors import BadImage, BadModel, BadOption, SegfastError
+from segfast.image import read_image, read_windows
 from segfast.inference import limits, pipeline
+from segfast.inference.batching import run_requests
 from segfast.inference.border import border
+from segfast.inference.requests import Layout, Request, Result, lay_out, whole_window
 from segfast.inference.scores import Scores
 from segfast.inference.warming import warm_up_kernels
 from segfast.kernels import loops
-from segfast.kernels.merge import Windows, merge_windows, upsample_argmax
-from segfast.kernels.reference import Labels, label_dtype
+from segfast.kernels.merge import merge_laid_out, upsample_argmax
+from segfast.kernels.reference import label_dtype
 from segfast.pictures.remedies import check_many
 from segfast.processes import forks
 from segfast.processes.sending import Source
-from segfast.protocol import Protocol, Size, check_fit, views
-from segfast.runtimes import MANY, Lane, select, to_bytes
+from segfast.protocol import Protocol, Size, check_fit
+from segfast.runtimes import MANY, select
 from segfast.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
-
-
-class _Cut(NamedTuple):
-    """One view of an image, [H, W, 3], and its windows."""
-
-    image: NDArray[Any]
-    origins: list[Size]
-    window: Size
-    mirrored: bool
-
-
-class _Work(NamedTuple):
-    """An image, ready for the network."""
-
-    pixels: Pixels
-    cuts: Iterable[_Cut]
-
-
-class _Answer(NamedTuple):
-    """What the network gave for an image, on a lane: the windows of its views, or labels [H, W]."""
-
-    pixels: Pixels
-    given: list[Windows] | Labels
-    lane: Lane
 
 
 class Engine:
@@ -87,6 +63,7 @@ class Engine:
 
     Attributes:
         config: architecture, protocol and classes of the model.
+        protocol: preprocessing and windows, as far as this network can follow the model's.
         output: `logits` or `labels`: what its network gives.
         runtime: what runs the network, where and in which precision, in words.
 
@@ -99,6 +76,7 @@ class Engine:
     """
 
     config: Config
+    protocol: Protocol
     output: str
 
     def __init__(
@@ -115,7 +93,7 @@ class Engine:
         threads = int(threads) if isinstance(threads, np.integer) else threads
         with border("opening the model", BadModel):
             opened = select.open_model(path, runtime, device, threads, precision, attention, trusted)
-        self.config, self._protocol, self.output = opened.config, opened.protocol, opened.output
+        self.config, self.protocol, self.output = opened.config, opened.protocol, opened.output
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
         on_host = self._runtime.device == "cpu"
         self._network = limits.Network(self.config.patch, self.config.num_classes, on_host)
@@ -148,7 +126,8 @@ class Engine:
                 windows, an array of over 2^31 - 1024 numbers, or more memory than there is (told before
                 anything is allocated); or a library fails at it, whose error is then the cause.
         """
-        return self._finish(self._infer([self._prepare(image, multiscale, stride, fit)])[0])
+        request = self.prepare(image, multiscale=multiscale, stride=stride, fit=fit)
+        return self.merge(self.infer([request])[0])
 
     def segment_many(
         self,
@@ -182,21 +161,75 @@ class Engine:
         self._check_process()
         if errors not in ("raise", "yield"):
             raise BadOption(f"errors must be 'raise' or 'yield'; got {errors!r}")
-        seen = 0
-
-        def infer(works: list[_Work]) -> list[_Answer]:
-            nonlocal seen
-            if seen >= MANY:
-                self._runtime.compile_pairs()
-            seen += len(works)
-            return self._infer(works)
-
         stages = (
-            pipeline.one_by_one(partial(self._prepare, multiscale=multiscale, stride=stride, fit=fit)),
-            pipeline.Stage(infer, self._runtime.group),
-            pipeline.one_by_one(self._finish),
+            pipeline.one_by_one(partial(self.prepare, multiscale=multiscale, stride=stride, fit=fit)),
+            pipeline.Stage(self._infer_stream(), self._runtime.group),
+            pipeline.one_by_one(self.merge),
         )
         return forks.Here(pipeline.answers(images, stages, errors == "raise"))
+
+    @border("laying the image out")
+    def prepare(
+        self, image: Any, *, multiscale: bool = False, stride: int | None = None, fit: Size | None = None
+    ) -> Request:
+        """The first of `segment`'s three stages: read an image, and lay out its views and windows.
+
+        A request can be run again and again, on any thread.
+
+        Args, Raises: as of `segment`.
+        """
+        self._check_process()
+        protocol, fit = self.protocol.with_stride(stride), check_fit(fit)
+        lay_out = partial(self._lay_out, multiscale=multiscale, protocol=protocol, fit=fit)
+        size = limits.size_of(image)
+        layout = None if size is None else lay_out(size)  # refused before it is copied
+        with border("reading the image", BadImage):
+            pixels = read_image(image)
+        layout = layout or lay_out((pixels.shape[0], pixels.shape[1]))
+        return Request(pixels, layout.placements, self._network, rounded=fit is not None, threads=self._threads)
+
+    @border("running the network")
+    def infer(self, requests: Sequence[Request]) -> list[Result]:
+        """The second stage: run the network over requests of this Engine, whose windows share its batches.
+
+        Results, one for each request, keep their memory for as long as they live.
+
+        Raises:
+            BadOption: a request is another Engine's.
+            NotSupported: memory does not hold them, or a library fails at them, whose error is then the cause.
+        """
+        self._check_process()
+        self._check_own(requests, Request)
+        with self._runtime.lane() as lane:
+            if self.output == "logits":
+                found = run_requests(requests, lane)
+                return [
+                    Result(request.pixels, views, None, lane, self._network)
+                    for request, views in zip(requests, found, strict=True)
+                ]
+            given = lane.run([request.pixels for request in requests]) if requests else np.empty(0)
+        labels = lane.fetch(lambda: given).astype(label_dtype(self.config.num_classes), copy=False)
+        return [
+            Result(request.pixels, [], part, lane, self._network)
+            for request, part in zip(requests, labels, strict=True)
+        ]
+
+    @border("merging the windows")
+    def merge(self, result: Result) -> Segmentation:
+        """The third stage: the labels of an image, from what the network gave for it.
+
+        Raises:
+            BadOption: the result is another Engine's.
+            NotSupported: memory does not hold the labels.
+        """
+        self._check_own([result], Result)
+        pixels, views, labels, lane, _ = result
+        names = self.config.classes, self.config.palette
+        if labels is not None:
+            return Segmentation(labels, *names, pixels)
+        size = pixels.shape[0], pixels.shape[1]
+        labels = lane.fetch(merge_laid_out, views, size, self._threads)
+        return Segmentation(labels, *names, pixels, Scores(lane, views, size, self._threads))
 
     @border("running the network")
     def run(self, windows: Any, *, labels: bool = False) -> NDArray[Any]:
@@ -214,14 +247,14 @@ class Engine:
             BadImage: they are of another shape or dtype.
             NotSupported: memory does not hold them, or a library fails at them, whose error is then the cause.
         """
-        H, W = size = self._protocol.window
+        H, W = size = self.protocol.window
         self._check_process()
         cut = read_windows(windows, size)
         with self._runtime.lane() as lane:
             given = lane.run(cut)
         if not labels or self.output == "labels":
             return lane.fetch(lambda: given)
-        padded = self._padded(size)
+        padded = self.protocol.padded(size, self.config.patch)
         return lane.fetch(lambda: upsample_argmax(given, padded, threads=self._threads)[:, :H, :W])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -247,122 +280,49 @@ class Engine:
             NotSupported: memory does not hold it; or this is a forked child, as of `segment`.
         """
         self._check_process()
-        self._runtime.warm_up(self._protocol.window)
+        self._runtime.warm_up(self.protocol.window)
         if self.output == "logits":
             with self._runtime.lane() as lane:
-                warm_up_kernels(lane, self._protocol.window, self._threads)
+                warm_up_kernels(lane, self.protocol.window, self._threads)
 
     def __repr__(self) -> str:
-        H, W = self._protocol.window
+        H, W = self.protocol.window
         what = f"{self.config.name}, {self.config.num_classes} classes, {H}×{W} windows, {self.output}"
         loops_run = [] if self.output == "labels" else loops.notes(merging=self._runtime.device == "cpu")
         notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes, *loops_run))
         return f"Engine({what}: {self.runtime}{notes})"
 
-    @border("laying the image out")
-    def _prepare(self, image: Any, multiscale: bool, stride: int | None, fit: Size | None = None) -> _Work:
-        """Read an image and lay its views out. Those of a multi-scale request are cut when their turn comes."""
-        self._check_process()
-        protocol, fit = self._protocol.with_stride(stride), check_fit(fit)
-        if (size := limits.size_of(image)) is not None:
-            self._check(size, multiscale, protocol, fit)  # before it is copied
-        with border("reading the image", BadImage):
-            pixels = read_image(image)
-        if size is None:
-            self._check(size := pixels.shape[:2], multiscale, protocol, fit)
+    def _lay_out(self, size: Size, multiscale: bool, protocol: Protocol, fit: Size | None) -> Layout:
+        """The views and windows of an image, unless this network or this machine cannot do them."""
         if self.output == "labels":
-            return _Work(pixels, [])
-        laid_out = views(size, multiscale, fit)
-        cuts = (self._cut(pixels, view, mirrored, protocol, fit is not None) for view, mirrored in laid_out)
-        return _Work(pixels, cuts if multiscale else list(cuts))
+            return whole_window(size, self.protocol.window, multiscale, fit)
+        layout = lay_out(size, multiscale, protocol, fit, self._network)
+        layout.need.check()
+        return layout
 
-    def _cut(self, pixels: Pixels, size: Size, mirrored: bool, protocol: Protocol, rounded: bool) -> _Cut:
-        """One view: the image resized to `size`, mirrored or not, and where its windows lie.
+    def _infer_stream(self) -> Callable[[list[Request]], list[Result]]:
+        """`infer` for a stream, which gets ready for many once it has seen MANY."""
+        seen = 0
 
-        Resized by a dataset's rule it is `rounded`, as the original's evaluation resizes bytes.
-        """
-        image = resize(pixels, size, self._threads)
-        image = resize(to_bytes(image) if rounded else image, protocol.working_size(size), self._threads)
-        image = image[:, ::-1] if mirrored else image
-        return _Cut(image, *protocol.windows((image.shape[0], image.shape[1])), mirrored)
+        def infer(requests: list[Request]) -> list[Result]:
+            nonlocal seen
+            if seen >= MANY:
+                self._runtime.compile_pairs()
+            seen += len(requests)
+            return self.infer(requests)
 
-    @border("running the network")
-    def _infer(self, works: Sequence[_Work]) -> list[_Answer]:
-        """Run the network over everything that was laid out."""
-        with self._runtime.lane() as lane:
-            if self.output == "logits":
-                return self._run_works(works, lane)
-            given = lane.run([work.pixels for work in works])
-        labels = lane.fetch(lambda: given).astype(label_dtype(self.config.num_classes), copy=False)
-        return [_Answer(work.pixels, part, lane) for work, part in zip(works, labels, strict=True)]
+        return infer
 
-    def _run_works(self, works: Sequence[_Work], lane: Lane) -> list[_Answer]:
-        """Single views of several images share batches; the many views of one are cut when their turn comes."""
-        if all(isinstance(work.cuts, list) for work in works):
-            views = iter(self._run_cuts([cut for work in works for cut in work.cuts], lane))
-            return [_Answer(work.pixels, [next(views) for _ in work.cuts], lane) for work in works]
-        # By `map`, which lets go of a view's image before the next is made; a loop's variable would keep it.
-        return [_Answer(work.pixels, list(map(partial(self._run_cut, lane), work.cuts)), lane) for work in works]
-
-    def _run_cut(self, lane: Lane, cut: _Cut) -> Windows:
-        return self._run_cuts([cut], lane)[0]
-
-    def _run_cuts(self, cuts: Sequence[_Cut], lane: Lane) -> list[Windows]:
-        """The network's answers for views; a window is a view of the image until it is copied in."""
-        answers = []
-        for ((h, w), _), group in itertools.groupby(cuts, lambda cut: (cut.window, cut.image.dtype)):
-            alike = list(group)
-            logits = lane.run([cut.image[y : y + h, x : x + w] for cut in alike for y, x in cut.origins])
-            for cut in alike:
-                mine, logits = logits[: len(cut.origins)], logits[len(cut.origins) :]
-                size = cut.image.shape[0], cut.image.shape[1]
-                answers.append(Windows(mine, cut.origins, cut.window, self._padded(cut.window), size, cut.mirrored))
-        return answers
-
-    def _padded(self, window: Size) -> Size:
-        """The size that a window's logits stand for."""
-        (h, w), P = window, self.config.patch
-        return (h + -h % P, w + -w % P) if self._protocol.crop_padding else window
-
-    @border("merging the windows")
-    def _finish(self, answer: _Answer) -> Segmentation:
-        """Merge what the network gave into labels."""
-        pixels, size = answer.pixels, answer.pixels.shape[:2]
-        names = self.config.classes, self.config.palette
-        if isinstance(answer.given, np.ndarray):
-            return Segmentation(answer.given, *names, pixels)
-        labels = answer.lane.fetch(merge_windows, answer.given, size, threads=self._threads)
-        scores = Scores(answer.lane, answer.given, size, self._threads)
-        return Segmentation(labels, *names, pixels, scores)
-
-    def _check(self, size: Size, multiscale: bool, protocol: Protocol, fit: Size | None) -> None:
-        """Refuse what this network or this machine cannot do."""
-        laid_out = [view for view, _ in views(size, multiscale, fit)]
-        if self.output == "labels":
-            self._check_window(size, multiscale, laid_out[0])
-        else:
-            limits.check_views(size, laid_out, protocol, self._network, fit)
+    def _check_own(self, given: Sequence[Request] | Sequence[Result], kind: type) -> None:
+        """See that these are requests, or results, of this Engine."""
+        for one in given:
+            if getattr(one, "network", None) is not self._network:
+                name = kind.__name__.lower()
+                stage = "prepare" if kind is Request else "infer"
+                got = f"a {name} of another Engine" if isinstance(one, kind) else type(one).__name__
+                raise BadOption(f"{got} is no {name} of this Engine; pass what its {stage} gives")
 
     def _check_process(self) -> None:
         """Refuse to run in a forked child what would hang there."""
         if not self._runtime.outlives_forks:
             forks.check(self._process, self._runtime.name)
-
-    def _check_window(self, size: Size, multiscale: bool, view: Size) -> None:
-        """Refuse what a labels artifact cannot do exactly: anything but one image of the window's size."""
-        H, W = self._protocol.window
-        if multiscale or size != (H, W) or view != size:
-            asked = "multi-scale scores" if multiscale else f"an image of {size[0]}×{size[1]}"
-            asked += f" resized to {view[0]}×{view[1]}" if view != size and not multiscale else ""
-            raise NotSupported(
-                f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
-                "python -m segfast.export --output logits, with the same --model or --weights"
-            )
-
-
-def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArray[Any]:
-    """Bilinear [H, W, 3] → [*size, 3], float32 in the same range; the image itself if it has that size."""
-    if image.shape[:2] == size:
-        return image
-    with forks.running():  # the first time its loops are compiled
-        return kernels.resize(image, size, threads=threads)

@@ -71,6 +71,11 @@ class Protocol:
             return wh, max(ww, int(W / H * wh))
         return max(wh, int(H / W * ww)), ww
 
+    def padded(self, window: Size, patch: int) -> Size:
+        """The size that the logits of a window stand for: of whole patches, or its own."""
+        (h, w), P = window, patch
+        return (h + -h % P, w + -w % P) if self.crop_padding else window
+
     def count(self, size: Size) -> tuple[int, Size]:
         """How many windows an image of working size `size` has, and their size: of `windows`, without making them."""
         window = min(self.window[0], size[0]), min(self.window[1], size[1])

@@ -10,7 +10,7 @@ from helpers import tiny_model
 import segfast
 from segfast import engine
 from segfast.errors import BadImage, BadModel, BadOption, NotSupported, SegfastError
-from segfast.inference import border, limits, scores
+from segfast.inference import border, limits, requests, scores
 from segfast.machine import memory
 from segfast.protocol import Protocol, views
 from segfast.runtimes import HostRuntime
@@ -22,7 +22,7 @@ MEGA = 1 << 20
 
 def check(size, multiscale=False, fit=None, stride=None, protocol=USUAL, classes=150, on_host=True):
     laid_out = [view for view, _ in views(size, multiscale, fit)]
-    limits.check_views(size, laid_out, protocol.with_stride(stride), limits.Network(16, classes, on_host), fit)
+    limits.needed(size, laid_out, protocol.with_stride(stride), limits.Network(16, classes, on_host), fit).check()
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def faked(tiny_checkpoint):
 def test_the_estimate_is_what_is_taken(faked, monkeypatch, options):
     """Beside what NumPy allocates at its peak; what the compiled loops hold is little."""
     told = []
-    monkeypatch.setattr(limits, "_check_memory", lambda name, need, remedy: told.append(need))
+    monkeypatch.setattr(limits.Need, "check", lambda need: told.append(need.bytes))
     image = np.zeros((60, 800, 3), np.uint8)
     faked.segment(image, **options)  # loads and compiles
     told.clear()
@@ -174,8 +174,8 @@ def test_nothing_is_made_of_what_is_refused(faked, monkeypatch, image, options):
     def never(*arguments):
         raise AssertionError("too late")
 
-    for name in ("read_image", "resize"):
-        monkeypatch.setattr(engine, name, never)
+    monkeypatch.setattr(engine, "read_image", never)
+    monkeypatch.setattr(requests, "resize", never)
     with pytest.raises(NotSupported):
         faked.segment(image, **options)
     (error,) = faked.segment_many([image], **options, errors="yield")
@@ -240,8 +240,8 @@ def test_stages_say_which_they_are(faked, monkeypatch):
     answer = faked.segment(image)
     for name, error, words in (
         ("merge_scores", NotSupported, "computing the scores failed"),
-        ("merge_windows", NotSupported, "merging the windows failed"),
-        ("views", NotSupported, "laying the image out failed"),
+        ("merge_laid_out", NotSupported, "merging the windows failed"),
+        ("lay_out", NotSupported, "laying the image out failed"),
         ("read_image", BadImage, "reading the image failed.*uint8 array"),
     ):
         with monkeypatch.context() as patch:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segfast import engine
+import segfast
+from segfast.inference import requests
 from segfast.kernels import reference, resize
 
 pytest.importorskip("numba")
@@ -75,18 +76,18 @@ def test_the_engine_resizes_with_its_threads(tiny_onnx, monkeypatch):
         asked.append(threads)
         return resize(image, size, threads=threads)
 
-    monkeypatch.setattr(engine.kernels, "resize", spy, raising=False)
+    monkeypatch.setattr(requests.kernels, "resize", spy, raising=False)
     image = picture(40, 50)
-    segfast_engine = engine.Engine(tiny_onnx, device="cpu", threads=1)
-    segfast_engine.segment(image)
+    engine = segfast.Engine(tiny_onnx, device="cpu", threads=1)
+    engine.segment(image)
     assert asked == [1]  # 40×50 is enlarged to cover the 64-pixel window
-    segfast_engine.segment(image, multiscale=True)
+    engine.segment(image, multiscale=True)
     assert set(asked) == {1}
 
 
 def test_an_image_of_its_size_is_not_copied():
     image = picture(20, 30)
-    assert engine.resize(image, (20, 30)) is image
+    assert requests.resize(image, (20, 30)) is image
 
 
 @pytest.mark.parametrize("image", [picture(4, 4)[0], picture(4, 4)[None], picture(4, 4)[:0], picture(4, 4)[:, :, :0]])

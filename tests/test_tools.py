@@ -17,6 +17,7 @@ from segfast import benchmark, doctor, image, models
 from segfast.checkpoints import download
 from segfast.config import family_config
 from segfast.errors import BadImage, NotSupported, UnknownModel
+from segfast.inference import batching, requests
 from segfast.kernels import reference
 from segfast.kernels.checks import cpus
 from segfast.model import Segmenter
@@ -288,8 +289,8 @@ def test_what_is_timed_is_segment(tiny_onnx, photo, multiscale):
     engine = segfast.Engine(tiny_onnx, device="cpu")
     one, answer = benchmark.segment(engine, photo, multiscale)
     assert (answer.labels == engine.segment(photo, multiscale=multiscale).labels).all()
-    cuts = list(engine._prepare(photo, multiscale, None).cuts)
-    assert one.windows == sum(len(cut.origins) for cut in cuts) > (12 if multiscale else 1)
+    views = list(engine.prepare(photo, multiscale=multiscale))
+    assert one.windows == sum(len(view.origins) for view in views) > (12 if multiscale else 1)
 
 
 def test_benchmark_of_the_examples(tiny_onnx, monkeypatch, capsys):
@@ -331,8 +332,9 @@ def test_every_stage_has_its_own_time(tiny_onnx, photo, tmp_path, monkeypatch):
         return stage
 
     monkeypatch.setattr(image, "_of_path", lasting(1, image._of_path))
-    for name, seconds in (("_cut", 10), ("_run_cuts", 100), ("_finish", 5000)):
-        monkeypatch.setattr(engine, name, lasting(seconds, getattr(engine, name)))
+    monkeypatch.setattr(requests.Request, "_view", lasting(10, requests.Request._view))
+    monkeypatch.setattr(batching, "run_views", lasting(100, batching.run_views))
+    monkeypatch.setattr(engine, "merge", lasting(5000, engine.merge))
     for views, multiscale in ((1, False), (12, True)):
         with monkeypatch.context() as patch:
             patch.setattr(benchmark.time, "perf_counter", lambda: now)

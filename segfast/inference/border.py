@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 
 from segfast.errors import BadImage, BadModel, NotSupported, SegfastError
 
@@ -21,26 +20,29 @@ _REMEDIES = {
 }
 
 
-@contextmanager
-def border(what: str, kind: type[SegfastError] = NotSupported) -> Iterator[None]:
-    """Errors of inner layers become errors of ours, each the cause of its own.
+class border(ContextDecorator):
+    """A block, or function, in which errors of inner layers become errors of ours, each the cause of its own.
 
     Args:
         what: was done, for the message: "reading the picture".
         kind: of error; where memory is scarce it is NotSupported in any case.
     """
-    try:
-        yield
-    except SegfastError:
-        raise
-    except Exception as error:
+
+    def __init__(self, what: str, kind: type[SegfastError] = NotSupported):
+        self._what, self._kind = what, kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, SegfastError):
+            return
         if _is_scarce(error):
             remedy = "close what else uses it, make the picture smaller, or cut it and pass the parts"
-            raise NotSupported(f"{what} takes more memory than there is ({_reason(error)}); {remedy}") from error
+            raise NotSupported(f"{self._what} takes more memory than there is ({_reason(error)}); {remedy}") from error
         # ONNX Runtime's exceptions have no base but Exception.
-        if not isinstance(error, INNER) and not type(error).__module__.startswith("onnxruntime"):
-            raise
-        raise kind(f"{what} failed ({_reason(error)}); {_REMEDIES[kind]}") from error
+        if isinstance(error, INNER) or type(error).__module__.startswith("onnxruntime"):
+            raise self._kind(f"{self._what} failed ({_reason(error)}); {_REMEDIES[self._kind]}") from error
 
 
 def _is_scarce(error: Exception) -> bool:

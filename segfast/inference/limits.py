@@ -60,8 +60,36 @@ class _Share(NamedTuple):
     bytes: int
 
 
-def check_views(size: Size, laid_out: Sequence[Size], protocol: Protocol, network: Network, fit: Size | None) -> None:
-    """See that the views of an image can be made, run and merged.
+class Need(NamedTuple):
+    """The memory that a request takes.
+
+    Attributes:
+        name: of the request, for messages.
+        bytes: of it all, in the host's memory.
+        remedy: how it becomes smaller.
+    """
+
+    name: str
+    bytes: int
+    remedy: str
+
+    def check(self) -> None:
+        """See that memory holds it: what there is, where that is known.
+
+        Of images that are held at once, each is looked at by itself.
+
+        Raises:
+            NotSupported: it does not.
+        """
+        if self.bytes > SMALL and (free := memory.available()) is not None and self.bytes > free:
+            raise NotSupported(
+                f"{self.name} takes {self.bytes / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} GB are free; "
+                f"{self.remedy}"
+            )
+
+
+def needed(size: Size, laid_out: Sequence[Size], protocol: Protocol, network: Network, fit: Size | None) -> Need:
+    """What the views of an image take that are made, run and merged.
 
     Args:
         size: of the image.
@@ -69,7 +97,7 @@ def check_views(size: Size, laid_out: Sequence[Size], protocol: Protocol, networ
         fit: as of `Engine.segment`.
 
     Raises:
-        NotSupported: they cannot; the message says how the request becomes smaller.
+        NotSupported: they pass a limit; the message says how the request becomes smaller.
     """
     name = f"an image of {size[0]}×{size[1]}"
     remedy = f"take a smaller fit, or {_SMALLER}" if fit else _SMALLER
@@ -91,7 +119,7 @@ def check_views(size: Size, laid_out: Sequence[Size], protocol: Protocol, networ
     image = math.prod(size) * (CHANNELS + label_dtype(network.classes)().itemsize)
     # Those of a view are put together from those of its batches.
     held = FLOAT * (sum(logits) + max(logits)) if network.on_host else 0
-    _check_memory(name, max(share.bytes for share in shares) + held + image, remedy)
+    return Need(name, max(share.bytes for share in shares) + held + image, remedy)
 
 
 def size_of(image: Any) -> Size | None:
@@ -112,7 +140,7 @@ def check_scores(size: Size, classes: int) -> None:
     name = f"every score of {classes} classes for an image of {size[0]}×{size[1]}"
     remedy = "make the image smaller, or cut it and ask for the scores of the parts"
     _check_count(name, classes * math.prod(size), remedy)
-    _check_memory(name, FLOAT * classes * math.prod(size), remedy)
+    Need(name, FLOAT * classes * math.prod(size), remedy).check()
 
 
 def _share(size: Size, view: Size, protocol: Protocol, network: Network, rounded: bool) -> _Share:
@@ -130,11 +158,3 @@ def _check_count(name: str, numbers: int, remedy: str) -> None:
     """What the kernels count in 32 bits."""
     if numbers > MOST:
         raise NotSupported(f"{name} takes an array of {numbers:,} numbers, more than {MOST:,}; {remedy}")
-
-
-def _check_memory(name: str, need: int, remedy: str) -> None:
-    """What there is, where that is known. Of images that are held at once, each is looked at by itself."""
-    if need > SMALL and (free := memory.available()) is not None and need > free:
-        raise NotSupported(
-            f"{name} takes {need / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} GB are free; {remedy}"
-        )

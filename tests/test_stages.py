@@ -1,0 +1,161 @@
+"""The three stages of an Engine: prepare, infer, merge."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import segfast
+from segfast.errors import BadImage, BadOption, NotSupported
+from segfast.inference import limits
+from segfast.inference.requests import lay_out
+from segfast.kernels import merge
+from segfast.kernels.merge import Windows, merge_windows
+from segfast.machine import memory
+
+SIZES = [(64, 64), (30, 40), (100, 150)]
+OPTIONS = [{}, {"multiscale": True}, {"stride": 16}, {"fit": (120, 90)}]
+
+
+def pictures(*sizes):
+    return [np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(sizes)]
+
+
+@pytest.fixture(params=["openvino", "onnxruntime", "pytorch"])
+def engine(request, tiny_onnx, tiny_checkpoint):
+    path = tiny_checkpoint if request.param == "pytorch" else tiny_onnx
+    return segfast.Engine(path, runtime=request.param, device="cpu")
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_stages_are_segment(engine, options):
+    images = pictures(*SIZES)
+    requests = [engine.prepare(image, **options) for image in images]
+    for image, result in zip(images, engine.infer(requests), strict=True):
+        answer, expected = engine.merge(result), engine.segment(image, **options)
+        np.testing.assert_array_equal(answer.labels, expected.labels)
+        np.testing.assert_allclose(answer.scores, expected.scores, atol=1e-5)
+        np.testing.assert_array_equal(answer.image, image)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_request_runs_again_on_any_thread(engine, options):
+    (image,) = pictures((70, 90))
+    request, answers = engine.prepare(image, **options), []
+    image[:] = 0  # the caller's buffer is his own again
+
+    def run():
+        answers.append(engine.merge(engine.infer([request])[0]).labels)
+
+    for _ in range(2):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    run()
+    assert len(answers) == 3
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+
+
+def test_results_stay_what_they_are(engine):
+    one, other = (engine.prepare(image) for image in pictures((64, 64), (64, 64)))
+    (result,) = engine.infer([one])
+    before = result.views[0].logits.copy()
+    for _ in range(3):
+        engine.infer([other, other, other])
+    np.testing.assert_array_equal(result.views[0].logits, before)
+    first, second = engine.merge(result), engine.merge(result)  # as often as one likes
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert not np.array_equal(first.labels, engine.merge(engine.infer([other])[0]).labels)
+
+
+def test_views_of_both_kinds_in_one_call(engine):
+    image, other = pictures((64, 64), (40, 90))
+    requests = [engine.prepare(image), engine.prepare(other, multiscale=True)]
+    assert [len(request) for request in requests] == [1, 12]
+    assert requests[1].windows == sum(len(view.origins) for view in requests[1]) > 12
+    answers = [engine.merge(result).labels for result in engine.infer(requests)]
+    np.testing.assert_array_equal(answers[0], engine.segment(image).labels)
+    np.testing.assert_array_equal(answers[1], engine.segment(other, multiscale=True).labels)
+
+
+def test_labels_files_have_the_stages_too(tiny_labels_onnx):
+    engine = segfast.Engine(tiny_labels_onnx, device="cpu")
+    images = pictures((64, 64), (64, 64))
+    assert engine.infer([]) == []
+    results = engine.infer([engine.prepare(image) for image in images])
+    for image, result in zip(images, results, strict=True):
+        np.testing.assert_array_equal(engine.merge(result).labels, engine.segment(image).labels)
+    with pytest.raises(NotSupported, match="exactly 64×64"):
+        engine.prepare(pictures((64, 65))[0])
+
+
+def test_what_belongs_to_another_engine_is_refused(tiny_onnx):
+    engine, other = (segfast.Engine(tiny_onnx, device="cpu") for _ in range(2))
+    request = engine.prepare(pictures((64, 64))[0])
+    assert engine.infer([]) == []
+    with pytest.raises(BadOption, match=r"request of another Engine.*its prepare gives"):
+        other.infer([request])
+    with pytest.raises(BadOption, match=r"result of another Engine.*its infer gives"):
+        other.merge(engine.infer([request])[0])
+    for wrong in (request.pixels, None, "a.png"):
+        with pytest.raises(BadOption, match="no request of this Engine"):
+            engine.infer([wrong])
+        with pytest.raises(BadOption, match="no result of this Engine"):
+            engine.merge(wrong)
+
+
+def test_errors_of_preparing(tiny_onnx):
+    engine = segfast.Engine(tiny_onnx, device="cpu")
+    (image,) = pictures((64, 64))
+    with pytest.raises(BadImage, match="no file"):
+        engine.prepare("none.jpg")
+    with pytest.raises(BadOption, match="stride"):
+        engine.prepare(image, stride=0)
+    with pytest.raises(BadOption, match="fit"):
+        engine.prepare(image, fit=(1, 2))
+
+
+def test_memory_is_looked_at_every_time(tiny_onnx, monkeypatch):
+    """Layouts are remembered, what is free is not."""
+    engine, (image,) = segfast.Engine(tiny_onnx, device="cpu"), pictures((300, 400))
+    monkeypatch.setattr(limits, "SMALL", 0)
+    before = lay_out.cache_info().hits
+    for free in (1 << 40, 1 << 10, 1 << 40):
+        monkeypatch.setattr(memory, "available", lambda free=free: free)
+        if free == 1 << 10:
+            with pytest.raises(NotSupported, match="GB of memory"):
+                engine.prepare(image)
+        else:
+            assert len(engine.prepare(image)) == 1
+    assert lay_out.cache_info().hits == before + 2  # of three
+
+
+def test_what_was_laid_out_here_is_not_checked_again(tiny_onnx, monkeypatch):
+    engine, (image,) = segfast.Engine(tiny_onnx, device="cpu"), pictures((100, 90))
+    expected = engine.segment(image, multiscale=True).labels
+
+    def check(*arguments):
+        raise AssertionError("checked")
+
+    monkeypatch.setattr(merge, "_views", check)
+    np.testing.assert_array_equal(engine.segment(image, multiscale=True).labels, expected)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "strided", "tensor", "bf16"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_unchecked_merge_is_the_checked_one(kind, count):
+    logits = np.random.default_rng(0).normal(size=(4, 5, 6, 6)).astype(np.float32)
+    given = {
+        "fp32": logits,
+        "fp16": logits.astype(np.float16),
+        "strided": np.ascontiguousarray(logits.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+        "tensor": torch.from_numpy(logits).half(),
+        "bf16": torch.from_numpy(logits).bfloat16(),
+    }[kind]
+    origins = [(y, x) for y in (0, 32) for x in (0, 40)]
+    views = [Windows(given, origins, (96, 96), (96, 96), (128, 136), mirrored) for mirrored in (False, True)[:count]]
+    expected = merge_windows(views, (120, 140))
+    np.testing.assert_array_equal(merge.merge_laid_out(views, (120, 140)), expected)
+    np.testing.assert_array_equal(merge.merge_laid_out(views, (120, 140), 1), expected)
