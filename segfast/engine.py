@@ -22,7 +22,7 @@ from segfast.inference.warming import warm_up_kernels
 from segfast.kernels import loops
 from segfast.kernels.merge import merge_laid_out, upsample_argmax
 from segfast.kernels.reference import label_dtype
-from segfast.pictures.remedies import check_many
+from segfast.pictures.inputs import check_many
 from segfast.processes import forks
 from segfast.processes.sending import Source
 from segfast.protocol import Protocol, Size, check_fit

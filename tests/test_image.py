@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from segfast import image as images
 from segfast.errors import BadImage
 from segfast.image import read_image
+from segfast.pictures import decoding
 from segfast.pictures.samples import SamplesWarning
 
 
@@ -131,7 +132,7 @@ def test_the_largest_bombs_are_refused_too(tmp_path):
 
 
 def test_the_limit_itself_is_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 60 * 90)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 60 * 90)
     assert read_image(saved(tmp_path, Image.new("L", (90, 60)), "a.png")).shape == (60, 90, 3)
 
 

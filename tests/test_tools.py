@@ -331,7 +331,7 @@ def test_every_stage_has_its_own_time(tiny_onnx, photo, tmp_path, monkeypatch):
 
         return stage
 
-    monkeypatch.setattr(image, "_of_path", lasting(1, image._of_path))
+    monkeypatch.setattr(image, "read_path", lasting(1, image.read_path))
     monkeypatch.setattr(requests.Request, "_view", lasting(10, requests.Request._view))
     monkeypatch.setattr(batching, "run_views", lasting(100, batching.run_views))
     monkeypatch.setattr(engine, "merge", lasting(5000, engine.merge))

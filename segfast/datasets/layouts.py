@@ -15,7 +15,7 @@ from segfast.datasets.base import IGNORE
 from segfast.datasets.pairs import Pair
 from segfast.datasets.tree import Tree, pair
 from segfast.errors import BadData, BadOption
-from segfast.image import SUFFIXES
+from segfast.pictures.formats import SUFFIXES
 
 
 class Layout(NamedTuple):

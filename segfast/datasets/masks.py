@@ -14,8 +14,8 @@ from PIL import Image
 
 from segfast.datasets.base import IGNORE
 from segfast.errors import BadData
-from segfast.image import MAX_PIXELS
 from segfast.pictures import png
+from segfast.pictures.decoding import MAX_PIXELS
 
 # Cityscapes' labelIds of its 19 classes, in the order of their trainIds (cityscapesScripts, helpers/labels.py).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

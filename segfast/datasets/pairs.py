@@ -15,7 +15,8 @@ from PIL import Image
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.datasets.masks import TABLES, read_mask
 from segfast.errors import BadData, BadImage
-from segfast.image import FORMATS, read_image
+from segfast.image import read_image
+from segfast.pictures.formats import FORMATS
 from segfast.progress import bar
 
 T = TypeVar("T")

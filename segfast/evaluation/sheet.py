@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import BadOption
 from segfast.evaluation.report import Report, Sample
-from segfast.pictures.text import drawable, legend_name
+from segfast.pictures.fonts import drawable, legend_name
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.unsignedinteger[Any]]

@@ -1,1 +1,1 @@
-"""Pictures as people have them: what a file's samples mean, which files a run takes, text on the answer."""
+"""Pictures: whatever the caller has → RGB pixels; which files a run takes; fonts and legends on what it draws."""

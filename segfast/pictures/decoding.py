@@ -1,4 +1,4 @@
-"""An open picture → RGB bytes: its mode, its orientation, and what is the matter where it cannot be read."""
+"""A PIL image of any mode → RGB bytes, upright; or the error that says why it cannot be read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from segfast.errors import BadImage
-from segfast.pictures import foreign, samples, tiff
+from segfast.pictures import samples, sixteen_bit, tiff
 from segfast.pictures.arrays import Pixels
 
+# 64 megapixels. A larger file is refused before it is decoded; a larger array was decoded by the caller.
+MAX_PIXELS = 1 << 26
+
 # What undoes each EXIF orientation but the first.
-_TURNS = {
+_UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -24,77 +27,93 @@ _TURNS = {
 }
 
 
-def decode(image: Image.Image, name: str, again: Callable[[], Image.Image] | None = None) -> Pixels:
+def decode(image: Image.Image, name: str, reopen: Callable[[], Image.Image] | None = None) -> Pixels:
     """RGB pixels [H, W, 3] of an image of any mode.
 
     Args:
-        again: opens it anew, for what one pass over the file does not give.
+        name: of the image, for messages.
+        reopen: opens the same file again, for a second pass over it.
 
     Raises:
-        BadImage: it is damaged, closed, or its samples are no picture's.
+        BadImage: it is too large, empty, damaged or closed, or its samples cannot be taken for a picture's.
     """
+    if image.width * image.height > MAX_PIXELS:
+        raise too_large(f"{name} ({image.width}×{image.height})")
+    if 0 in image.size:
+        raise BadImage(f"{name} has no pixels ({image.width}×{image.height}); give it at least one")
     try:
-        _check_layout(image, name)
-        kind = samples.samples_of(image)
-        loaded = _loaded(image)
-        return _colours(loaded) if kind is None else samples.to_rgb(loaded, kind, lambda: _lower(again), name)
+        return _decode(image, name, reopen)
     except MemoryError:
         raise BadImage(f"{name} does not fit in memory; make it smaller") from None
     except (BadImage, Warning):
         raise
     except Exception as error:  # decoders and corrupt profiles raise nearly anything
-        raise _damage(error, image, name) from None
+        raise _explain(error, image, name) from None
 
 
-def _loaded(image: Image.Image) -> Image.Image:
-    tiff.repair(image)
-    try:
-        image.load()
-    except ValueError as error:
-        if "MAX_TEXT" not in str(error):  # Pillow's limit of a PNG's texts behind the pixels
-            raise
-    return _upright(image) if isinstance(image, ImageFile.ImageFile) else image
+def too_large(name: str) -> BadImage:
+    """The error for a file of over MAX_PIXELS pixels."""
+    return BadImage(
+        f"{name} has over {MAX_PIXELS >> 20} megapixels (2^20 each), the limit for files; "
+        "make it smaller, or cut it and pass the parts"
+    )
 
 
-def _colours(image: Image.Image) -> Pixels:
-    """Any mode of 8 bits → RGB."""
+def _decode(image: Image.Image, name: str, reopen: Callable[[], Image.Image] | None) -> Pixels:
+    if isinstance(image, TiffImageFile) and hasattr(image, "tag_v2"):
+        tiff.check_layout(image, name)
+    kind = samples.samples_of(image)
+    image = _load(image)
+    if kind is not None and len(image.getbands()) == 1:
+        return samples.grey_to_rgb(image, kind, name)
+    if kind is not None and kind.bits == 16:
+        return sixteen_bit.to_rgb(image, kind, lambda: _lower_bytes(reopen), name)
     if image.mode == "La":  # Pillow converts it to LA alone
         image = image.convert("LA")
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _lower(again: Callable[[], Image.Image] | None) -> Pixels | None:
-    """The lower bytes of 16-bit colours, by a second pass."""
-    if again is None:
+def _load(image: Image.Image) -> Image.Image:
+    """The image with its pixels decoded, and upright if it comes from a file."""
+    tiff.repair(image)
+    try:
+        image.load()
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):  # Pillow's limit for a PNG's texts, met after the pixels
+            raise
+    return _upright(image) if isinstance(image, ImageFile.ImageFile) else image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF block says.
+
+    Not by ImageOps.exif_transpose, which rewrites the whole block and fails on any odd tag.
+    """
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # a damaged block, on which Pillow raises nearly anything, says nothing
+        return image
+    return image.transpose(_UNDO[orientation]) if orientation in _UNDO else image
+
+
+def _lower_bytes(reopen: Callable[[], Image.Image] | None) -> Pixels | None:
+    """The lower bytes of 16-bit colours [H, W, 3], by a second pass over the file; None if they cannot be had."""
+    if reopen is None:
         return None
-    with again() as image:
+    with reopen() as image:
         tiff.repair(image)
-        return np.asarray(_loaded(image))[..., :3] if samples.take_lower(image) else None
+        return np.asarray(_load(image))[..., :3] if sixteen_bit.select_lower(image) else None
 
 
-def _check_layout(image: Image.Image, name: str) -> None:
-    """Refuse what Pillow opens, but reads as something else."""
-    if not isinstance(image, TiffImageFile) or not hasattr(image, "tag_v2"):
-        return
-    if tiff.is_preview(image):
-        raise BadImage(
-            f"{name} is a raw file of a camera, or the like: its first picture ({image.width}×{image.height}) is a preview; "
-            "develop it with a raw converter (rawpy, for example), and pass the result"
-        )
-    layout = tiff.Layout.of(image.tag_v2)
-    if tiff.is_misread(layout):
-        raise foreign.other_layout(layout, name)
-
-
-def _damage(error: Exception, image: Image.Image, name: str) -> BadImage:
-    """What is the matter with an image that cannot be loaded."""
+def _explain(error: Exception, image: Image.Image, name: str) -> BadImage:
+    """Why an image could not be loaded."""
     if _is_closed(image):
         return BadImage(
             f"{name} was closed before its pixels were read; segment it inside the with block, "
             "call its load() there, or pass the path"
         )
     if isinstance(image, TiffImageFile) and "raw mode" in str(error):
-        return foreign.other_layout(tiff.Layout.of(image.tag_v2), name)
+        return tiff.unsupported(tiff.Layout.of(image.tag_v2), name)
     return BadImage(f"{name} is damaged ({error or type(error).__name__}); copy or download it again")
 
 
@@ -106,15 +125,3 @@ def _is_closed(image: Image.Image) -> bool:
         return image.im is None
     except ValueError:  # after its close()
         return True
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF block says it is held.
-
-    Not by ImageOps.exif_transpose, which writes the whole block anew and fails where any tag is odd.
-    """
-    try:
-        orientation = image.getexif().get(0x0112)
-    except Exception:  # a damaged block, which Pillow meets with nearly any exception, says nothing
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image

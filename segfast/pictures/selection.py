@@ -1,4 +1,4 @@
-"""Which pictures a command line means, and the names of what is written for each."""
+"""Which pictures a command line selects, and how their outputs are named."""
 
 from __future__ import annotations
 
@@ -12,16 +12,9 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from segfast.errors import BadOption
-from segfast.image import SUFFIXES
+from segfast.pictures.formats import CONVERSIONS, SUFFIXES
 
-# Pictures that cannot be read, and what makes one that can of each.
-_CONVERT = {
-    "HEIC": ((".heic", ".heif", ".hif"), "convert them to JPEG, with heif-convert or pillow-heif"),
-    "raw": ((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"), "develop them to TIFF or PNG"),
-    "video": ((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"), "take their frames out, with ffmpeg"),
-}
-_REMEDIES = {suffix: remedy for suffixes, remedy in _CONVERT.values() for suffix in suffixes}
-# Every picture that a run has segmented lies in two files of these endings.
+# How the names end of the two files that a run writes for every picture.
 LABELS, OVERLAY = "-labels.png", "-overlay.png"
 
 
@@ -30,8 +23,8 @@ class Selection:
     """The pictures of a run.
 
     Attributes:
-        pictures: (picture, path to name its outputs after).
-        left_out: what else was found, by why it is left out, and how many there are.
+        pictures: (picture, relative path that its outputs are named after).
+        left_out: why anything else was left out → how often.
     """
 
     pictures: list[tuple[Path, Path]] = field(default_factory=list)
@@ -47,10 +40,10 @@ class Selection:
 
 
 def find_pictures(arguments: Iterable[str], out: Path) -> Selection:
-    """The files named, and the pictures in the folders named or matched by a pattern that no shell expanded.
+    """The files that are named, and the pictures in named folders or matched by a pattern that no shell expanded.
 
-    What a folder or pattern gives is left out where it is no picture, hidden, a link to a folder, below `out`, or
-    written by an earlier run. Folders are walked; a file that is named itself is taken as it is.
+    Folders are walked. What they or a pattern yield is left out if it is no picture, hidden, a link to a folder,
+    below `out`, or written by an earlier run; a file that is named explicitly is always taken.
 
     Raises:
         BadOption: a folder holds no picture, or a pattern matches none.
@@ -71,9 +64,9 @@ def find_pictures(arguments: Iterable[str], out: Path) -> Selection:
 
 
 def output_names(pictures: list[tuple[Path, Path]]) -> list[Path]:
-    """Output paths without ending: the picture's own name, with its suffix or a number where two would meet.
+    """Output paths without suffix: the picture's own name, with its suffix or a number if two would collide.
 
-    Names that differ only in case, or in how their accents are stored, meet on some file systems.
+    Names that differ only in case, or in how their accents are encoded, collide on some file systems.
     """
     stems = Counter(_folded(name.with_suffix("")) for _, name in pictures)
     taken: set[str] = set()
@@ -89,7 +82,7 @@ def output_names(pictures: list[tuple[Path, Path]]) -> list[Path]:
 
 
 def _take_matches(selection: Selection, pattern: str, out: Path) -> None:
-    """What a shell would have made of a pattern, folders walked; outputs are named from its first wildcard on."""
+    """Expand a pattern as a shell would, and walk folders; outputs are named from its first wildcard on."""
     parts = Path(pattern).parts
     base = Path(*itertools.takewhile(lambda part: not has_magic(part), parts))
     matches = [Path(match) for match in sorted(glob(pattern, recursive=True))]
@@ -101,7 +94,7 @@ def _take_matches(selection: Selection, pattern: str, out: Path) -> None:
 
 
 def _take(selection: Selection, found: Iterable[Path], base: Path, out: Path) -> None:
-    """Sort what was found into pictures, named by their place below `base`, and what is left out."""
+    """Sort files into pictures, named by their path below `base`, and those that are left out."""
     inside = None if out.resolve() in (base.resolve(), *base.resolve().parents) else out.resolve()
     for path in sorted(found):
         why = _why_not(path, inside)
@@ -112,7 +105,7 @@ def _take(selection: Selection, found: Iterable[Path], base: Path, out: Path) ->
 
 
 def _walk(top: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """Every file below a folder, but for hidden folders and links to folders, which are counted."""
+    """Every file below a folder. Hidden folders and links to folders are not entered, but counted."""
 
     def unread(error: OSError) -> None:
         left_out["folder that may not be read"] += 1
@@ -140,7 +133,7 @@ def _why_not(path: Path, out: Path | None) -> str:
         return "link to nothing"
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        remedy = f" ({_REMEDIES[suffix]})" if suffix in _REMEDIES else ""
+        remedy = f" ({CONVERSIONS[suffix]})" if suffix in CONVERSIONS else ""
         return f"{suffix or 'without an ending'}{remedy}"
     if not path.is_file():
         return "no regular file"
@@ -150,7 +143,7 @@ def _why_not(path: Path, out: Path | None) -> str:
 
 
 def _written(path: Path) -> bool:
-    """Whether a picture is one of the two that a run writes: the other lies beside it."""
+    """Whether a picture is one of the two that a run writes, recognised by the other beside it."""
     for ending, other in ((LABELS, OVERLAY), (OVERLAY, LABELS)):
         if path.name.endswith(ending):
             return path.with_name(path.name.removesuffix(ending) + other).exists()

@@ -1,21 +1,23 @@
-"""What a TIFF's tags say of its samples, and where Pillow has to be told."""
+"""TIFF: what its tags say of the samples, the layouts that are refused, and those that Pillow has to be told of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, NamedTuple, Self
 
 from PIL import ImagePalette, TiffImagePlugin
 from PIL.Image import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
+from segfast.errors import BadImage
+
 PREFIXES = tuple(TiffImagePlugin.PREFIXES)
+DEVELOP = "develop it with a raw converter (rawpy, for example), and pass the result"
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _BANDS, _PLANAR = 256, 257, 258, 259, 262, 277, 284
-_COLOURS, _EXTRA, _FORMAT, _MAX, _S_MIN, _S_MAX = 320, 338, 339, 281, 340, 341
+_COLOURS, _FORMAT, _MAX, _S_MIN, _S_MAX = 320, 339, 281, 340, 341
 _SUBFILE_TYPE, _SUB_IFDS = 254, 330
 
-_KINDS = {1: "u", 2: "i", 3: "f"}
+_KINDS: dict[float, str] = {1: "u", 2: "i", 3: "f"}
 _KIND_NAMES = {"u": "uint", "i": "int", "f": "float", "?": "undefined"}
 _PHOTOMETRICS = {
     0: "white is zero",
@@ -34,14 +36,13 @@ _PHOTOMETRICS = {
 
 
 class Layout(NamedTuple):
-    """A picture of a TIFF as its tags describe it.
+    """A TIFF's picture as its tags describe it.
 
     Attributes:
         size: (width, height).
-        kind: of the samples: `u`, `i`, `f`, or `?` for what is none of these or differs between bands.
-        extra: how many of the bands are beside the colours, by the file's own account.
-        planar: every band is stored by itself.
-        low, high: the range that the file declares; none if it does not.
+        kind: type of the samples: `u`nsigned, s`i`gned, `f`loat, or `?` if it is another or differs between bands.
+        planar: every band is stored separately.
+        low, high: the declared range of the samples; None if the file declares none.
     """
 
     size: tuple[int, int]
@@ -49,16 +50,15 @@ class Layout(NamedTuple):
     bits: int
     kind: str
     photometric: int
-    extra: int
     planar: bool
     compression: int
     low: float | None
     high: float | None
 
     @classmethod
-    def of(cls, tags: Mapping[int, Any]) -> Self:
-        """The layout that an image file directory describes; what is missing is the standard's default."""
-        bits, formats = _several(tags.get(_BITS, 1)), _several(tags.get(_FORMAT, 1))
+    def of(cls, tags: ImageFileDirectory_v2) -> Self:
+        """The layout that an image file directory describes, with the standard's defaults for missing tags."""
+        bits, formats = _values(tags, _BITS, 1), _values(tags, _FORMAT, 1)
         low, high = _declared(tags)
         return cls(
             (int(tags[_WIDTH]), int(tags[_HEIGHT])),
@@ -66,7 +66,6 @@ class Layout(NamedTuple):
             int(max(bits)),
             _KINDS.get(formats[0], "?") if len(set(formats)) == 1 else "?",
             int(tags.get(_PHOTOMETRIC, 0)),
-            len(_several(tags.get(_EXTRA, ()))),
             tags.get(_PLANAR, 1) == 2,
             int(tags.get(_COMPRESSION, 1)),
             low,
@@ -83,9 +82,9 @@ class Layout(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """How a picture of this layout becomes an array that is read."""
+        """How to turn a picture of this layout into an array that is accepted."""
         if self.photometric in (32803, 34892):
-            return "develop it with a raw converter (rawpy, for example), and pass the result"
+            return DEVELOP
         read = "tifffile.imread(path)"
         if self.bands == 1:
             read = f"np.stack([{read}] * 3, -1)"
@@ -97,27 +96,41 @@ class Layout(NamedTuple):
         return f"read it with another library, for example {read}{chosen}, and pass it scaled to 0 … 255 as uint8 [H, W, 3]"
 
 
-def read_layout(file: IO[bytes]) -> Layout:
-    """The layout of a TIFF's first picture, whether or not Pillow knows it; nearly any exception if it is damaged."""
-    file.seek(0)
-    header = file.read(8)
-    tags = ImageFileDirectory_v2(header + file.read(8) if header[2:3] == b"+" else header)
-    file.seek(tags.next)
-    tags.load(file)
-    return Layout.of(tags)
+def check_layout(image: TiffImageFile, name: str) -> None:
+    """Refuse what Pillow opens but reads as something else.
+
+    Raises:
+        BadImage: the first picture is a preview, or the bands are not grey though Pillow takes the first for a grey picture.
+    """
+    if image.tag_v2.get(_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in image.tag_v2:
+        raise BadImage(
+            f"{name} is a raw file of a camera, or the like: its first picture ({image.width}×{image.height}) is a preview; "
+            f"{DEVELOP}"
+        )
+    layout = Layout.of(image.tag_v2)
+    if layout.photometric in (0, 1) and layout.bands > 2:
+        raise unsupported(layout, name)
 
 
-def is_preview(image: TiffImageFile) -> bool:
-    """Whether the first picture is but a small copy of one that lies deeper, as in raw files of cameras."""
-    return bool(image.tag_v2.get(_SUBFILE_TYPE, 0) & 1) and _SUB_IFDS in image.tag_v2
+def unsupported(layout: Layout, name: str) -> BadImage:
+    """The error for a TIFF that Pillow misreads, or cannot read at all."""
+    return BadImage(f"{name} is a TIFF of a layout that is not read: {layout}; {layout.remedy}")
 
 
-def is_misread(layout: Layout) -> bool:
-    """Whether Pillow takes the first of many bands for a grey picture."""
-    return layout.photometric in (0, 1) and layout.bands > 2
+def unknown_layout(file: IO[bytes], name: str) -> BadImage:
+    """The error for a TIFF that Pillow does not recognise."""
+    try:
+        file.seek(0)
+        header = file.read(8)
+        tags = ImageFileDirectory_v2(header + file.read(8) if header[2:3] == b"+" else header)
+        file.seek(tags.next)
+        tags.load(file)
+        return unsupported(Layout.of(tags), name)
+    except Exception as error:  # a damaged directory
+        return BadImage(f"{name} is a TIFF whose tags cannot be read ({error!r}); copy or download it again")
 
 
-# Samples that libtiff gives in the machine's byte order, and Pillow (13.0) takes in the file's.
+# libtiff decodes these samples to the machine's byte order; Pillow (13.0) takes them to be in the file's.
 _NATIVE = {
     "I;16S": "I;16NS",
     "I;16BS": "I;16NS",
@@ -129,10 +142,10 @@ _NATIVE = {
 
 
 def repair(image: Image) -> None:
-    """Tell Pillow (13.0) how samples lie, where it decodes others than the file has.
+    """Correct how Pillow (13.0) will decode an image that is not loaded yet, where it would get it wrong.
 
-    Compressed samples of a file of the other byte order, 16-bit colours stored band by band, and palettes
-    of bytes, which libtiff's tools know too.
+    That is: compressed samples in the other byte order, 16-bit colours stored band by band, and palettes of
+    bytes, which libtiff's tools accept too.
     """
     if not isinstance(image, TiffImageFile) or not image.tile:
         return
@@ -150,20 +163,22 @@ def repair(image: Image) -> None:
         image.tile[index] = tile._replace(args=(raw, *rest))
 
 
-def _several(value: Any) -> tuple[Any, ...]:
+def _values(tags: ImageFileDirectory_v2, tag: int, *default: float) -> tuple[float, ...]:
+    """A tag's values, be it one or many."""
+    value = tags.get(tag, default)
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
-def _declared(tags: Mapping[int, Any]) -> tuple[float | None, float | None]:
-    """The range of the samples: of SMinSampleValue and SMaxSampleValue, else from MaxSampleValue.
+def _declared(tags: ImageFileDirectory_v2) -> tuple[float | None, float | None]:
+    """The declared range of the samples: SMinSampleValue to SMaxSampleValue, else 0 to what MaxSampleValue implies.
 
-    The latter is the largest value *used* (TIFF 6.0, p. 36): it tells no more than how many bits are.
+    MaxSampleValue is the largest value *used* (TIFF 6.0, p. 36), so it tells only the number of bits.
     """
     try:
         if _S_MAX in tags:
-            return float(min(_several(tags.get(_S_MIN, 0)))), float(max(_several(tags[_S_MAX])))
+            return float(min(_values(tags, _S_MIN, 0))), float(max(_values(tags, _S_MAX)))
         if _MAX in tags:
-            return 0.0, float((1 << int(max(_several(tags[_MAX]))).bit_length()) - 1)
-    except (TypeError, ValueError, OverflowError):  # words where numbers should be
+            return 0.0, float((1 << int(max(_values(tags, _MAX))).bit_length()) - 1)
+    except (TypeError, ValueError, OverflowError):  # text where numbers should be
         pass
     return None, None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from segfast.pictures import text
+from segfast.pictures import fonts
 from segfast.segmentation import Segmentation
 
 SCRIPTS = {
@@ -23,12 +23,12 @@ SCRIPTS = {
 
 
 @pytest.fixture(params=["the system's fonts", "no fonts"])
-def fonts(request, monkeypatch):
-    text._system_font.cache_clear()
+def system_fonts(request, monkeypatch):
+    fonts._system_font.cache_clear()
     if request.param == "no fonts":
-        monkeypatch.setattr(text, "_system_fonts", lambda: ())
+        monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
     yield request.param
-    text._system_font.cache_clear()
+    fonts._system_font.cache_clear()
 
 
 def overlay(name, photo):
@@ -36,18 +36,18 @@ def overlay(name, photo):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_names_that_differ_look_different(fonts, photo, script):
+def test_names_that_differ_look_different(system_fonts, photo, script):
     one, other = (overlay(name, photo) for name in SCRIPTS[script])
     assert one.shape != other.shape or not np.array_equal(one, other)
 
 
 def test_without_a_font_a_name_is_its_number_and_code_points(monkeypatch):
-    monkeypatch.setattr(text, "_system_fonts", lambda: ())
-    text._system_font.cache_clear()
-    assert text.legend_name("wall", 3, 15)[0] == "wall"
-    assert text.legend_name("道路", 3, 15)[0] == r"class 3 (\u9053\u8def)"
-    assert text.legend_name("道" * 30, 3, 15)[0] == "class 3 (" + r"\u9053" * 8 + "...)"
-    assert text.drawable("cat 道 1", 15)[0] == "cat ? 1"
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
+    fonts._system_font.cache_clear()
+    assert fonts.legend_name("wall", 3, 15)[0] == "wall"
+    assert fonts.legend_name("道路", 3, 15)[0] == r"class 3 (\u9053\u8def)"
+    assert fonts.legend_name("道" * 30, 3, 15)[0] == "class 3 (" + r"\u9053" * 8 + "...)"
+    assert fonts.drawable("cat 道 1", 15)[0] == "cat ? 1"
 
 
 def test_a_font_of_the_system_that_has_the_letters_is_taken(monkeypatch, tmp_path):
@@ -55,12 +55,12 @@ def test_a_font_of_the_system_that_has_the_letters_is_taken(monkeypatch, tmp_pat
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(ImageFont.load_default(16).font_bytes)
     (tmp_path / "broken").write_bytes(b"no font")
-    monkeypatch.setattr(text, "_system_fonts", lambda: tuple(str(tmp_path / name) for name in ("broken", "a", "b")))
-    true = text._draws
-    monkeypatch.setattr(text, "_draws", lambda font, letter: str(font.path).endswith("b") or true(font, letter))
-    text._system_font.cache_clear()
-    assert text.font_for("道路", 30).path == str(tmp_path / "b")
-    assert text.font_for("wall", 30).path not in (str(tmp_path / "a"), str(tmp_path / "b"))
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: tuple(str(tmp_path / name) for name in ("broken", "a", "b")))
+    true = fonts._draws
+    monkeypatch.setattr(fonts, "_draws", lambda font, letter: str(font.path).endswith("b") or true(font, letter))
+    fonts._system_font.cache_clear()
+    assert fonts.font_for("道路", 30).path == str(tmp_path / "b")
+    assert fonts.font_for("wall", 30).path not in (str(tmp_path / "a"), str(tmp_path / "b"))
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_a_font_of_the_system_that_has_the_letters_is_taken(monkeypatch, tmp_pat
     ],
 )
 def test_what_cannot_be_drawn_goes(given, drawn):
-    assert text.one_line(given) == drawn
+    assert fonts.one_line(given) == drawn
 
 
 def test_an_empty_name_is_its_number():
-    assert text.legend_name("\n", 7, 15)[0] == "class 7"
+    assert fonts.legend_name("\n", 7, 15)[0] == "class 7"
 
 
 def test_fonts_of_plain_style_and_many_scripts_come_first():
@@ -88,12 +88,12 @@ def test_fonts_of_plain_style_and_many_scripts_come_first():
         "/x/NotoSansCJK-Regular.ttc",
         "/x/DejaVuSerif.ttf",
     ]
-    assert sorted(paths, key=text._order) == [paths[3], paths[2], paths[0], paths[1], paths[4]]
+    assert sorted(paths, key=fonts._order) == [paths[3], paths[2], paths[0], paths[1], paths[4]]
 
 
 def test_homes_that_are_not_there_have_no_fonts(monkeypatch):
     monkeypatch.setenv("HOME", "/nonexistent")
     monkeypatch.setenv("XDG_DATA_DIRS", "/nonexistent")
-    text._system_fonts.cache_clear()
-    assert text._system_fonts() == () or text.sys.platform != "linux"
-    text._system_fonts.cache_clear()
+    fonts._system_fonts.cache_clear()
+    assert fonts._system_fonts() == () or fonts.sys.platform != "linux"
+    fonts._system_fonts.cache_clear()

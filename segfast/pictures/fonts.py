@@ -1,4 +1,4 @@
-"""Text in pictures: a font that has the letters, of any script."""
+"""Fonts: one that has the letters of a text, whatever its script."""
 
 from __future__ import annotations
 
@@ -8,39 +8,28 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from PIL import ImageFont
 
-# Parts of the names of fonts that cover many scripts: they are looked into first. Bold and slanted ones come last.
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+# How the file names of fonts that cover many scripts begin: these are tried first.
 _WIDE = (
-    "notosans",
-    "dejavusans",
-    "arial",
-    "segoeui",
-    "tahoma",
-    "freesans",
-    "pingfang",
-    "hiragino",
-    "msyh",
-    "msgothic",
-    "malgun",
-    "wqy",
-    "unifont",
-)
+    "notosans", "dejavusans", "arial", "segoeui", "tahoma", "freesans", "pingfang", "hiragino", "msyh", "msgothic",
+    "malgun", "wqy", "unifont",
+)  # fmt: skip
+# Fonts of these styles are tried last.
 _STYLES = ("bold", "italic", "oblique", "mono", "serif", "condensed", "light", "black", "thin")
-# Characters of a name's code points that are shown, six a letter.
-_CODES = 48
-# Fonts that are looked into for one text; a machine may have thousands.
-_MOST = 500
-# No font has a letter of its own here (the last code point): what it draws for it stands for every letter it lacks.
+_CODES = 48  # characters at most that a name's code points take, six a letter
+_MOST = 500  # fonts at most that are tried for a text; a machine may have thousands
+# The last code point is no letter: what a font draws for it, it draws for every letter it lacks.
 _LACKING = "\U0010ffff"
 
 
-def legend_name(name: str, label: int, size: int) -> tuple[str, Any]:
-    """A class's name as one line of drawable text, and the font for it.
+def legend_name(name: str, label: int, size: int) -> tuple[str, Font]:
+    """A class's name as one line of text, and a font that has its letters.
 
-    Where no font has its letters, it is `class N` and their code points, so that names that differ look different.
+    If there is none, the text is `class N` and the letters' code points, so that different names look different.
     """
     text = one_line(name)
     font = font_for(text, size) if text else None
@@ -51,8 +40,8 @@ def legend_name(name: str, label: int, size: int) -> tuple[str, Any]:
     return f"class {label}" + (f" ({codes})" if codes else ""), ImageFont.load_default(size)
 
 
-def drawable(text: str, size: int) -> tuple[str, Any]:
-    """One line of text and a font for it: Pillow's own, question marks for what it lacks, where none has all letters."""
+def drawable(text: str, size: int) -> tuple[str, Font]:
+    """A text as one line, and a font that has its letters; if there is none, Pillow's own, with question marks."""
     text = one_line(text)
     font = font_for(text, size)
     if font is not None:
@@ -61,8 +50,8 @@ def drawable(text: str, size: int) -> tuple[str, Any]:
     return "".join(letter if _draws(font, letter) else "?" for letter in text), font
 
 
-def font_for(text: str, size: int) -> Any | None:
-    """A font of `size` pixels that has every letter of a text: Pillow's own, else one of the system's; None if none has."""
+def font_for(text: str, size: int) -> Font | None:
+    """A font of `size` pixels that has every letter of a text: Pillow's own, else one of the system's, else None."""
     own = ImageFont.load_default(size)
     if all(_draws(own, letter) for letter in text):
         return own
@@ -71,7 +60,7 @@ def font_for(text: str, size: int) -> Any | None:
 
 
 def one_line(text: str) -> str:
-    """A text without what cannot be drawn: line breaks and tabs become spaces, control characters go."""
+    """A text on one line: line breaks and tabs become spaces, control characters are removed."""
     spaced = "".join(" " if letter.isspace() else letter for letter in text)
     return "".join(letter for letter in spaced if unicodedata.category(letter) not in ("Cc", "Cs", "Cn", "Co")).strip()
 
@@ -91,7 +80,7 @@ def _system_font(letters: frozenset[str]) -> str | None:
 
 @lru_cache(maxsize=1)
 def _system_fonts() -> tuple[str, ...]:
-    """Paths of the system's fonts, those of many scripts and of plain style first."""
+    """Paths of the system's fonts; regular styles first, and among them those that cover many scripts."""
     found = {path for folder in _folders() for path in _fonts_below(folder)}
     return tuple(sorted(found, key=_order)[:_MOST])
 
@@ -123,9 +112,9 @@ def _order(path: str) -> tuple[int, int, str]:
     return sum(style in name for style in _STYLES), wide, path
 
 
-def _draws(font: Any, letter: str) -> bool:
-    """Whether a font has a letter: it draws something else than for one that no font has."""
-    if letter == " " or unicodedata.category(letter) == "Cf":  # joiners and marks of direction draw nothing
+def _draws(font: Font, letter: str) -> bool:
+    """Whether a font has a letter: it draws it differently from one that no font has."""
+    if letter == " " or unicodedata.category(letter) == "Cf":  # joiners and direction marks draw nothing
         return True
     try:
         drawn, lacking = font.getmask(letter), font.getmask(_LACKING)
