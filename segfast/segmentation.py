@@ -13,7 +13,7 @@ from PIL import Image
 from segfast import files
 from segfast.classes import Names, Palette
 from segfast.errors import BadOption, NotSupported
-from segfast.pictures.legend import Entry, with_legend
+from segfast.pictures.legend import with_legend
 
 if TYPE_CHECKING:
     from segfast.kernels.reference import Labels
@@ -70,7 +70,7 @@ class Segmentation:
     @property
     def areas(self) -> dict[str, float]:
         """Share of the image, 0 … 1, of every class present, largest first."""
-        return {self.classes[label]: count / self.labels.size for label, count in self._counts()}
+        return {self.classes[label]: share for label, share in self._shares()}
 
     def overlay(self, *, opacity: float = 0.5, legend: bool = True) -> Image.Image:
         """The image tinted with the colours of its classes, beside a legend of those present, largest first.
@@ -85,15 +85,7 @@ class Segmentation:
             raise BadOption(f"opacity must lie between 0 and 1; got {opacity!r}")
         colours = np.array(self.palette, np.uint8)[self.labels]  # [H, W, 3]
         picture = Image.blend(Image.fromarray(self.image), Image.fromarray(colours), opacity)
-        if not legend:
-            return picture
-        return with_legend(
-            picture,
-            [
-                Entry(self.classes[label], label, self.palette[label], count / self.labels.size)
-                for label, count in self._counts()
-            ],
-        )
+        return with_legend(picture, self._shares(), self.classes, self.palette) if legend else picture
 
     def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         """Write the labels as PNG with a palette: viewers show the colours, and readers get the labels.
@@ -117,12 +109,12 @@ class Segmentation:
 
     def __repr__(self) -> str:
         H, W = self.labels.shape
-        counts = self._counts()
-        shares = ", ".join(f"{self.classes[label]} {count / self.labels.size:.0%}" for label, count in counts[:3])
-        return f"Segmentation({H}×{W}, {len(counts)} of {len(self.classes)} classes: {shares})"
+        shares = self._shares()
+        largest = ", ".join(f"{self.classes[label]} {share:.0%}" for label, share in shares[:3])
+        return f"Segmentation({H}×{W}, {len(shares)} of {len(self.classes)} classes: {largest})"
 
-    def _counts(self) -> list[tuple[int, int]]:
-        """(label, pixels) of every class present, largest first."""
+    def _shares(self) -> list[tuple[int, float]]:
+        """(label, share of the image) of every class present, largest first."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
-        return [(int(label), int(counts[label])) for label in order if counts[label]]
+        return [(int(label), int(counts[label]) / self.labels.size) for label in order if counts[label]]

@@ -22,11 +22,7 @@ Source = Path | IO[bytes]
 
 
 def read_path(path: str) -> Pixels:
-    """RGB pixels [H, W, 3] of a file on disk.
-
-    Raises:
-        BadImage: it is missing, empty, a folder, or no picture that can be read.
-    """
+    """RGB pixels [H, W, 3] of a file on disk; BadImage if it is no picture that can be read."""
     name = shorten(path)
     try:
         if os.path.isdir(path):
@@ -46,11 +42,7 @@ def read_path(path: str) -> Pixels:
 
 
 def read_file(file: IO[bytes]) -> Pixels:
-    """RGB pixels [H, W, 3] of an open file, from its start if it can be rewound.
-
-    Raises:
-        BadImage: it is closed, fails to read, or is no picture that can be read.
-    """
+    """RGB pixels [H, W, 3] of an open file, from its start if it can seek; BadImage if it is closed or no picture."""
     named = getattr(file, "name", None)
     name = f"the open file {shorten(named)}" if isinstance(named, str) else f"the {type(file).__name__}"
     if getattr(file, "closed", False):
@@ -59,11 +51,7 @@ def read_file(file: IO[bytes]) -> Pixels:
 
 
 def read_bytes(content: bytes | bytearray | memoryview) -> Pixels:
-    """RGB pixels [H, W, 3] of a file's content.
-
-    Raises:
-        BadImage: it is no picture that can be read.
-    """
+    """RGB pixels [H, W, 3] of a file's content; BadImage if it is no picture."""
     return _read(io.BytesIO(bytes(content)), f"the picture of {len(content)} bytes")
 
 

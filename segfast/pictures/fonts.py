@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -81,13 +80,14 @@ def _system_font(letters: frozenset[str]) -> str | None:
 @lru_cache(maxsize=1)
 def _system_fonts() -> tuple[str, ...]:
     """Paths of the system's fonts; regular styles first, and among them those that cover many scripts."""
-    found = {path for folder in _folders() for path in _fonts_below(folder)}
+    found = {
+        os.path.join(place, name)
+        for folder in _folders()
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith((".ttf", ".otf", ".ttc"))
+    }
     return tuple(sorted(found, key=_order)[:_MOST])
-
-
-def _fonts_below(folder: Path) -> Iterator[str]:
-    for place, _, names in os.walk(folder):
-        yield from (os.path.join(place, name) for name in names if name.lower().endswith((".ttf", ".otf", ".ttc")))
 
 
 def _folders() -> list[Path]:

@@ -8,25 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segfast.classes import Names, Palette
 from segfast.pictures.fonts import Font, legend_name
 
 
-class Entry(NamedTuple):
-    """A class in the legend: its name, label, RGB colour, and share of the image, 0 … 1."""
-
-    name: str
-    label: int
-    colour: tuple[int, int, int]
-    share: float
-
-
-def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
-    """The picture, with a legend of these classes on its right."""
+def with_legend(
+    picture: Image.Image, shares: Sequence[tuple[int, float]], classes: Names, palette: Palette
+) -> Image.Image:
+    """The picture, and on its right a legend of classes, given as (label, share of the image)."""
     size = int(np.clip(picture.height / 28, 12, 48))  # of the text, in pixels
     font = ImageFont.load_default(size)
     rows = [
-        _Row(*legend_name(entry.name, entry.label, size), f"  {_percent(entry.share)}", entry.colour)
-        for entry in entries
+        _Row(*legend_name(classes[label], label, size), f"  {_percent(share)}", palette[label])
+        for label, share in shares
     ]
     line, margin = round(size * 1.6), round(size * 0.6)
     per_column = max(1, (picture.height - 2 * margin) // line)
@@ -48,7 +42,7 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
 
 
 class _Row(NamedTuple):
-    """An entry as it is drawn: its name in a font that has the letters, its share in Pillow's own."""
+    """A class in the legend: its name in a font that has the letters, its share in Pillow's own."""
 
     name: str
     font: Font

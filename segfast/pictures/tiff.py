@@ -100,7 +100,7 @@ def check_layout(image: TiffImageFile, name: str) -> None:
     """Refuse what Pillow opens but reads as something else.
 
     Raises:
-        BadImage: the first picture is a preview, or the bands are not grey though Pillow takes the first for a grey picture.
+        BadImage: the first picture is a preview, or of many bands of which Pillow takes the first for a grey picture.
     """
     if image.tag_v2.get(_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in image.tag_v2:
         raise BadImage(
@@ -132,13 +132,9 @@ def unknown_layout(file: IO[bytes], name: str) -> BadImage:
 
 # libtiff decodes these samples to the machine's byte order; Pillow (13.0) takes them to be in the file's.
 _NATIVE = {
-    "I;16S": "I;16NS",
-    "I;16BS": "I;16NS",
-    "I;32S": "I;32NS",
-    "I;32BS": "I;32NS",
-    "F;32F": "F;32NF",
-    "F;32BF": "F;32NF",
-}
+    "I;16S": "I;16NS", "I;32S": "I;32NS", "F;32F": "F;32NF",
+    "I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF",
+}  # fmt: skip
 
 
 def repair(image: Image) -> None:
