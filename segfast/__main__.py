@@ -21,7 +21,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command named first, as a module; without one, list them."""
-    cli.speak_anywhere()
+    cli.prepare_streams()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-V", "--version"):
         print(f"segfast {__version__}")

@@ -1,4 +1,4 @@
-"""What the commands share: how they speak, and how they end."""
+"""What the commands share: argument parsers, standard streams, exit codes."""
 
 from __future__ import annotations
 
@@ -14,34 +14,31 @@ from typing import TextIO
 
 from segfast.errors import SegfastError
 
-# What a shell makes of a process that a closed pipe ends: 128 and the number of SIGPIPE.
-_PIPE_CLOSED = 141
-# What a full disk says to `print`; files of our own say it in their own way (files.py).
+_PIPE_CLOSED = 141  # what a shell reports for a process that SIGPIPE ends: 128 + 13
+# What `print` raises on a full disk; for files that we write ourselves, files.py has the messages.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def run(command: Callable[[], int]) -> None:
-    """Run a command and exit: 0, its own code, 2 for a user's error (said in one line), 130 for Ctrl-C.
+    """Run a command and exit: 0, its own code, 2 for a user's error (one line of text), 130 for Ctrl-C.
 
-    141, without a word, where whoever reads what it prints has gone (`| head`).
+    141, silently, when nobody reads its output any more (`| head`).
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: nothing stays half written
-    speak_anywhere()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: nothing stays half written
+    prepare_streams()
     try:
         code = _attempt(command)
         sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_has_gone():
-            raise  # of another pipe
+            raise  # another pipe broke
         code = _PIPE_CLOSED
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise
-        _silence(sys.stdout)
-        print(
-            f"error: cannot write what the command prints: {error.strerror}; choose another place for it",
-            file=sys.stderr,
-        )
+        _discard(sys.stdout)
+        message = f"cannot write what the command prints: {error.strerror}; choose another place for it"
+        print(f"error: {message}", file=sys.stderr)
         code = 2
     sys.exit(code)
 
@@ -60,11 +57,11 @@ def _attempt(command: Callable[[], int]) -> int:
         return ended.code if isinstance(ended.code, int) else 0
 
 
-def speak_anywhere() -> None:
-    """Let standard output and error take any text: what their encoding lacks is written as its code point.
+def prepare_streams() -> None:
+    """Make standard output and error accept any text: letters that their encoding lacks become code points.
 
-    A stream that was closed before the start (`>&-`, or a program without a console) becomes one that nobody
-    reads. Otherwise the next file that is opened would get its number, and with it whatever a library prints.
+    A stream that is closed from the start (`>&-`, or a program without a console) is opened on the null device.
+    Otherwise the next file opened would get its number, and with it whatever a library prints.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -79,10 +76,10 @@ def speak_anywhere() -> None:
 
 
 def _reader_has_gone() -> bool:
-    """Whether nobody reads a standard stream any more; what it has left to say is then sent nowhere."""
+    """Whether nobody reads standard output or error any more; whatever is still to be written there is discarded."""
     gone = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
     for stream in gone:
-        _silence(stream)
+        _discard(stream)
     return bool(gone)
 
 
@@ -98,25 +95,25 @@ def _is_broken(stream: TextIO) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _silence(stream: TextIO) -> None:
-    """Send what is still to be printed nowhere: Python prints it when it ends, and would fail again."""
+def _discard(stream: TextIO) -> None:
+    """Discard what a stream still buffers: Python flushes it at exit, and would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """An argument parser for `python -m {module}`, described by the first paragraph of its docstring."""
-    text = (description or "").partition("\n\n")
+    """An argument parser for `python -m {module}`, whose help shows the module's docstring."""
+    summary, _, rest = (description or "").partition("\n\n")
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
-        description=text[0],
-        epilog=text[2],
+        description=summary,
+        epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
 
 
 def positive(text: str) -> int:
-    """A whole number from 1, as an argument's type."""
+    """The argument type of whole numbers from 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a whole number from 1")

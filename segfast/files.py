@@ -1,4 +1,4 @@
-"""The one place that writes files: whole or not at all."""
+"""The one place that writes files: completely or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMEDIES = {
     errno.EEXIST: "a file of that name is in the way; choose another",
 }
 
-# What ails one name, not the disk or the folder: another file may be written there all the same.
+# These concern a single name, not the disk or the folder: other files may still be written there.
 _OWN = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP}
 
 
@@ -38,11 +38,10 @@ _OWN = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOT
 def publish(path: str | os.PathLike[str], *, older: str | os.PathLike[str] | None = None) -> Iterator[Path]:
     """A temporary file beside `path`, which replaces it when the block ends without an error.
 
-    Whatever interrupts the block (an error, Ctrl-C) removes the temporary file and leaves what
-    was at `path` as it was.
+    If anything interrupts the block (an error, Ctrl-C), the temporary file is removed and `path` is unchanged.
 
     Args:
-        older: what was at `path` is kept under this name.
+        older: the name under which the file that was at `path` is kept.
 
     Raises:
         CannotWrite: for every OSError of the destination, with its remedy.
@@ -52,23 +51,23 @@ def publish(path: str | os.PathLike[str], *, older: str | os.PathLike[str] | Non
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(target))
-        # Not by tempfile, whose files nobody else may read: this one becomes the target.
-        # Its name is short whatever the target's: a suffix tells libraries the format, and is no longer than theirs.
+        # Not by tempfile, whose files only the owner may read: this one becomes the target.
+        # Its name is short however long the target's. Libraries tell the format by the suffix, so that is kept.
         suffix = target.suffix if len(target.suffix) <= len(".safetensors") else ""
         name = target.with_name(f".segfast-{secrets.token_hex(6)}{suffix}")
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         temporary = name
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # some libraries put another file, for the owner alone, in its place
-        _settle(temporary)
+        temporary.chmod(mode)  # some libraries replace it by a file that only the owner may read
+        _sync(temporary)
         if older is not None and target.exists():
             os.replace(target, older)
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
         if temporary is not None and str(error.filename) not in ("None", str(target), str(temporary)):
-            raise  # another file's trouble, met inside the block
+            raise  # raised inside the block, about another file
         raise cannot_write(target, error) from error
     finally:
         if temporary is not None:
@@ -76,10 +75,10 @@ def publish(path: str | os.PathLike[str], *, older: str | os.PathLike[str] | Non
 
 
 def check_suffix(path: str | os.PathLike[str], suffix: str) -> None:
-    """See that a name says which format is written to it.
+    """Check that a name has the suffix of the format that is written to it.
 
     Raises:
-        BadOption: it does not.
+        BadOption: it has another.
     """
     if Path(path).suffix.lower() != suffix:
         raise BadOption(f"{path} is written in another format than its name says; name it *{suffix}")
@@ -87,13 +86,13 @@ def check_suffix(path: str | os.PathLike[str], suffix: str) -> None:
 
 @contextmanager
 def partial(path: Path) -> Iterator[BinaryIO]:
-    """`path` opened to append: a download that a later call resumes. It stays behind on an error.
+    """`path` opened to append, for a download that a later call may resume: on an error it is kept.
 
     Raises:
         CannotWrite: it cannot be opened.
     """
     try:
-        file = open(path, "ab")  # noqa: SIM115 (its own errors are not the opening's)
+        file = open(path, "ab")  # noqa: SIM115 (errors inside the block are not errors of opening)
     except OSError as error:
         raise cannot_write(path, error) from error
     with file:
@@ -101,7 +100,7 @@ def partial(path: Path) -> Iterator[BinaryIO]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a log, in one write; a crash leaves at most the last line unfinished.
+    """Append a line to a log, in one write: a crash leaves at most the last line incomplete.
 
     Raises:
         CannotWrite: the destination is full, read-only or missing.
@@ -114,10 +113,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def write_png(picture: Image, path: str | os.PathLike[str] | BinaryIO) -> None:
-    """Write a picture as PNG: to a name, atomically, or to a file that is open for writing bytes.
+    """Write a picture as PNG: atomically to a path, or to a file that is open for writing bytes.
 
     Raises:
-        BadOption: the name does not end in `.png`, or the file takes text.
+        BadOption: the path does not end in `.png`, or the file takes text.
         CannotWrite: the destination is full, read-only, missing or closed.
     """
     if not isinstance(path, (str, os.PathLike)):
@@ -129,7 +128,7 @@ def write_png(picture: Image, path: str | os.PathLike[str] | BinaryIO) -> None:
 
 
 def _write_open(picture: Image, file: BinaryIO) -> None:
-    """Encoded first and written at once: a picture's failure leaves nothing in the file."""
+    """Encode first, then write at once: if encoding fails, nothing is written."""
     encoded = io.BytesIO()
     picture.save(encoded, format="PNG")
     try:
@@ -138,7 +137,7 @@ def _write_open(picture: Image, file: BinaryIO) -> None:
         raise BadOption(
             f"{type(file).__name__} takes no bytes; give a path, io.BytesIO() or a file opened with mode 'wb'"
         ) from None
-    except OSError as error:  # opened for reading is one, and a ValueError
+    except OSError as error:  # also of a file that is open for reading, which is a ValueError too
         reason = _REMEDIES.get(error.errno or 0, f"{error}; open it with mode 'wb'")
         raise CannotWrite(f"cannot write to that file: {reason}") from error
     except ValueError as error:  # closed
@@ -176,12 +175,12 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def cannot_write(path: Path, error: OSError) -> CannotWrite:
-    """The typed error for an OSError of a destination."""
+    """The error, with its remedy, for an OSError of a destination."""
     remedy = _REMEDIES.get(error.errno or 0, str(error))
     return CannotWrite(f"cannot write {path}: {remedy}", own=error.errno in _OWN)
 
 
-def _settle(path: Path) -> None:
-    """Force the content to disk."""
+def _sync(path: Path) -> None:
+    """Flush a file's content to disk."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Progress bars: drawn over themselves on a terminal, whole lines now and then in a log."""
+"""Progress bars: redrawn in place on a terminal, written as whole lines now and then in a log."""
 
 from __future__ import annotations
 
@@ -6,50 +6,59 @@ import re
 import sys
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar, overload
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypedDict, TypeVar, Unpack, overload
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 T = TypeVar("T")
 
-# Between two lines of a bar in a log, in seconds.
-INTERVAL = 10.0
-# What changes in a bar though nothing is done: a line that differs in it alone says nothing new.
+INTERVAL = 10.0  # seconds between two lines of a bar in a log
+# The parts of a bar that change with time alone: a line that differs only in these is not written again.
 _TIMES = re.compile(r"\[.*\]|\d+:\d\d\S*")
 
 
-@overload
-def bar(items: Iterable[T], desc: str | None = None, **options: Any) -> tqdm[T]: ...
-@overload
-def bar(items: None = None, desc: str | None = None, **options: Any) -> tqdm[Any]: ...
-def bar(items: Iterable[Any] | None = None, desc: str | None = None, **options: Any) -> tqdm[Any]:
-    """tqdm's bar on the standard error.
+class Options(TypedDict, total=False):
+    """tqdm's options that are used here."""
 
-    Args:
-        items: what it counts; without them its `update` does.
-        options: tqdm's.
-    """
+    total: float | None
+    initial: int
+    unit: str
+    unit_scale: bool
+    bar_format: str
+    dynamic_ncols: bool
+    disable: bool
+    position: int
+
+
+@overload
+def bar(items: Iterable[T], desc: str | None = None, **options: Unpack[Options]) -> tqdm[T]: ...
+@overload
+def bar(items: None = None, desc: str | None = None, **options: Unpack[Options]) -> tqdm[NoReturn]: ...
+def bar(
+    items: Iterable[T] | None = None, desc: str | None = None, **options: Unpack[Options]
+) -> tqdm[T] | tqdm[NoReturn]:
+    """tqdm's bar on standard error, of the items that it is iterated over; without them, of calls of its `update`."""
     from tqdm import tqdm
 
-    file: Any = sys.stderr
+    file, lines = sys.stderr, None
     if file is None:  # a Windows program without a console
         options["disable"] = True
     elif not _is_terminal(file):
-        file = _Lines(file)
-        options["position"] = 0  # the cursor is not moved to a row of its own
-    return tqdm(items, desc, file=file, **options)
+        lines = _Lines(file)
+        options["position"] = 0  # or tqdm would move the cursor to a row for this bar
+    return tqdm(items, desc, file=lines or file, **options)
 
 
-def _is_terminal(file: Any) -> bool:
+def _is_terminal(file: TextIO) -> bool:
     try:
-        return bool(file.isatty())
-    except (AttributeError, ValueError):  # a program's own stream; a closed one
+        return file.isatty()
+    except (AttributeError, ValueError):  # a stream of the program's own; a closed one
         return False
 
 
 class _Lines:
-    """A log, to which a bar writes as to a terminal; what it draws last becomes a line now and then, and at its end."""
+    """A log that a bar takes for a terminal: what it drew last becomes a line now and then, and at its end."""
 
     def __init__(self, file: TextIO):
         self._file = file
@@ -57,12 +66,12 @@ class _Lines:
         self._time = -INTERVAL
 
     def write(self, text: str) -> None:
-        """Take what a bar draws, which begins with a carriage return; a line's end ends the bar."""
+        """Take what a bar draws: a carriage return and the bar, or a newline when it ends."""
         self._drawn = text.strip() or self._drawn
         said, now = _TIMES.sub("", self._drawn), time.monotonic()
         if said != self._said and ("\n" in text or now - self._time >= INTERVAL):
             self._file.write(f"{self._drawn}\n")
             self._said, self._time = said, now
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._file, name)

@@ -3,8 +3,8 @@
     python -m segfast.segment seg-b-mask-16-512-fp16.onnx photo.jpg -o out
     python -m segfast.segment seg-b-mask-16@ade20k photos/ -o out --multiscale
 
-Pictures that cannot be read or written are listed at the end, the others are written, and the exit code is 1. What a
-folder holds besides pictures is counted. A pattern in quotes works as well: 'photos/**/*.jpg'.
+Pictures that cannot be read or written are listed at the end, and the exit code is 1; the others are written. Whatever
+else a folder holds is counted. A pattern in quotes works as well: 'photos/**/*.jpg'.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Segment what the command line names; 0 if every picture was written, else 1."""
+    """Segment the pictures on the command line; 0 if every one was written, else 1."""
     options = _parse()
     selection = find_pictures(options.images, Path(options.out))
-    pictures, names = selection.pictures, output_names(selection.pictures)
+    paths, names = [path for path, _ in selection.pictures], output_names(selection.pictures)
 
     from segfast.engine import Engine
 
@@ -42,30 +42,27 @@ def main() -> int:
     failures: list[str] = []
     areas: Counter[str] = Counter()
     start = time.perf_counter()
-    paths = [picture for picture, _ in pictures]
     answers = engine.segment_many(paths, multiscale=options.multiscale, stride=options.stride, errors="yield")
-    for picture, name, answer in zip(
-        paths, names, bar(answers, "segment", total=len(paths), unit="picture"), strict=True
-    ):
+    shown = bar(answers, "segment", total=len(paths), unit="picture")
+    for path, name, answer in zip(paths, names, shown, strict=True):
         try:
             if isinstance(answer, SegfastError):
                 raise answer
             _write(answer, folder / name)
+            areas.update(answer.areas)
         except (BadImage, NotSupported, CannotWrite) as error:
             if isinstance(error, CannotWrite) and not error.own:
                 raise
-            failures.append(f"{picture}: {error}")
-            continue
-        areas.update(answer.areas)
-    _summarise(len(pictures), failures, areas, time.perf_counter() - start, folder)
+            failures.append(f"{path}: {error}")
+    _summarise(len(paths), failures, areas, time.perf_counter() - start, folder)
     return 1 if failures else 0
 
 
 def _write(answer: Segmentation, target: Path) -> None:
-    """Labels and overlay, or neither: both names are tried before either is written."""
+    """Write labels and overlay, or neither: both destinations are opened before either is written."""
     files.make_folder(target.parent)
-    places = target.with_name(target.name + OVERLAY), target.with_name(target.name + LABELS)
-    with files.publish(places[0]) as overlay, files.publish(places[1]) as labels:
+    overlay_path, labels_path = (target.with_name(target.name + ending) for ending in (OVERLAY, LABELS))
+    with files.publish(overlay_path) as overlay, files.publish(labels_path) as labels:
         answer.overlay().save(overlay, format="PNG")
         answer.save(labels)
 
