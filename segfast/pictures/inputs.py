@@ -21,25 +21,25 @@ _WANTED = "pass a path, a PIL image or a uint8 array [H, W, 3]"
 def not_an_image(thing: object) -> BadImage:
     """The error for what is neither a path, nor a picture, nor an array."""
     if thing is None:
-        return BadImage(f"None is no image (OpenCV gives it for a file that it cannot read); {_WANTED}")
+        return BadImage(f"None is not an image (OpenCV gives it for a file that it cannot read); {_WANTED}")
     kind = type(thing).__name__
     if isinstance(thing, Mapping):
-        return BadImage(f"{kind} is no image; {_WANTED}: one of its values, perhaps")
+        return BadImage(f"{kind} is not an image; {_WANTED}: one of its values, perhaps")
     if isinstance(thing, (list, tuple)):
-        remedy = "a list of pixels becomes one with np.array(image, np.uint8); several pictures are for segment_many"
-        return BadImage(f"{kind} is no image; {_WANTED}; {remedy}")
+        remedy = "a list of pixels becomes an array with np.array(image, np.uint8); several pictures are for segment_many"
+        return BadImage(f"{kind} is not an image; {_WANTED}; {remedy}")
     if hasattr(thing, "read"):
-        return BadImage(f"{kind} is a text file, no image; open it in binary: open(path, 'rb')")
-    return BadImage(f"{kind} is no image; {_WANTED}, or a file that is open in binary, or its content as bytes")
+        return BadImage(f"{kind} is a text file, not an image; open it in binary: open(path, 'rb')")
+    return BadImage(f"{kind} is not an image; {_WANTED}, or a file that is open in binary, or its content as bytes")
 
 
 def missing_file(path: str) -> BadImage:
     """The error for a path that leads nowhere."""
     if path.startswith("data:"):
-        return BadImage("a data URL is no path; pass the picture in it: base64.b64decode(url.partition(',')[2])")
+        return BadImage("a data URL is not a path; pass the picture in it: base64.b64decode(url.partition(',')[2])")
     shown = shorten(path)
     if "://" in path:
-        return BadImage(f"{shown} is an address, no path; download it, and pass the file or its content as bytes")
+        return BadImage(f"{shown} is an address, not a path; download it, and pass the file or its content as bytes")
     if path.startswith("~"):
         remedy = "~ is expanded by shells only: pass os.path.expanduser of it"
     elif _is_pattern(path):
