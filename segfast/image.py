@@ -41,7 +41,7 @@ def read_image(image: ImageLike) -> Pixels:
     Arrays and tensors must be uint8 RGB [H, W, 3] already.
 
     Raises:
-        BadImage: it cannot be read as a picture, is empty, or has too many pixels (`decoding.MAX_PIXELS`).
+        BadImage: it cannot be read as a picture, is empty, or is a file of over 64 megapixels.
     """
     if isinstance(image, (str, os.PathLike)) or _is_path(image):
         return read_path(os.fsdecode(os.fspath(image)))

@@ -26,7 +26,9 @@ def not_an_image(thing: object) -> BadImage:
     if isinstance(thing, Mapping):
         return BadImage(f"{kind} is not an image; {_WANTED}: one of its values, perhaps")
     if isinstance(thing, (list, tuple)):
-        remedy = "a list of pixels becomes an array with np.array(image, np.uint8); several pictures are for segment_many"
+        remedy = (
+            "a list of pixels becomes an array with np.array(image, np.uint8); several pictures are for segment_many"
+        )
         return BadImage(f"{kind} is not an image; {_WANTED}; {remedy}")
     if hasattr(thing, "read"):
         return BadImage(f"{kind} is a text file, not an image; open it in binary: open(path, 'rb')")

@@ -1,4 +1,4 @@
-"""PNG files whose pixels are whole, though what lies beside them is not."""
+"""PNG files with intact pixels but broken or oversized metadata."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Ancillary chunks that say something of the pixels.
-_USEFUL = (b"tRNS", b"eXIf")
-_SMALL = 1 << 16
+_USEFUL = (b"tRNS", b"eXIf")  # ancillary chunks that matter to the pixels
+_SMALL = 1 << 16  # bytes
 
 
 def without_extras(content: bytes) -> Iterator[bytes]:
-    """The file without large or damaged ancillary chunks, then with next to none: Pillow refuses files over them.
+    """The file without large or damaged ancillary chunks, over which Pillow refuses it; then almost without any.
 
-    The frames of an animation are ancillary; its first, or what stands for it, is not.
+    An animation's further frames are ancillary, its first frame or still image is not.
     """
     chunks = list(_chunks(content))
     for useful in (lambda kind: True, _USEFUL.__contains__):
@@ -25,7 +24,7 @@ def without_extras(content: bytes) -> Iterator[bytes]:
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """(name, all of it, whether it is small and its checksum right) of every chunk; upper-case names are critical."""
+    """(name, whole chunk, whether it is small and its checksum right) of every chunk; upper-case names are critical."""
     at = len(SIGNATURE)
     while at + 8 <= len(content):
         length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]

@@ -52,9 +52,9 @@ def find_pictures(arguments: Iterable[str], out: Path) -> Selection:
     for argument in arguments:
         path, before = Path(argument), len(selection.pictures)
         if path.is_dir():
-            _take(selection, _walk(path, selection.left_out), path, out)
+            _add(selection, _walk(path, selection.left_out), path, out)
         elif not os.path.lexists(path) and has_magic(argument):
-            _take_matches(selection, argument, out)
+            _add_matches(selection, argument, out)
         else:
             selection.pictures.append((path, Path(path.name)))
         if len(selection.pictures) == before:
@@ -81,7 +81,7 @@ def output_names(pictures: list[tuple[Path, Path]]) -> list[Path]:
     return names
 
 
-def _take_matches(selection: Selection, pattern: str, out: Path) -> None:
+def _add_matches(selection: Selection, pattern: str, out: Path) -> None:
     """Expand a pattern as a shell would, and walk folders; outputs are named from its first wildcard on."""
     parts = Path(pattern).parts
     base = Path(*itertools.takewhile(lambda part: not has_magic(part), parts))
@@ -90,14 +90,14 @@ def _take_matches(selection: Selection, pattern: str, out: Path) -> None:
     files = (match for match in matches if match not in walked and not walked.intersection(match.parents))
     folders = (match for match in walked if not walked.intersection(match.parents))
     found = itertools.chain(files, *(_walk(folder, selection.left_out) for folder in sorted(folders)))
-    _take(selection, found, base, out)
+    _add(selection, found, base, out)
 
 
-def _take(selection: Selection, found: Iterable[Path], base: Path, out: Path) -> None:
+def _add(selection: Selection, found: Iterable[Path], base: Path, out: Path) -> None:
     """Sort files into pictures, named by their path below `base`, and those that are left out."""
     inside = None if out.resolve() in (base.resolve(), *base.resolve().parents) else out.resolve()
     for path in sorted(found):
-        why = _why_not(path, inside)
+        why = _why_left_out(path, inside)
         if why:
             selection.left_out[why] += 1
         else:
@@ -112,21 +112,21 @@ def _walk(top: Path, left_out: Counter[str]) -> Iterator[Path]:
 
     for folder, folders, names in os.walk(top, onerror=unread):
         for name in list(folders):
-            why = _folder_why_not(Path(folder, name))
+            why = _why_not_entered(Path(folder, name))
             if why:
                 left_out[why] += 1
                 folders.remove(name)
         yield from (Path(folder, name) for name in names)
 
 
-def _folder_why_not(path: Path) -> str:
+def _why_not_entered(path: Path) -> str:
     if path.name == "__MACOSX" or path.name.startswith("."):
         return "hidden folder (.*, __MACOSX)"
     return "link to a folder (name that folder)" if path.is_symlink() else ""
 
 
-def _why_not(path: Path, out: Path | None) -> str:
-    """Why a file is left out; empty for a picture."""
+def _why_left_out(path: Path, out: Path | None) -> str:
+    """Why a file is left out; empty if it is a picture to segment."""
     if path.name.startswith("."):
         return "hidden (.*)"
     if path.is_symlink() and not path.exists():
@@ -139,10 +139,10 @@ def _why_not(path: Path, out: Path | None) -> str:
         return "no regular file"
     if out is not None and out in path.resolve().parents:
         return f"below {out.name}, where this run writes"
-    return "written by an earlier run" if _written(path) else ""
+    return "written by an earlier run" if _is_output(path) else ""
 
 
-def _written(path: Path) -> bool:
+def _is_output(path: Path) -> bool:
     """Whether a picture is one of the two that a run writes, recognised by the other beside it."""
     for ending, other in ((LABELS, OVERLAY), (OVERLAY, LABELS)):
         if path.name.endswith(ending):

@@ -104,8 +104,8 @@ def check_layout(image: TiffImageFile, name: str) -> None:
     """
     if image.tag_v2.get(_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in image.tag_v2:
         raise BadImage(
-            f"{name} is a raw file of a camera, or the like: its first picture ({image.width}×{image.height}) is a preview; "
-            f"{DEVELOP}"
+            f"{name} is a raw file of a camera, or the like: its first picture ({image.width}×{image.height}) is a "
+            f"preview; {DEVELOP}"
         )
     layout = Layout.of(image.tag_v2)
     if layout.photometric in (0, 1) and layout.bands > 2:
