@@ -14,6 +14,7 @@ from segfast import classes as labels
 from segfast import formats
 from segfast.errors import BadModel, BadOption
 from segfast.protocol import Protocol, Size
+from segfast.values import is_number, is_whole
 from segfast.variants import Variant
 
 METADATA_KEY = "segfast"
@@ -92,9 +93,9 @@ class Config:
             isinstance(self.name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name), "name", self.name
         )
         for name, most in _WHOLE.items():
-            _require(_whole(getattr(self, name)) and 1 <= getattr(self, name) <= most, name, getattr(self, name))
-        for name, least, most in _FRACTIONS:
-            _require(_number(getattr(self, name)) and least <= getattr(self, name) < most, name, getattr(self, name))
+            _require(is_whole(getattr(self, name)) and 1 <= getattr(self, name) <= most, name, getattr(self, name))
+        for name in _FRACTIONS:
+            _require(is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, name, getattr(self, name))
         flags = {"distilled": self.distilled} | {
             name: getattr(self.protocol, name) for name in ("small_windows", "crop_padding")
         }
@@ -108,22 +109,22 @@ class Config:
             ("window", self.protocol.window),
             ("stride", self.protocol.stride),
         ):
-            _require(len(size) == 2 and all(_whole(side) and 1 <= side <= 65536 for side in size), name, size)
+            _require(len(size) == 2 and all(is_whole(side) and 1 <= side <= 65536 for side in size), name, size)
         _require(min(self.grid) >= 1, "image_size", f"{self.image_size}, smaller than the patch")
         for name in ("mean", "std"):
             values = getattr(self.protocol, name)
-            _require(len(values) == 3 and all(_number(value) and abs(value) < 1e6 for value in values), name, "those")
+            _require(len(values) == 3 and all(is_number(value) and abs(value) < 1e6 for value in values), name, "those")
         _require(min(self.protocol.std) > 0, "std", self.protocol.std)
         gaps = any(s > w for s, w in zip(self.protocol.stride, self.protocol.window, strict=True))
         _require(not gaps, "stride", f"{self.protocol.stride}, over the window {self.protocol.window}")
         _require(len(self.classes) == self.num_classes, "classes", f"{len(self.classes)} names")
         _require(all(isinstance(name, str) for name in self.classes), "classes", "anything but names")
         _require(len(self.palette) == self.num_classes, "palette", f"{len(self.palette)} colours")
-        colours_fit = all(len(c) == 3 and all(_whole(x) and 0 <= x <= 255 for x in c) for c in self.palette)
+        colours_fit = all(len(c) == 3 and all(is_whole(x) and 0 <= x <= 255 for x in c) for c in self.palette)
         _require(colours_fit, "palette", "colours that are not three numbers from 0 to 255")
         return self
 
-    def to_json(self, **more: Any) -> str:
+    def to_json(self, **more: object) -> str:
         """One JSON object: the lowest `format` that says enough, the fields, and `more` (see `segfast.formats`)."""
         return json.dumps(formats.stamped({**dataclasses.asdict(self), **more}, formats.METADATA), ensure_ascii=False)
 
@@ -200,27 +201,13 @@ def check_size(size: int | Size, patch: int, option: str = "size") -> Size:
     return int(pair[0]), int(pair[1])
 
 
-# The largest values of whole-number fields, and the ranges [least, most) of the others.
+# The largest values of whole-number fields, which are 1 at least, and the fields in [0, 1).
 _WHOLE = {"patch": 256, "width": 16384, "depth": 1024, "heads": 1024, "decoder_depth": 1024, "num_classes": 65536}
-_FRACTIONS = (
-    ("encoder_eps", 0, 1),
-    ("decoder_eps", 0, 1),
-    ("encoder_dropout", 0, 1),
-    ("decoder_dropout", 0, 1),
-    ("drop_path", 0, 1),
-)
+_FRACTIONS = ("encoder_eps", "decoder_eps", "encoder_dropout", "decoder_dropout", "drop_path")
 
 
 def _fields(kind: type[Config] | type[Protocol]) -> tuple[str, ...]:
     return tuple(item.name for item in dataclasses.fields(kind))
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _frozen(value: Any) -> Any:

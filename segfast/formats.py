@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from segfast.errors import BadModel
+from segfast.values import is_whole
 
 IGNORABLE = "ignorable"
 NEWER = "open it with a newer segfast, or have it written again by one of this age"
@@ -65,7 +66,7 @@ def check_version(version: object, late: Mapping[str, Late], source: str) -> Non
         BadModel: it is newer.
         ValueError: it is no format at all.
     """
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if not is_whole(version) or version < 1:
         raise ValueError(f"format {version!r}")
     if version > newest(late):
         raise newer(version, late, source)

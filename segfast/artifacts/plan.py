@@ -11,6 +11,7 @@ from segfast.artifacts.golden import Golden
 from segfast.artifacts.onnx import Artifact
 from segfast.dependencies.tensorrt import COMPILERS, release
 from segfast.errors import BadModel, BadOption, EngineMismatch
+from segfast.values import is_whole
 
 HARDWARE = ("none", "same", "ampere+")
 LEVELS = range(0, 6)
@@ -185,11 +186,6 @@ def build_command(onnx: Path, compiler: str, *extra: str) -> str:
     if onnx.parent != Path("."):
         words += ["--out", str(onnx.parent)]
     return shlex.join(words)
-
-
-def is_whole(value: object) -> bool:
-    """Whether a value is a whole number."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(capability: str) -> int:

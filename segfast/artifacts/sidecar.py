@@ -19,8 +19,9 @@ from segfast import config as configs
 from segfast import files, formats
 from segfast.artifacts.golden import Golden
 from segfast.artifacts.onnx import Artifact
-from segfast.artifacts.plan import Nodes, Options, Plan, build_command, is_whole, sidecar_path
+from segfast.artifacts.plan import Nodes, Options, Plan, build_command, sidecar_path
 from segfast.errors import BadModel
+from segfast.values import is_whole
 
 # What a sidecar says, by section.
 _FIELDS = {
