@@ -22,9 +22,9 @@ from benchmarks.measuring import measure
 from benchmarks.memory import available
 from benchmarks.paper import IMAGES_PER_SECOND
 from segfast.config import family_config
-from segfast.models import PAPER_MIOU, flops, parameters
+from segfast.models import flops, parameters
 from segfast.runtimes.lanes import largest_batch
-from segfast.variants import variant
+from segfast.variants import MIOU, variant
 
 SIZE, CLASSES = 512, 150
 MODELS = (
@@ -177,7 +177,7 @@ def row_of(config, batch, found, limits):
         "least_bytes": least_bytes(config, batch),
         "parameters": parameters(config),
         "paper_images_per_second": list(IMAGES_PER_SECOND.get(name, ())),
-        "paper_miou": PAPER_MIOU.get(name),
+        "paper_miou": MIOU["ade20k"].get(name),
         "ratio": ratio,
         "stock_ratio": stock,
         "share_of_peak": share,

@@ -1,18 +1,17 @@
-"""Members of the family by name, with the encoder weights the paper starts from."""
+"""Members of the family by name, their encoder's weights random or those that one starts from."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segfast.checkpoints.load import EncoderFile, fit, read_encoder
+from segfast.checkpoints.encoders import find_encoder
+from segfast.checkpoints.fit import fit
 from segfast.config import Config, family_config
 from segfast.dependencies.imports import need
-from segfast.errors import BadModel, BadOption, DownloadFailed, UnknownModel
+from segfast.errors import BadModel, BadOption
 from segfast.protocol import Size
-from segfast.variants import VARIANTS, near, variant
+from segfast.variants import VARIANTS, Variant, variant
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -45,15 +44,7 @@ def create_model(
         DownloadFailed: the encoder cannot be fetched.
     """
     row = variant(name)
-    if pretrained is True and row.encoder is None:
-        public = ", ".join(other.name for other in VARIANTS.values() if other.encoder and other.width == row.width)
-        raise BadModel(
-            f"{name} has no public encoder weights; use pretrained=False, a timm name or a file, "
-            f"or a member that has them: {public}"
-        )
-    if not isinstance(pretrained, (bool, str, os.PathLike)):
-        raise BadOption(f"pretrained must be True, False, a timm name or a path; got {pretrained!r}")
-    source = row.encoder if pretrained is True else os.fspath(pretrained) if pretrained else None
+    source = _source(row, pretrained)
     weights = {"weights": f"encoder {source}, decoder random" if source else "random"}
     config = family_config(row, num_classes, image_size, **weights)
     need("export", "torch", *(["timm", "safetensors", "yaml"] if source else []))
@@ -63,13 +54,26 @@ def create_model(
     return made(_create, config, source)
 
 
+def _source(row: Variant, pretrained: object) -> str | None:
+    """The timm name or path of the encoder that is asked for, if one is."""
+    if pretrained is True and row.encoder is None:
+        public = ", ".join(other.name for other in VARIANTS.values() if other.encoder and other.width == row.width)
+        raise BadModel(
+            f"{row.name} has no public encoder weights; use pretrained=False, a timm name or a file, "
+            f"or a member that has them: {public}"
+        )
+    if not isinstance(pretrained, (bool, str, os.PathLike)):
+        raise BadOption(f"pretrained must be True, False, a timm name or a path; got {pretrained!r}")
+    return row.encoder if pretrained is True else os.fspath(pretrained) if pretrained else None
+
+
 def _create(config: Config, source: str | None) -> Segmenter:
     """The model of a configuration, its encoder from `source`, if any."""
     from segfast.model import Segmenter
 
     if source is None:
         return Segmenter(config).eval()
-    config, encoder = _read_encoder(config, source)
+    config, encoder = find_encoder(source, config)
     if encoder.heads not in (None, config.heads):  # no tensor's shape would say so
         raise BadModel(
             f"{source} has {encoder.heads} heads, {config.name} {config.heads}; choose the encoder of that model"
@@ -77,75 +81,3 @@ def _create(config: Config, source: str | None) -> Segmenter:
     model = Segmenter(config)
     fit(model.encoder, encoder.state, config, source, encoder.grids)
     return model.eval()
-
-
-def _read_encoder(config: Config, source: str) -> tuple[Config, EncoderFile]:
-    """An encoder from a timm name or a file, and the Config with the preprocessing it was trained for."""
-    path = Path(source)
-    if path.suffix.lower() == ".npz":
-        return config, _npz_encoder(path, config)
-    if path.suffix.lower() not in (".pth", ".pt", ".bin", ".safetensors") and not path.exists():
-        return _timm_encoder(config, source)
-    encoder = read_encoder(path)
-    if (theirs := encoder.config) is not None:
-        protocol = replace(config.protocol, mean=theirs.protocol.mean, std=theirs.protocol.std)
-        config = replace(config, protocol=protocol, encoder_eps=theirs.encoder_eps, position_mode=theirs.position_mode)
-    return config, encoder
-
-
-def _timm_encoder(config: Config, name: str) -> tuple[Config, EncoderFile]:
-    """The encoder of a pretrained timm model, and the Config with its mean and std.
-
-    The LayerNorms keep the eps of the original code, 1e-5, though timm's have 1e-6.
-    """
-    import timm
-
-    if not timm.is_model(name.split(".")[0]):
-        known = timm.list_models("vit_*patch*") + timm.list_models("deit_*")
-        raise UnknownModel(f"timm has no model named {name!r}, and no file has that path; {near(name, known)}")
-    try:
-        vit = timm.create_model(name, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DownloadFailed(
-            f"timm could not load the weights {name!r} ({reason}); check the connection, or pass pretrained=FILE"
-        ) from error
-    trained: Any = vit.pretrained_cfg
-    protocol = replace(config.protocol, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
-    return replace(config, protocol=protocol), _encoder_of(vit)
-
-
-def _npz_encoder(path: Path, config: Config) -> EncoderFile:
-    """The encoder in a `.npz` of the ViT authors, read by timm into a ViT of the file's own grid."""
-    import numpy as np
-    import timm
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            tokens = arrays["Transformer/posembed_input/pos_embedding"].shape[1] - 1
-            side = round(tokens**0.5)
-            if side < 1 or side * side != tokens:
-                raise ValueError(f"{tokens} position embeddings are no square")
-    except FileNotFoundError:
-        raise BadModel(f"there is no file {path}; check the path") from None
-    except Exception as error:  # damaged archives are met with nearly any exception
-        raise BadModel(f"{path} is no `.npz` of ViT weights ({error}); download it again") from None
-    vit = timm.models.vision_transformer.VisionTransformer(
-        img_size=side * config.patch,
-        patch_size=config.patch,
-        embed_dim=config.width,
-        depth=config.depth,
-        num_heads=config.heads,
-        num_classes=0,
-    )
-    try:
-        vit.load_pretrained(str(path))
-    except Exception as error:  # timm checks little: shapes that differ come out as anything
-        raise BadModel(f"{path} does not fit {config.name} ({error}); choose the file of the same size") from error
-    return _encoder_of(vit)
-
-
-def _encoder_of(vit: Any) -> EncoderFile:
-    """What a timm ViT holds, and the grid it was made for."""
-    rows, columns = vit.patch_embed.grid_size
-    return EncoderFile(None, dict(vit.state_dict()), [(rows, columns)], vit.blocks[0].attn.num_heads)

@@ -76,9 +76,9 @@ class Segmenter(nn.Module):
         Raises:
             CannotWrite: the destination is full, read-only or missing.
         """
-        from segfast.checkpoints.load import save_model
+        from segfast.checkpoints import native
 
-        save_model(self, path)
+        native.save(path, self.config, self.state_dict())
 
 
 class Encoder(nn.Module):

@@ -18,26 +18,9 @@ from segfast.checkpoints import download
 from segfast.config import Config, check_size, family_config
 from segfast.errors import UnknownModel
 from segfast.protocol import Size
-from segfast.variants import VARIANTS, list_models, near
+from segfast.variants import MIOU, VARIANTS, list_models, near
 
 SIZE = 512
-
-# Single-scale mIoU on ADE20K in the paper. seg-b-deit-16 is 47.08 in Tables 3 and 6, but 47.10 in Table 4;
-# seg-l-mask-16 is 51.82 in Table 6, where it was trained at 640×640 (section 4.2).
-PAPER_MIOU = {
-    "seg-ti-16": 39.03,  # Table 3
-    "seg-s-32": 40.64,  # Table 3
-    "seg-s-16": 45.37,  # Table 3
-    "seg-b-deit-16": 47.08,  # Tables 3 and 6
-    "seg-b-32": 43.07,  # Tables 3 and 4
-    "seg-b-16": 48.06,  # Tables 3 and 4
-    "seg-b-8": 49.54,  # Tables 3 and 4
-    "seg-l-16": 50.71,  # Tables 3, 4 and 6
-    "seg-b-mask-32": 44.19,  # Table 4
-    "seg-b-deit-mask-16": 48.70,  # Tables 4 and 6
-    "seg-b-mask-16": 48.48,  # Table 4
-    "seg-l-mask-16": 51.30,  # Table 4
-}
 
 
 @dataclass(frozen=True)
@@ -142,7 +125,7 @@ def _row(name: str) -> Row:
         for known, row in download.PUBLISHED.items()
         if known.partition("@")[0] == name
     )
-    return Row(name, parameters(config), flops(config), PAPER_MIOU.get(name), VARIANTS[name].encoder, weights)
+    return Row(name, parameters(config), flops(config), MIOU["ade20k"].get(name), VARIANTS[name].encoder, weights)
 
 
 def _parse() -> argparse.Namespace:

@@ -6,8 +6,9 @@ import torch
 from helpers import reference, tiny_model
 
 import segfast
-from segfast import create
+from segfast.checkpoints.encoders import read_encoder
 from segfast.errors import BadModel, DownloadFailed, UnknownModel
+from segfast.variants import VARIANTS
 
 
 def test_a_random_model_answers_at_its_size():
@@ -243,12 +244,12 @@ def test_timm_names_go_through_timm(monkeypatch, vit):
     assert asked[1][0] == "vit_tiny_patch16_224.augreg_in21k"
 
 
-@pytest.mark.parametrize("name", [row.encoder for row in create.VARIANTS.values() if row.encoder])
+@pytest.mark.parametrize("name", [row.encoder for row in VARIANTS.values() if row.encoder])
 def test_timm_knows_every_encoder_of_the_table(name):
     import timm
 
     assert timm.models.is_model_pretrained(name)
-    row = next(row for row in create.VARIANTS.values() if row.encoder == name)
+    row = next(row for row in VARIANTS.values() if row.encoder == name)
     config = timm.get_pretrained_cfg(name)
     assert config.mean == row.mean
     assert config.std == row.std
@@ -278,7 +279,7 @@ def test_unknown_timm_names_list_the_near_ones():
 def test_encoders_of_segmenter_checkpoints(tmp_path):
     tiny = tiny_model()
     tiny.save(tmp_path / "tiny.safetensors")
-    config, state, *_ = create.read_encoder(tmp_path / "tiny.safetensors")
+    config, state, *_ = read_encoder(tmp_path / "tiny.safetensors")
     assert config == tiny.config
     assert {f"encoder.{name}" for name in state} == {name for name in tiny.state_dict() if name.startswith("encoder")}
     assert torch.equal(state["pos_embed"], tiny.encoder.pos_embed)
@@ -287,7 +288,7 @@ def test_encoders_of_segmenter_checkpoints(tmp_path):
 def test_mmsegmentation_encoders(tmp_path):
     path = reference("mmseg/linear-16") / "checkpoint.pth"
     whole = segfast.load_model(path)
-    config, state, *_ = create.read_encoder(path)
+    config, state, *_ = read_encoder(path)
     assert config.encoder_eps == 1e-6
     assert torch.equal(state["norm.weight"], whole.encoder.norm.weight)
 
@@ -298,3 +299,21 @@ def test_an_encoder_of_another_size_is_refused(tmp_path, vit):
         segfast.create_model("seg-s-16", pretrained=tmp_path / "vit.pth")
     with pytest.raises(BadModel, match="no square grid after 2 prefix"):
         segfast.create_model("seg-ti-deit-16", pretrained=tmp_path / "vit.pth")
+
+
+@pytest.mark.parametrize("kind", ["original", "MMSegmentation", "encoder alone", "ours"])
+def test_an_encoders_file_is_read_once(tmp_path, monkeypatch, kind):
+    import safetensors
+
+    if kind == "encoder alone":
+        path = tmp_path / "vit.pth"
+        torch.save(tiny_model().encoder.state_dict(), path)
+    elif kind == "ours":
+        path = segfast_file(tmp_path, tiny_model())
+    else:
+        path = reference("official/linear-8" if kind == "original" else "mmseg/linear-16") / "checkpoint.pth"
+    read, load, safe_open = [], torch.load, safetensors.safe_open
+    monkeypatch.setattr(torch, "load", lambda file, **options: read.append(file) or load(file, **options))
+    monkeypatch.setattr(safetensors, "safe_open", lambda file, **o: read.append(file) or safe_open(file, **o))
+    read_encoder(path)
+    assert read == [path]

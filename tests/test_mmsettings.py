@@ -11,7 +11,7 @@ from helpers import reference
 
 import segfast
 from segfast.checkpoints import literals
-from segfast.checkpoints.load import read_encoder
+from segfast.checkpoints.encoders import read_encoder
 from segfast.errors import BadModel
 
 WHOLE = """

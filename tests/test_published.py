@@ -10,7 +10,7 @@ from helpers import reference
 
 import segfast
 from segfast.checkpoints import download
-from segfast.errors import DownloadFailed, UnknownModel
+from segfast.errors import BadModel, DownloadFailed, UnknownModel
 
 
 class Server(ThreadingHTTPServer):
@@ -108,6 +108,22 @@ def test_a_wrong_digest_is_removed(server, tmp_path, monkeypatch):
     with pytest.raises(DownloadFailed, match="not 00000000"):
         download.fetch("seg-tiny-16@test")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] in ([], [".lock"])
+
+
+def test_a_file_that_was_exchanged_is_refused_before_it_is_unpickled(server, monkeypatch):
+    path = download.fetch("seg-tiny-16@test")
+    torch.save({"state_dict": {"another": torch.zeros(1)}}, path)
+    monkeypatch.setattr("segfast.checkpoints.load.load_pickle", lambda path: pytest.fail("unpickled"))
+    with pytest.raises(BadModel, match=rf"has the SHA-256 .*, not {server.digest}…; delete it"):
+        segfast.load_model("seg-tiny-16@test")
+
+
+def test_whether_a_text_is_a_name_is_asked_once(server, monkeypatch):
+    """It depends on the files there are, which may change meanwhile."""
+    asked, is_name = [], download.is_name
+    monkeypatch.setattr(download, "is_name", lambda text: asked.append(text) or is_name(text))
+    segfast.load_model("seg-tiny-16@test")
+    assert asked == ["seg-tiny-16@test"]
 
 
 @pytest.mark.parametrize("status", [404, 500])

@@ -21,7 +21,7 @@ from segfast.inference import batching, requests
 from segfast.kernels import reference
 from segfast.kernels.checks import cpus
 from segfast.model import Segmenter
-from segfast.variants import VARIANTS
+from segfast.variants import MIOU, VARIANTS
 
 FAMILY = ("seg-ti-16", "seg-s-mask-32", "seg-b-mask-16", "seg-l-mask-16", "seg-ti-deit-32", "seg-b-deit-mask-16")
 STAGES = {"decode", "resize", "network", "merge"}
@@ -77,7 +77,7 @@ def test_rows_say_what_the_paper_does():
     assert {name: rows[name].miou for name in known} == known
     assert rows["seg-l-8"].miou is None
     assert rows["seg-b-16"].encoder == "vit_base_patch16_384.augreg_in21k_ft_in1k"
-    assert set(models.PAPER_MIOU) <= set(rows)
+    assert set(MIOU["ade20k"]) <= set(rows)
     assert {weights.name for row in rows.values() for weights in row.weights} == set(download.PUBLISHED)
 
 

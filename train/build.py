@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from segfast.checkpoints.load import load_model
-from segfast.checkpoints.original import family_name
 from segfast.config import Config
 from segfast.create import create_model
 from segfast.datasets.base import Dataset
@@ -20,7 +19,7 @@ from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.model import Segmenter, resample_positions
 from segfast.train.attend import cpu_attention
 from segfast.train.recipes import Recipe
-from segfast.variants import variant
+from segfast.variants import family_name, variant
 
 ATTENTIONS = tuple(BACKENDS)
 # Encoders of the first ViT paper, trained by random cropping only (section 4.2), and DeiT's without distillation

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segfast import files
-from segfast.errors import BadModel, CannotWrite
+from segfast.checkpoints import native
+from segfast.errors import BadModel
 
 LAST, OLDER = "last.safetensors", "last-older.safetensors"
 METADATA_KEY = "segfast.train"
@@ -57,9 +57,6 @@ def save(
     Raises:
         CannotWrite: the destination is full, read-only or missing; both files are as they were.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in values.items() if tensor is not None}
@@ -67,11 +64,7 @@ def save(
         tensors |= {f"random.{rank}.{name}": tensor for name, tensor in states.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, "checksum": _checksum(tensors), **asdict(progress)})
-    with files.publish(folder / LAST, older=folder / OLDER) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={METADATA_KEY: text})
-        except SafetensorError as error:
-            raise CannotWrite(f"cannot write {folder / LAST}: {error}; free some space") from error
+    native.write_tensors(folder / LAST, tensors, {METADATA_KEY: text}, older=folder / OLDER)
 
 
 def load(folder: Path) -> tuple[Progress, dict[str, Tensor], list[str]] | None:

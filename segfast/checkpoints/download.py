@@ -7,10 +7,9 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from segfast import files
 from segfast.errors import BadModel, CannotWrite, DownloadFailed, UnknownModel
@@ -175,7 +174,7 @@ def _transfer(url: str, part: Path) -> None:
         raise ConnectionError(f"the connection closed after {part.stat().st_size} of {total} bytes")
 
 
-def _receive(response: Any) -> bytes:
+def _receive(response: HTTPResponse) -> bytes:
     """The next bytes; whatever goes wrong here is the connection's fault, not the disk's."""
     try:
         return response.read(_CHUNK)

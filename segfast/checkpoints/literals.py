@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from segfast.values import is_number
+
 _LONGEST = 8 << 20  # characters
 _MOST = 65536  # entries of a repeated list
-_CALLS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+_CALLS: Mapping[str, Callable[..., object]] = MappingProxyType(
     {"dict": dict, "ConfigDict": dict, "list": list, "tuple": tuple}
 )
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = MappingProxyType(
@@ -39,7 +41,7 @@ class Opaque:
         return self.text
 
 
-def read(text: str) -> dict[str, Any]:
+def read(text: str) -> dict[str, object]:
     """The values that the assignments of a Python text give to names.
 
     Raises:
@@ -51,7 +53,7 @@ def read(text: str) -> dict[str, Any]:
     text = re.sub(r"^\S+\.py$", "", text, flags=re.MULTILINE)
     try:
         body = ast.parse(text).body
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         for statement in body:
             _take(statement, values)
     except SyntaxError as error:
@@ -61,7 +63,7 @@ def read(text: str) -> dict[str, Any]:
     return values
 
 
-def _take(statement: ast.stmt, values: dict[str, Any]) -> None:
+def _take(statement: ast.stmt, values: dict[str, object]) -> None:
     """Understand one statement, or refuse what could change values unseen."""
     if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Pass)) or _is_text(statement):
         return
@@ -80,7 +82,7 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+def _value(node: ast.expr, names: Mapping[str, object]) -> object:
     match node:
         case ast.Constant():
             return node.value
@@ -94,7 +96,7 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return _dictionary(node, list(zip(keys, (_value(value, names) for value in node.values), strict=True)))
         case ast.UnaryOp(op=ast.USub()):
             operand = _value(node.operand, names)
-            return -operand if _is_number(operand) else Opaque(ast.unparse(node))
+            return -operand if is_number(operand) else Opaque(ast.unparse(node))
         case ast.BinOp() if type(node.op) in _ARITHMETIC:
             return _computed(node, _value(node.left, names), _value(node.right, names))
         case ast.Call(func=ast.Name(id=name)) if name in _CALLS:
@@ -102,9 +104,9 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
     return Opaque(ast.unparse(node))
 
 
-def _dictionary(node: ast.expr, pairs: list[tuple[Any, Any]]) -> Any:
+def _dictionary(node: ast.expr, pairs: list[tuple[object, object]]) -> object:
     """A dictionary of pairs; one without a key is another dictionary that goes into it."""
-    values: dict[Any, Any] = {}
+    values: dict[object, object] = {}
     for key, value in pairs:
         if key is None and isinstance(value, Mapping):
             values |= value
@@ -115,7 +117,7 @@ def _dictionary(node: ast.expr, pairs: list[tuple[Any, Any]]) -> Any:
     return values
 
 
-def _called(kind: Callable[..., Any], node: ast.Call, names: Mapping[str, Any]) -> Any:
+def _called(kind: Callable[..., object], node: ast.Call, names: Mapping[str, object]) -> object:
     """`dict(a=1, **b)`, or `tuple([1, 2])` and the like."""
     given = [_value(argument, names) for argument in node.args]
     if any(isinstance(value, Opaque) for value in given) or len(given) > 1:
@@ -123,24 +125,24 @@ def _called(kind: Callable[..., Any], node: ast.Call, names: Mapping[str, Any]) 
     if kind is not dict:
         fits = len(given) == 1 and isinstance(given[0], (list, tuple)) and not node.keywords
         return kind(given[0]) if fits else Opaque(ast.unparse(node))
-    pairs: list[tuple[Any, Any]] = [(None, value) for value in given]
+    pairs: list[tuple[object, object]] = [(None, value) for value in given]
     return _dictionary(node, pairs + [(keyword.arg, _value(keyword.value, names)) for keyword in node.keywords])
 
 
-def _computed(node: ast.BinOp, left: Any, right: Any) -> Any:
+def _computed(node: ast.BinOp, left: object, right: object) -> object:
     """Arithmetic of numbers, and lists that are joined or repeated."""
-    numbers = _is_number(left) and _is_number(right)
-    joined = isinstance(node.op, ast.Add) and type(left) is type(right) and isinstance(left, (list, tuple))
-    repeated = isinstance(node.op, ast.Mult) and isinstance(left, (list, tuple)) and isinstance(right, int)
-    length = len(left) * right if repeated else len(left) + len(right) if joined else 0
-    if not (numbers or joined or repeated) or length > _MOST:
+    length = 0
+    match node.op, left, right:
+        case ast.Add(), list() | tuple(), list() | tuple() if type(left) is type(right):
+            length = len(left) + len(right)
+        case ast.Mult(), list() | tuple(), int():
+            length = len(left) * right
+        case _ if not (is_number(left) and is_number(right)):
+            return Opaque(ast.unparse(node))
+    if length > _MOST:
         return Opaque(ast.unparse(node))
     try:
         value = _ARITHMETIC[type(node.op)](left, right)
     except (ArithmeticError, ValueError):
         return Opaque(ast.unparse(node))
-    return value if not _is_number(value) or abs(value) < 1e300 else Opaque(ast.unparse(node))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if isinstance(value, (list, tuple)) or is_number(value) else Opaque(ast.unparse(node))

@@ -6,16 +6,15 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from segfast import classes
 from segfast.checkpoints import mmsegmentation_settings
-from segfast.checkpoints.mmsegmentation_settings import Settings
-from segfast.checkpoints.original import family_name
+from segfast.checkpoints.mmsegmentation_settings import Backbone, Settings
+from segfast.checkpoints.states import State
 from segfast.config import Config
 from segfast.errors import BadModel
 from segfast.protocol import Protocol, Size
-from segfast.variants import HALF
+from segfast.variants import HALF, family_name
 
 # MMSegmentation's name → the original's, tried in order from the start of the name.
 _RENAMES = (
@@ -41,7 +40,7 @@ _BLOCK_RENAMES = (
 _OVERLAP = 32
 
 
-def rename(state: Mapping[str, Any]) -> dict[str, Any]:
+def rename(state: State) -> State:
     """Tensors under the names, and in the layout, of the original code."""
     renamed = {}
     for name, tensor in state.items():
@@ -62,7 +61,7 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def read(path: Path, meta: Any, state: Mapping[str, Any], encoder_only: bool = False) -> tuple[Config, dict[str, Any]]:
+def read(path: Path, meta: object, state: State, encoder_only: bool = False) -> tuple[Config, State]:
     """Configuration, of the tensors and of what `meta` says of the model, and the renamed tensors.
 
     The protocol is MMSegmentation's: its stated window and stride, else stride crop − 32; windows smaller than the crop
@@ -83,12 +82,13 @@ def read(path: Path, meta: Any, state: Mapping[str, Any], encoder_only: bool = F
     settings = mmsegmentation_settings.read(meta, str(path), encoder_only)
     state = rename(state)
     try:
-        _check_encoder(settings, state)
+        _check_encoder(settings.backbone, state)
         if not encoder_only:
             _check_head(settings, state)
         config = _config(settings, meta, state)
-        state = _as_rgb(state) if settings.bgr else state
-        state = _as_two_classes(state, settings.threshold) if settings.threshold is not None else state
+        state = _as_rgb(state) if settings.colours.bgr else state
+        if (threshold := settings.head.threshold) is not None:
+            state = _as_two_classes(state, threshold)
     except (KeyError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise BadModel(f"{path} is no Segmenter of MMSegmentation ({error!r}); pass the whole checkpoint") from None
     except BadModel as error:
@@ -96,13 +96,15 @@ def read(path: Path, meta: Any, state: Mapping[str, Any], encoder_only: bool = F
     return config.check(), state
 
 
-def _config(settings: Settings, meta: Any, state: dict[str, Any]) -> Config:
+def _config(settings: Settings, meta: object, state: State) -> Config:
     width, _, patch, _ = state["encoder.patch_embed.proj.weight"].shape
     mask, depth = "decoder.cls_emb" in state, _blocks(state, "encoder")
     crop = _trained_size(settings, state["encoder.pos_embed"].shape[1] - 1, patch)
     heads, kind = _heads(settings, width), "mask" if mask else "linear"
-    K = 2 if settings.threshold is not None else _rows(state)
+    backbone, head, colours, threshold = settings.backbone, settings.head, settings.colours, settings.head.threshold
+    K = _rows(state) if threshold is None else 2
     names, palette = _classes(meta, K)
+    binary = {} if threshold is None else {"binary": f"one logit, class 1 where its sigmoid is above {threshold:g}"}
     window = settings.window or crop
     stride = settings.stride or tuple(side - _OVERLAP if side > _OVERLAP else side for side in window)
     return Config(
@@ -115,8 +117,8 @@ def _config(settings: Settings, meta: Any, state: dict[str, Any]) -> Config:
         num_classes=K,
         image_size=crop,
         protocol=Protocol(
-            settings.mean or HALF,
-            settings.std or HALF,
+            colours.mean or HALF,
+            colours.std or HALF,
             window,
             (stride[0], stride[1]),
             small_windows=True,
@@ -125,15 +127,15 @@ def _config(settings: Settings, meta: Any, state: dict[str, Any]) -> Config:
         classes=names,
         palette=palette,
         decoder_depth=_blocks(state, "decoder") if mask else 1,
-        encoder_eps=1e-6 if settings.encoder_eps is None else settings.encoder_eps,
-        decoder_eps=1e-5 if settings.decoder_eps is None else settings.decoder_eps,
-        position_mode=settings.position_mode or "bicubic",
+        encoder_eps=1e-6 if backbone.eps is None else backbone.eps,
+        decoder_eps=1e-5 if head.eps is None else head.eps,
+        position_mode=backbone.position_mode or "bicubic",
         decoder_dropout=0.0,
-        provenance={"format": "MMSegmentation", **_binary_words(settings)},
+        provenance={"format": "MMSegmentation", **binary},
     )
 
 
-def _check_encoder(settings: Settings, state: dict[str, Any]) -> None:
+def _check_encoder(backbone: Backbone, state: State) -> None:
     """See that the tensors are those that the settings speak of.
 
     Raises:
@@ -141,25 +143,25 @@ def _check_encoder(settings: Settings, state: dict[str, Any]) -> None:
     """
     width, _, patch, _ = state["encoder.patch_embed.proj.weight"].shape
     for name, there in (("patch_size", patch), ("embed_dims", width), ("num_layers", _blocks(state, "encoder"))):
-        _agree(f"backbone.{name}", settings.backbone.get(name), there)
+        _agree(f"backbone.{name}", backbone.counts.get(name), there)
 
 
-def _check_head(settings: Settings, state: dict[str, Any]) -> None:
+def _check_head(settings: Settings, state: State) -> None:
     """The same of the head, which is also to be one that gives answers.
 
     Raises:
         BadModel: they are not.
     """
-    rows, mask = _rows(state), "decoder.cls_emb" in state
-    what = "num_classes" if settings.num_classes == settings.out_channels else "out_channels"
-    _agree(f"decode_head.{what}", settings.out_channels, rows)
+    head, rows, mask = settings.head, _rows(state), "decoder.cls_emb" in state
+    what = "num_classes" if head.num_classes == head.out_channels else "out_channels"
+    _agree(f"decode_head.{what}", head.out_channels, rows)
     if mask:
         width = state["encoder.patch_embed.proj.weight"].shape[0]
-        _agree("decode_head.num_layers", settings.decoder_depth, _blocks(state, "decoder"))
-        _agree("decode_head.num_heads", settings.decoder_heads, _heads(settings, width))
+        _agree("decode_head.num_layers", head.depth, _blocks(state, "decoder"))
+        _agree("decode_head.num_heads", head.heads, _heads(settings, width))
     if rows == 1 and mask:
         raise BadModel("has a mask decoder for one class, whose last LayerNorm gives every pixel the same answer")
-    if rows == 1 and settings.threshold is None:
+    if rows == 1 and head.threshold is None:
         raise BadModel(
             "has a head of one channel, a sigmoid and a threshold, but does not say which threshold; say it in "
             "checkpoint['meta']['cfg'], a text: decode_head = dict(out_channels=1, threshold=0.3) (MMSegmentation's default)"
@@ -173,19 +175,16 @@ def _agree(name: str, said: int | None, there: int) -> None:
         )
 
 
-def _rows(state: dict[str, Any]) -> int:
+def _rows(state: State) -> int:
     """Logits per patch."""
-    rows: int = (
-        state["decoder.cls_emb"].shape[1] if "decoder.cls_emb" in state else state["decoder.head.weight"].shape[0]
-    )
-    return rows
+    return state["decoder.cls_emb"].shape[1] if "decoder.cls_emb" in state else state["decoder.head.weight"].shape[0]
 
 
 def _heads(settings: Settings, width: int) -> int:
     """Of every attention; MMSegmentation's default is not meant where it is impossible."""
-    if settings.heads is not None:
-        return settings.heads
-    usual = settings.usual_heads
+    if settings.backbone.heads is not None:
+        return settings.backbone.heads
+    usual = settings.backbone.usual_heads
     return usual if usual is not None and width % usual == 0 else width // 64
 
 
@@ -198,7 +197,7 @@ def _trained_size(settings: Settings, tokens: int, patch: int) -> Size:
     for place, (H, W) in enumerate(settings.sizes):
         if (H // patch) * (W // patch) == tokens:
             return H, W
-        if settings.exact and place == 0:
+        if settings.backbone.stated and place == 0:
             raise BadModel(
                 f"says backbone.img_size = {(H, W)}, but has {tokens} position embeddings, not {H // patch}×{W // patch}; "
                 "mend what it says in checkpoint['meta']['cfg']"
@@ -212,13 +211,13 @@ def _trained_size(settings: Settings, tokens: int, patch: int) -> Size:
     return side * patch, side * patch
 
 
-def _as_rgb(state: dict[str, Any]) -> dict[str, Any]:
+def _as_rgb(state: State) -> State:
     """The tensors of a network for BGR, for RGB."""
     name = "encoder.patch_embed.proj.weight"  # [D, 3, P, P]
     return {**state, name: state[name].flip(1)}
 
 
-def _as_two_classes(state: dict[str, Any], threshold: float) -> dict[str, Any]:
+def _as_two_classes(state: State, threshold: float) -> State:
     """The tensors of a head with one logit x, as one with the logits 0 and x − c, where the sigmoid of c is the threshold.
 
     The second is the larger one exactly where the sigmoid of x is above the threshold; of equals the first counts.
@@ -234,20 +233,12 @@ def _as_two_classes(state: dict[str, Any], threshold: float) -> dict[str, Any]:
     return {**state, **{f"decoder.head.{name}": tensor for name, tensor in both.items()}}
 
 
-def _binary_words(settings: Settings) -> dict[str, str]:
-    return (
-        {}
-        if settings.threshold is None
-        else {"binary": f"one logit, class 1 where its sigmoid is above {settings.threshold:g}"}
-    )
-
-
-def _blocks(state: dict[str, Any], part: str) -> int:
+def _blocks(state: State, part: str) -> int:
     found = (re.match(rf"{part}\.blocks\.(\d+)\.", name) for name in state)
     return 1 + max(int(match[1]) for match in found if match)
 
 
-def _classes(meta: Any, count: int) -> tuple[classes.Names, classes.Palette]:
+def _classes(meta: object, count: int) -> tuple[classes.Names, classes.Palette]:
     """Names and palette from `meta` of 0.x (CLASSES, PALETTE) or 1.x (dataset_meta), else by the count."""
     meta = meta if isinstance(meta, Mapping) else {}
     inner = meta.get("dataset_meta")

@@ -8,56 +8,80 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from segfast.checkpoints import literals
-from segfast.checkpoints.sections import Section, Triple, is_number, mapping, size_of
+from segfast.checkpoints.sections import Section, Triple, mapping, size_of
 from segfast.errors import BadModel
 from segfast.protocol import Size
+from segfast.values import is_number, is_whole
 
 # Its threshold of a head with one channel where none is given.
 _THRESHOLD = 0.3
 _EPS = 1e-5  # PyTorch's, of a LayerNorm that is given none
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is said; None is silence.
+class Backbone(NamedTuple):
+    """What is said of the encoder; None is silence.
 
     Attributes:
-        backbone: sizes that the tensors must have: `patch_size`, `embed_dims`, `num_layers`.
-        sizes: of the pictures whose grid of patches the position embeddings may have, (height, width), the weightiest first.
-        exact: the first of them is the backbone's own `img_size`.
-        heads: of the encoder; `usual_heads` those it has where none are named.
-        mean, std: of RGB in 0 … 1.
-        bgr: the network takes BGR.
-        num_classes: of the head.
-        threshold: of the sigmoid of a head with one channel.
-        window, stride: of the sliding window.
+        counts: that its tensors must have: `patch_size`, `embed_dims`, `num_layers`.
+        size: (height, width) of the pictures whose grid of patches the position embeddings have.
+        stated: the size is the file's own word, no default.
+        heads: of every attention; `usual_heads` those it has where none are named.
     """
 
-    backbone: Mapping[str, int]
-    sizes: tuple[Size, ...] = ()
-    exact: bool = False
+    counts: Mapping[str, int]
+    size: Size | None
+    stated: bool
+    heads: int | None
+    usual_heads: int | None
+    eps: float | None
+    position_mode: str | None
+
+
+class Head(NamedTuple):
+    """What is said of the decoder; None is silence.
+
+    Attributes:
+        num_classes: as said; `out_channels` the logits there are.
+        threshold: of the sigmoid of a head with one channel.
+        heads, depth, eps: of a mask decoder.
+    """
+
+    num_classes: int | None
+    out_channels: int | None
+    threshold: float | None
     heads: int | None = None
-    usual_heads: int | None = None
-    decoder_heads: int | None = None
-    decoder_depth: int | None = None
-    encoder_eps: float | None = None
-    decoder_eps: float | None = None
-    position_mode: str | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
-    bgr: bool = False
-    num_classes: int | None = None
-    out_channels: int | None = None
-    threshold: float | None = None
-    window: Size | None = None
-    stride: Size | None = None
+    depth: int | None = None
+    eps: float | None = None
 
 
-def read(meta: Any, source: str, encoder_only: bool = False) -> Settings:
+class Colours(NamedTuple):
+    """Mean and standard deviation of RGB in 0 … 1, None for silence, and whether the network takes BGR."""
+
+    mean: Triple | None
+    std: Triple | None
+    bgr: bool
+
+
+class Settings(NamedTuple):
+    """What is said.
+
+    Attributes:
+        sizes: of the pictures whose grid of patches the position embeddings may have, (height, width), the weightiest first.
+        window, stride: of the sliding window; None is silence.
+    """
+
+    backbone: Backbone
+    head: Head
+    colours: Colours
+    sizes: tuple[Size, ...]
+    window: Size | None
+    stride: Size | None
+
+
+def read(meta: object, source: str, encoder_only: bool = False) -> Settings:
     """The settings in a checkpoint's `meta`: `cfg` of 1.x, `config` of 0.x, a text or a dictionary.
 
     Args:
@@ -70,46 +94,28 @@ def read(meta: Any, source: str, encoder_only: bool = False) -> Settings:
     model = Section("model", mapping(values.get("model"), "model", source), source)
     model.only("type", "EncoderDecoder", kind=True)
     model.only("neck", None)
-    based = "_base_" in values
 
     def section(name: str) -> Section:
         if encoder_only and name in ("decode_head", "test_cfg"):
             return Section(name, {}, source)
         found = model.values[name] if name in model.values else values.get(name)
-        return Section(name, mapping(found, name, source), source, based)
+        return Section(name, mapping(found, name, source), source, based="_base_" in values)
 
-    backbone, head, test = section("backbone"), section("decode_head"), section("test_cfg")
-    window, stride = _sliding(test, inside="test_cfg" in model.values)
-    preprocessor = section("data_preprocessor")
-    mean, std, bgr = _colours(preprocessor) if preprocessor else _pipeline(values, source)
-    sizes = [
-        backbone.size("img_size", 224),
-        window,
-        size_of(preprocessor.values.get("size")),
-        size_of(values.get("crop_size")),
-    ]
-    classes = head.whole("num_classes")
+    head, preprocessor = section("decode_head"), section("data_preprocessor")
+    window, stride = _sliding(section("test_cfg"), inside="test_cfg" in model.values)
+    backbone = _backbone(section("backbone"), head)
+    sizes = backbone.size, window, size_of(preprocessor.values.get("size")), size_of(values.get("crop_size"))
     return Settings(
-        backbone={
-            name: value for name in ("patch_size", "embed_dims", "num_layers") if (value := backbone.whole(name))
-        },
-        sizes=tuple(size for size in sizes if size is not None),
-        exact=backbone.values.get("img_size") is not None,
-        heads=backbone.whole("num_heads"),
-        usual_heads=12 if backbone.complete else None,
-        encoder_eps=_eps(backbone),
-        position_mode=_backbone_mode(backbone, head),
-        mean=mean,
-        std=std,
-        bgr=bgr,
-        num_classes=classes,
-        window=window,
-        stride=stride,
-        **_head(head, classes),
+        backbone,
+        _head(head),
+        _preprocessor(preprocessor) if preprocessor else _pipeline(values, source),
+        tuple(size for size in sizes if size is not None),
+        window,
+        stride,
     )
 
 
-def _values(meta: Any, source: str) -> Mapping[str, Any]:
+def _values(meta: object, source: str) -> Mapping[str, object]:
     """The settings of a checkpoint as plain values."""
     meta = meta if isinstance(meta, Mapping) else {}
     said = meta.get("cfg", meta.get("config"))
@@ -126,67 +132,69 @@ def _values(meta: Any, source: str) -> Mapping[str, Any]:
         ) from None
 
 
-def _backbone_mode(backbone: Section, head: Section) -> str | None:
-    """How positions are resampled, after everything else of the backbone was found to be a Segmenter's."""
+def _backbone(backbone: Section, head: Section) -> Backbone:
+    """What a backbone says, which is to be a Segmenter's."""
     backbone.only("type", "VisionTransformer", kind=True)
-    for key, value in (
-        ("in_channels", 3),
-        ("with_cls_token", True),
-        ("output_cls_token", False),
-        ("patch_pad", "corner"),
-    ):
-        backbone.only(key, value)
+    backbone.only("in_channels", 3)
+    backbone.only("with_cls_token", True)
+    backbone.only("output_cls_token", False)
+    backbone.only("patch_pad", "corner")
     backbone.only("out_origin", False)
     backbone.only("interpolate_mode", "bicubic", "bilinear")
     _gelu(backbone)
-    last, at = backbone.get("out_indices"), head.get("in_index")
-    depth = backbone.get("num_layers", 12)
+    _check_last(backbone, head)
+    counts = {name: backbone.whole(name) for name in ("patch_size", "embed_dims", "num_layers")}
+    return Backbone(
+        {name: count for name, count in counts.items() if count is not None},
+        size=backbone.size("img_size", 224),
+        stated=backbone.values.get("img_size") is not None,
+        heads=backbone.whole("num_heads"),
+        usual_heads=12 if backbone.complete else None,
+        eps=_eps(backbone),
+        position_mode=backbone.get("interpolate_mode"),
+    )
+
+
+def _check_last(backbone: Section, head: Section) -> None:
+    """See that the head takes what the last layer gives."""
+    last, at, depth = backbone.get("out_indices"), head.get("in_index"), backbone.get("num_layers", 12)
     if isinstance(last, (list, tuple)):
-        last = (
-            last[at if isinstance(at, int) else -1] if last and (at is None or -len(last) <= at < len(last)) else None
-        )
+        at = -1 if at is None else at
+        if not is_whole(at):
+            raise head.refusal("in_index", at)
+        last = last[at] if -len(last) <= at < len(last) else None
     if last not in (None, -1, depth and depth - 1):
         raise backbone.refusal("out_indices", backbone.get("out_indices"))
-    mode: str | None = backbone.get("interpolate_mode")
-    return mode
 
 
-def _head(head: Section, classes: int | None) -> dict[str, Any]:
-    """What a decode head says, as fields of Settings."""
+def _head(head: Section) -> Head:
+    """What a decode head says."""
+    classes = head.whole("num_classes")
     head.only("type", "FCNHead", "SegmenterMaskTransformerHead", kind=True)
     head.only("align_corners", False)
     head.only("input_transform", None)
     channels = head.whole("out_channels")
     if classes is not None and channels not in (None, 1, classes):
         raise head.refusal("out_channels", channels)
-    said: dict[str, Any] = {"out_channels": channels or classes}
-    if said["out_channels"] == 1:
-        threshold = head.get("threshold")
-        said["threshold"] = _THRESHOLD if threshold is None else threshold
-        if not (is_number(said["threshold"]) and 0 < said["threshold"] < 1):
-            raise head.refusal("threshold", threshold)
-    if str(head.values.get("type")).endswith("SegmenterMaskTransformerHead"):
-        _gelu(head)
-        said |= {
-            "decoder_heads": head.whole("num_heads"),
-            "decoder_depth": head.whole("num_layers"),
-            "decoder_eps": _eps(head),
-        }
-    return said
+    threshold = None
+    if (rows := channels or classes) == 1:
+        said = head.get("threshold")
+        threshold = _THRESHOLD if said is None else said
+        if not (is_number(threshold) and 0 < threshold < 1):
+            raise head.refusal("threshold", said)
+    if not str(head.values.get("type")).endswith("SegmenterMaskTransformerHead"):
+        return Head(classes, rows, threshold)
+    _gelu(head)
+    return Head(classes, rows, threshold, head.whole("num_heads"), head.whole("num_layers"), _eps(head))
 
 
 def _gelu(section: Section) -> None:
-    activation = Section(
-        f"{section.name}.act_cfg", mapping(section.get("act_cfg"), "act_cfg", section.source), section.source
-    )
-    activation.only("type", "GELU", kind=True)
+    section.part("act_cfg").only("type", "GELU", kind=True)
 
 
 def _eps(section: Section) -> float | None:
     """Of the LayerNorms."""
-    norm = Section(
-        f"{section.name}.norm_cfg", mapping(section.get("norm_cfg"), "norm_cfg", section.source), section.source
-    )
+    norm = section.part("norm_cfg")
     norm.only("type", "LN", kind=True)
     value = norm.get("eps")
     if value is not None and not (is_number(value) and 0 <= value < 1):
@@ -204,14 +212,13 @@ def _sliding(test: Section, inside: bool) -> tuple[Size | None, Size | None]:
             "mode", mode, "slide windows: say model.test_cfg = dict(mode='slide', crop_size=(H, W), stride=(h, w))"
         )
     window, stride = test.size("crop_size"), test.size("stride")
-    for key, value in (("crop_size", window), ("stride", stride)):
-        if value is None:
-            raise test.refusal(key, value)
+    if window is None or stride is None:
+        raise test.refusal("crop_size" if window is None else "stride", None)
     return window, stride
 
 
-def _colours(section: Section) -> tuple[Triple | None, Triple | None, bool]:
-    """Mean and standard deviation of RGB, and whether the network takes BGR, of 1.x's data preprocessor."""
+def _preprocessor(section: Section) -> Colours:
+    """The colours of 1.x's data preprocessor."""
     section.only("type", "SegDataPreProcessor", kind=True)
     if section.get("test_cfg"):
         raise section.refusal("test_cfg", section.get("test_cfg"))
@@ -220,8 +227,8 @@ def _colours(section: Section) -> tuple[Triple | None, Triple | None, bool]:
     return _normalised(section, bgr=said and not swapped)
 
 
-def _pipeline(values: Mapping[str, Any], source: str) -> tuple[Triple | None, Triple | None, bool]:
-    """The same of 0.x, whose test pipeline has a step that normalises."""
+def _pipeline(values: Mapping[str, object], source: str) -> Colours:
+    """The colours of 0.x, whose test pipeline has a step that normalises."""
     data = values.get("data")
     test = data.get("test") if isinstance(data, Mapping) else None
     steps = list(_steps(test)) or list(_steps(values.get("test_pipeline")))
@@ -231,18 +238,18 @@ def _pipeline(values: Mapping[str, Any], source: str) -> tuple[Triple | None, Tr
     return _normalised(section, bgr=to_rgb is not None and not to_rgb)
 
 
-def _normalised(section: Section, bgr: bool) -> tuple[Triple | None, Triple | None, bool]:
+def _normalised(section: Section, bgr: bool) -> Colours:
     mean, std = section.triple("mean"), section.triple("std")
     if (mean is None) != (std is None):
         raise section.refusal("std" if std is None else "mean", None)
     if mean is None and section.complete:
         mean, std = (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)  # it takes 0 … 255 as they are
     if mean is None or std is None or not bgr:
-        return mean, std, bgr
-    return (mean[2], mean[1], mean[0]), (std[2], std[1], std[0]), True
+        return Colours(mean, std, bgr)
+    return Colours((mean[2], mean[1], mean[0]), (std[2], std[1], std[0]), True)
 
 
-def _steps(value: Any, depth: int = 8) -> Iterator[Mapping[str, Any]]:
+def _steps(value: object, depth: int = 8) -> Iterator[Mapping[str, object]]:
     """The normalising steps anywhere in a pipeline."""
     if isinstance(value, Mapping):
         if value.get("type") == "Normalize":

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from segfast import classes
+from segfast.checkpoints.states import State
 from segfast.config import Config
 from segfast.errors import BadModel
 from segfast.protocol import Protocol
-from segfast.variants import HALF, IMAGENET_MEAN, IMAGENET_STD, VARIANTS
+from segfast.variants import HALF, IMAGENET_MEAN, IMAGENET_STD, family_name
 
 _NORMALIZATIONS = {"vit": (HALF, HALF), "deit": (IMAGENET_MEAN, IMAGENET_STD)}
 _DECODERS = {"linear": "linear", "mask_transformer": "mask"}
 
 
-def read(path: Path, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+def read(path: Path, state: State) -> tuple[Config, State]:
     """Configuration and tensors of a checkpoint, by the `variant.yml` beside it.
 
     Raises:
@@ -27,10 +28,10 @@ def read(path: Path, state: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
         config = _config(settings, "encoder.dist_token" in state)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"{path.with_name('variant.yml')} lacks or garbles {error}; restore the original file") from None
-    return config.check(), dict(state)
+    return config.check(), state
 
 
-def _config(settings: dict[str, Any], distilled: bool) -> Config:
+def _config(settings: Mapping[str, Any], distilled: bool) -> Config:
     net, inference = settings["net_kwargs"], settings["inference_kwargs"]
     decoder = net["decoder"]
     mean, std = _NORMALIZATIONS[net["normalization"]]
@@ -61,18 +62,9 @@ def _config(settings: dict[str, Any], distilled: bool) -> Config:
     )
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     """A short text of the settings; anything else (an alias may stand for gigabytes) is left out."""
     return value[:64] if isinstance(value, str) else ""
-
-
-def family_name(*, width: int, depth: int, heads: int, patch: int, decoder: str, distilled: bool) -> str:
-    """The family member of these sizes, or `seg-custom-…`."""
-    sizes = (width, depth, heads, patch, decoder, distilled)
-    for row in VARIANTS.values():
-        if (row.width, row.depth, row.heads, row.patch, row.decoder, row.distilled) == sizes:
-            return row.name
-    return f"seg-custom{'-deit' if distilled else ''}{'-mask' if decoder == 'mask' else ''}-{patch}"
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -81,7 +73,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
         """Plain YAML, and the tuples that the original code writes."""
 
-    def sequence(loader: Loader, node: yaml.SequenceNode) -> list[Any]:
+    def sequence(loader: Loader, node: yaml.SequenceNode) -> list[object]:
         return loader.construct_sequence(node)
 
     Loader.add_constructor("tag:yaml.org,2002:python/tuple", sequence)

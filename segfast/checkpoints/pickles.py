@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from segfast.dependencies.imports import brief
 from segfast.errors import BadModel
 
 # MMSegmentation 1.x writes its training log into checkpoints, as objects of its own classes and of
@@ -40,11 +41,10 @@ def load_pickle(path: Path) -> dict[str, Any]:
             the logs of MMSegmentation; no code in it runs.
     """
     import torch
-    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+    from torch.serialization import safe_globals
 
     try:
-        foreign = _foreign_names(path, get_unsafe_globals_in_checkpoint)
-        placeholders: list[Any] = [(type(name, (Inert,), {}), name) for name in foreign]
+        placeholders: list[Any] = [(type(name, (Inert,), {}), name) for name in _foreign_names(path)]
         with _LOCK, safe_globals(placeholders):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except BadModel:
@@ -54,8 +54,9 @@ def load_pickle(path: Path) -> dict[str, Any]:
         reason = f"it calls {found[1]} while loading" if found else "it is no plain PyTorch file"
         raise BadModel(f"{path} was refused: {reason}; {_STRIP}") from None
     except Exception as error:  # the reader meets truncated and foreign files with nearly any exception
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise BadModel(f"{path} is no whole PyTorch checkpoint ({reason}); copy or download it again") from None
+        raise BadModel(
+            f"{path} is no whole PyTorch checkpoint ({brief(error)[:160]}); copy or download it again"
+        ) from None
     if not isinstance(content, dict):
         raise BadModel(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; pass a checkpoint")
     return content
@@ -67,18 +68,20 @@ _STRIP = (
 )
 
 
-def _foreign_names(path: Path, list_globals: Any) -> list[str]:
+def _foreign_names(path: Path) -> list[str]:
     """Names of classes and functions in the pickle beyond tensors, all from packages that may be inert.
 
     Raises:
         BadModel: one is from elsewhere.
     """
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise BadModel(f"{path} is a compressed archive, which PyTorch does not write; save it with torch.save")
     try:
-        names: list[str] = list_globals(str(path))
+        names = get_unsafe_globals_in_checkpoint(str(path))
     except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError, OSError):
         return []  # no zip archive: an older format, or no checkpoint, which torch.load then says
     refused = [name for name in names if name.split(".")[0] not in INERT_PACKAGES]

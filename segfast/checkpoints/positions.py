@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segfast.config import Config
 from segfast.errors import BadModel
@@ -49,14 +49,14 @@ def regrid(positions: Tensor, config: Config, grids: Sequence[Size], source: str
     return resample_positions(positions.float(), prefix, grid, config.grid, config.position_mode)
 
 
-def stated_grids(content: Mapping[str, Any], patch: int) -> list[Size]:
+def stated_grids(content: Mapping[str, object], patch: int) -> list[Size]:
     """The grids of patches that a checkpoint's own settings speak of."""
-    sections = [content, *(content[name] for name in _SECTIONS if isinstance(content.get(name), Mapping))]
+    sections = [content, *(part for name in _SECTIONS if isinstance(part := content.get(name), Mapping))]
     sizes = [_size(section.get(name)) for section in sections for name in _SIZES]
     return [(size[0] // patch, size[1] // patch) for size in sizes if size is not None]
 
 
-def _size(value: Any) -> Size | None:
+def _size(value: object) -> Size | None:
     """(height, width) of a side, a size, or a shape with channels before it; None for anything else."""
     sides = [value, value] if isinstance(value, int) else list(value)[-2:] if isinstance(value, (list, tuple)) else []
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):

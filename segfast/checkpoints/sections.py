@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from segfast.checkpoints.literals import Opaque
 from segfast.errors import BadModel
 from segfast.protocol import Size
+from segfast.values import is_number, is_whole
 
 Triple = tuple[float, float, float]
 
@@ -26,21 +26,21 @@ class Section:
         complete: it names its type, so that what it leaves out has the default of that type.
     """
 
-    def __init__(self, name: str, values: Mapping[str, Any], source: str, based: bool = False):
+    def __init__(self, name: str, values: Mapping[str, object], source: str, based: bool = False):
         self.name, self.values, self.source = name, values, source
         self.complete = "type" in values and not based
 
     def __bool__(self) -> bool:
         return bool(self.values)
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         """A value; the default holds for sections that are whole."""
         value = self.values.get(key, default if self.complete else None)
         if isinstance(value, Opaque):
             raise self.refusal(key, value)
         return value
 
-    def only(self, key: str, *allowed: Any, kind: bool = False) -> None:
+    def only(self, key: str, *allowed: object, kind: bool = False) -> None:
         """See that a value, if there is one, is among those that can be honoured."""
         value = self.get(key)
         if key in self.values and (str(value).rpartition(".")[2] if kind else value) not in allowed:
@@ -49,7 +49,7 @@ class Section:
     def whole(self, key: str, default: int | None = None) -> int | None:
         """A whole number from 1."""
         value = self.get(key, default)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        if value is not None and not (is_whole(value) and value >= 1):
             raise self.refusal(key, value)
         return value
 
@@ -70,7 +70,11 @@ class Section:
             raise self.refusal(key, value)
         return None if value is None else (numbers[0] / 255, numbers[1] / 255, numbers[2] / 255)
 
-    def refusal(self, key: str, value: Any, remedy: str = "run it in MMSegmentation") -> BadModel:
+    def part(self, key: str) -> Section:
+        """A section within this one, which is no whole one even where it names its type."""
+        return Section(f"{self.name}.{key}", mapping(self.get(key), key, self.source), self.source)
+
+    def refusal(self, key: str, value: object, remedy: str = "run it in MMSegmentation") -> BadModel:
         """The error for a value that cannot be honoured."""
         what = f"{self.name}.{key}".strip(".")
         return BadModel(
@@ -79,7 +83,7 @@ class Section:
         )
 
 
-def mapping(value: Any, name: str, source: str) -> Mapping[str, Any]:
+def mapping(value: object, name: str, source: str) -> Mapping[str, object]:
     """A part of the settings as a mapping, empty for None.
 
     Raises:
@@ -92,15 +96,10 @@ def mapping(value: Any, name: str, source: str) -> Mapping[str, Any]:
     return value
 
 
-def size_of(value: Any) -> Size | None:
+def size_of(value: object) -> Size | None:
     """(height, width) of a size, or of a side; None for what is neither."""
     sides = list(value) if isinstance(value, (list, tuple)) else [value]
-    sides = sides * 2 if len(sides) == 1 else sides
-    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        return None
-    return sides[0], sides[1]
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    match sides * 2 if len(sides) == 1 else sides:
+        case [int(height), int(width)] if is_whole(height) and is_whole(width) and height > 0 and width > 0:
+            return height, width
+    return None

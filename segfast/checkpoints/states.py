@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segfast.errors import BadModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = dict[str, "Tensor"]  # by name; of pickles nothing but the names has been checked
+Tree = Mapping[Any, Any]  # of pickles the keys may be anything, too
 
 # Names that wrappers of PyTorch put anywhere into a tensor's name.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -46,7 +52,7 @@ class Found(NamedTuple):
         unused: the same of other copies of the model, such as running averages.
     """
 
-    state: dict[str, Any]
+    state: State
     where: str
     unused: tuple[str, ...]
 
@@ -59,7 +65,7 @@ class _Place(NamedTuple):
         words: those keys and the prefix, without wrappers.
     """
 
-    entries: Mapping[Any, Any]
+    entries: Tree
     keys: tuple[str, ...]
     prefix: str
 
@@ -79,7 +85,7 @@ class _Place(NamedTuple):
         return f"{{k[{len(self.prefix)}:]: v for k, v in {inner}.items() if k.startswith({self.prefix!r})}}"
 
 
-def find(content: Mapping[Any, Any], first: str, source: str, allowed: tuple[str, ...] = ()) -> Found | None:
+def find(content: Tree, first: str, source: str, allowed: tuple[str, ...] = ()) -> Found | None:
     """The tensors of the model in a checkpoint; None if there is none.
 
     Where running averages (EMA) lie beside the trained weights, the trained weights are taken, which training scripts
@@ -116,9 +122,9 @@ def plain(name: object) -> str:
     return ".".join(part for part in str(name).split(".") if part not in _WRAPPERS)
 
 
-def _places(content: Mapping[Any, Any], pattern: re.Pattern[str]) -> Iterator[_Place]:
+def _places(content: Tree, pattern: re.Pattern[str]) -> Iterator[_Place]:
     """Every place in a checkpoint that the model may lie at; a dictionary that is in it twice counts once."""
-    waiting: list[tuple[Mapping[Any, Any], tuple[str, ...]]] = [(content, ())]
+    waiting: list[tuple[Tree, tuple[str, ...]]] = [(content, ())]
     seen = {id(content)}
     for entries, keys in waiting:
         matches = (pattern.match(plain(name)) for name, value in entries.items() if not isinstance(value, Mapping))
@@ -145,9 +151,9 @@ def _preferred(places: list[_Place], source: str) -> _Place:
     return best
 
 
-def _own(place: _Place, source: str, strangers: bool) -> dict[str, Any]:
+def _own(place: _Place, source: str, strangers: bool) -> State:
     """The entries of a place under the model's own names; strangers keep theirs, so that they are not overlooked."""
-    own: dict[str, Any] = {}
+    own: State = {}
     for name, value in place.entries.items():
         short = plain(name)
         if short.startswith(place.prefix):

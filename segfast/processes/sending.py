@@ -6,11 +6,13 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from segfast import files
 from segfast.checkpoints import download
 from segfast.errors import BadModel, NotSupported
+
+T = TypeVar("T")
 
 
 class Source:
@@ -21,16 +23,17 @@ class Source:
         options: of the Engine, by name.
     """
 
-    def __init__(self, given: Any, options: dict[str, Any]):
+    def __init__(self, given: object, options: dict[str, object]):
         self.options = options
         self._name: str | None = None
         self._stamp: tuple[tuple[int, ...], ...] | None = None
         if isinstance(given, (str, os.PathLike)):
             text = os.fspath(given)
-            self._name = text if download.is_name(text) else os.path.abspath(text)
-            self._stamp = _stamp(self._name)
+            self._published = download.is_name(text)
+            self._name = text if self._published else os.path.abspath(text)
+            self._stamp = _stamp(self._name, self._published)
 
-    def reduce(self, make: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def reduce(self, make: Callable[..., T]) -> tuple[Callable[..., T], tuple[object, ...]]:
         """For pickle: `reopen` and its arguments. The digest is computed here, not whenever an Engine is opened.
 
         Raises:
@@ -42,12 +45,12 @@ class Source:
                 "an Engine made from a Segmenter cannot be sent to another process: save the model, "
                 "model.save('model.safetensors'), and send Engine('model.safetensors')"
             )
-        if _stamp(self._name) != self._stamp:
+        if _stamp(self._name, self._published) != self._stamp:
             raise BadModel(f"{self._name} has changed since this Engine opened it; open it again, and send that Engine")
-        return reopen, (make, self._name, self.options, _digest(self._name))
+        return reopen, (make, self._name, self.options, _digest(self._name, self._published))
 
 
-def reopen(make: Callable[..., Any], name: str, options: dict[str, Any], digest: str) -> Any:
+def reopen(make: Callable[..., T], name: str, options: dict[str, object], digest: str) -> T:
     """The Engine of a file, which is the one that another process had.
 
     Raises:
@@ -55,7 +58,7 @@ def reopen(make: Callable[..., Any], name: str, options: dict[str, Any], digest:
         Whatever `make` raises.
     """
     try:
-        found = _digest(name)
+        found = _digest(name, download.is_name(name))
     except OSError as error:
         raise BadModel(
             f"an Engine of {name} was sent here, where that file cannot be read ({error.strerror}); "
@@ -69,10 +72,9 @@ def reopen(make: Callable[..., Any], name: str, options: dict[str, Any], digest:
     return make(name, **options)
 
 
-def _digest(name: str) -> str:
+def _digest(name: str, published: bool) -> str:
     """SHA-256 of a model's file; of several, one of theirs."""
-    paths = _files(download.fetch(name)) if download.is_name(name) else _files(Path(name))
-    digests = [files.sha256(path) for path in paths]
+    digests = [files.sha256(path) for path in _files(download.fetch(name) if published else Path(name))]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -84,9 +86,9 @@ def _files(path: Path) -> list[Path]:
     return [path, settings] if path.suffix in (".pth", ".pt") and settings.is_file() else [path]
 
 
-def _stamp(name: str) -> tuple[tuple[int, ...], ...] | None:
+def _stamp(name: str, published: bool) -> tuple[tuple[int, ...], ...] | None:
     """Changes when one of a model's files is written again; None of what is not there."""
-    path = download.cached(name) if download.is_name(name) else Path(name)
+    path = download.cached(name) if published else Path(name)
     try:
         found = [path.stat() for path in _files(path)] if path is not None else None
     except OSError:
