@@ -21,6 +21,7 @@ import torch
 import segfast
 from segfast.errors import MissingRuntime, NotSupported
 from segfast.export.graph import at_size
+from segfast.inference.normalisation import channels
 from segfast.model import Segmenter
 from segfast.runtimes.lanes import out_of_memory
 
@@ -63,16 +64,13 @@ class Case:
         return normalised(images, self.model.config.protocol, self.device)
 
 
+_channels = lru_cache(channels)  # copied to the device once
+
+
 def normalised(images: Any, protocol: Any, device: str) -> torch.Tensor:
     """[B, H, W, 3] uint8 of the host → [B, 3, H, W] fp32 on a device."""
-    mean, std = (_channels(values, device) for values in (protocol.mean, protocol.std))
+    mean, std = _channels(protocol, device)
     return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2) / 255 - mean) / std
-
-
-@lru_cache
-def _channels(values: tuple[float, ...], device: str) -> torch.Tensor:
-    """[3, 1, 1], copied to the device once."""
-    return torch.tensor(values, device=device)[:, None, None]
 
 
 def best_classes(logits: torch.Tensor) -> Any:

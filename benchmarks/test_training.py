@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from segfast.datasets import open_dataset
+from segfast.inference.normalisation import channels
 from segfast.train import Running, recipe, train
 from segfast.train.build import build_model, set_attention
 from segfast.train.data import Augmented, Collate, normalise, samples
@@ -70,7 +71,7 @@ def plain(row):
     model.set_attention(unfused)
     optimizer = torch.optim.AdamW(model.parameters(), lr=row.lr, weight_decay=row.weight_decay)
     batch = batch_of(row)
-    mean = std = torch.full((3, 1, 1), 0.5)
+    mean, std = channels(model.config.protocol)
 
     def step(number):
         for group in optimizer.param_groups:

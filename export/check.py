@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segfast.artifacts.golden import PHOTOS, photo
 from segfast.engine import Engine
+from segfast.inference.normalisation import channels, normalise
 from segfast.model import Segmenter
-from segfast.protocol import Protocol, Size
+from segfast.protocol import Size
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,8 @@ def images(size: Size) -> dict[str, NDArray[np.uint8]]:
 def expect(model: Segmenter) -> Expected:
     """The answer of the fp32 model for a photo of its window's size."""
     pixels = photo(model.config.protocol.window)
-    normalised = normalise(pixels, model.config.protocol)
+    normalised = normalise(torch.tensor(pixels)[None], *channels(model.config.protocol))
     return Expected(pixels, model.patch_logits(normalised)[0].numpy(), model(normalised)[0].numpy())
-
-
-def normalise(image: NDArray[np.uint8], protocol: Protocol) -> Tensor:
-    """RGB bytes [H, W, 3] → the model's input [1, 3, H, W]."""
-    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (protocol.mean, protocol.std))
-    unit = image.transpose(2, 0, 1)[None] / np.float32(255)  # PyTorch would divide in its default dtype
-    return (torch.from_numpy(unit) - mean) / std
 
 
 def agreement(path: Path, expected: Expected, runtime: str | None) -> Agreement:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segfast.export.check import normalise
+from segfast.inference.normalisation import channels, normalise
 from segfast.model import Segmenter
 
 FP16_MAX = 65504.0
@@ -57,7 +57,8 @@ def peak_activation(model: Segmenter, images: Mapping[str, NDArray[np.uint8]]) -
     """
     peaks = []
     for name, image in images.items():
+        normalised = normalise(torch.tensor(image)[None], *channels(model.config.protocol))
         with _Recorder() as recorder:
-            model.patch_logits(normalise(image, model.config.protocol))
+            model.patch_logits(normalised)
         peaks.append(Peak(recorder.value, recorder.operation, name))
     return max(peaks, key=lambda peak: peak.value)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import SegfastError
+from segfast.inference import normalisation
 from segfast.train.augment import augment, generator
 from segfast.train.recipes import Recipe
 from segfast.train.world import World
@@ -160,7 +161,7 @@ def normalise(batch: Batch, mean: Tensor, std: Tensor) -> Tensor:
     Args:
         mean, std: of RGB in 0 … 1, [3, 1, 1].
     """
-    images = (batch.images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    images = normalisation.normalise(batch.images, mean, std)
     H, W = images.shape[-2:]
     rows = torch.arange(H, device=images.device) < batch.sizes[:, :1]  # [B, H]
     columns = torch.arange(W, device=images.device) < batch.sizes[:, 1:]  # [B, W]

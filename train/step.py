@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segfast.datasets.base import IGNORE
+from segfast.inference.normalisation import channels
 from segfast.model import Segmenter
 from segfast.train.data import Batch, normalise
 from segfast.train.loss import pixel_loss
@@ -64,10 +65,7 @@ class Stepper:
             places = [world.device] if world.device.type == "cuda" else None
             network = DistributedDataParallel(network, device_ids=places, gradient_as_bucket_view=True)
         self.network = network
-        self._mean, self._std = (
-            torch.tensor(values, device=world.device)[:, None, None]
-            for values in (model.config.protocol.mean, model.config.protocol.std)
-        )
+        self._mean, self._std = channels(model.config.protocol, world.device)
 
     def step(self, batch: Batch, iteration: int, stop: bool = False) -> Outcome:
         """Train on this process's share of a batch.

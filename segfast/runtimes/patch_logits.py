@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from segfast.inference.normalisation import channels, normalise
 from segfast.kernels.attend import choose, sdpa_choice
 from segfast.model import Segmenter, without_autocast
 
@@ -27,14 +28,13 @@ class PatchLogits:
     def __init__(self, model: Segmenter, free: bool = False):
         weight, protocol = next(model.parameters()), model.config.protocol
         self.model, self._dtype = model, weight.dtype
-        self._mean = torch.tensor(protocol.mean, dtype=torch.float32, device=weight.device)[:, None, None]
-        self._std = torch.tensor(protocol.std, dtype=torch.float32, device=weight.device)[:, None, None]
+        self._mean, self._std = channels(protocol, weight.device)
         self._free = free and weight.is_cuda
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Patch logits [n, K, h, w] of windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255."""
         with without_autocast(windows), self._attention(tuple(windows.shape[1:3])):
-            images = (windows.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+            images = normalise(windows, self._mean, self._std)
             return self.model.patch_logits(images.to(self._dtype))
 
     def named_attention(self, asked: str | None) -> str:
