@@ -89,34 +89,25 @@ class Config:
         Raises:
             BadModel: a value is not; the message names it.
         """
-        _require(
-            isinstance(self.name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name), "name", self.name
-        )
+        p, named = self.protocol, isinstance(self.name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name)
+        _require(named, "name", self.name)
         for name, most in _WHOLE.items():
             _require(is_whole(getattr(self, name)) and 1 <= getattr(self, name) <= most, name, getattr(self, name))
         for name in _FRACTIONS:
             _require(is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, name, getattr(self, name))
-        flags = {"distilled": self.distilled} | {
-            name: getattr(self.protocol, name) for name in ("small_windows", "crop_padding")
-        }
-        for name, value in flags.items():
-            _require(isinstance(value, bool), name, value)
+        for owner, name in ((self, "distilled"), (p, "small_windows"), (p, "crop_padding")):
+            _require(isinstance(getattr(owner, name), bool), name, getattr(owner, name))
         _require(self.width % self.heads == 0, "heads", f"{self.heads}, which does not divide width {self.width}")
         _require(self.decoder in ("linear", "mask"), "decoder", self.decoder)
         _require(self.position_mode in ("bilinear", "bicubic"), "position_mode", self.position_mode)
-        for name, size in (
-            ("image_size", self.image_size),
-            ("window", self.protocol.window),
-            ("stride", self.protocol.stride),
-        ):
+        for name, size in (("image_size", self.image_size), ("window", p.window), ("stride", p.stride)):
             _require(len(size) == 2 and all(is_whole(side) and 1 <= side <= 65536 for side in size), name, size)
         _require(min(self.grid) >= 1, "image_size", f"{self.image_size}, smaller than the patch")
-        for name in ("mean", "std"):
-            values = getattr(self.protocol, name)
+        for name, values in (("mean", p.mean), ("std", p.std)):
             _require(len(values) == 3 and all(is_number(value) and abs(value) < 1e6 for value in values), name, "those")
-        _require(min(self.protocol.std) > 0, "std", self.protocol.std)
-        gaps = any(s > w for s, w in zip(self.protocol.stride, self.protocol.window, strict=True))
-        _require(not gaps, "stride", f"{self.protocol.stride}, over the window {self.protocol.window}")
+        _require(min(p.std) > 0, "std", p.std)
+        gaps = any(s > w for s, w in zip(p.stride, p.window, strict=True))
+        _require(not gaps, "stride", f"{p.stride}, over the window {p.window}")
         _require(len(self.classes) == self.num_classes, "classes", f"{len(self.classes)} names")
         _require(all(isinstance(name, str) for name in self.classes), "classes", "anything but names")
         _require(len(self.palette) == self.num_classes, "palette", f"{len(self.palette)} colours")

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from segfast.checkpoints.encoders import find_encoder
-from segfast.checkpoints.fit import fit
+from segfast.checkpoints.load import fit
 from segfast.config import Config, family_config
 from segfast.dependencies.imports import need
 from segfast.errors import BadModel, BadOption

@@ -28,7 +28,7 @@ class Late(NamedTuple):
     """
 
     since: int
-    neutral: Any
+    neutral: object
 
 
 # Every field that came after format 1 and must not be overlooked, by its dotted name. Of the metadata in `.safetensors`
@@ -47,7 +47,7 @@ def newest(late: Mapping[str, Late]) -> int:
     return max((field.since for field in late.values()), default=1)
 
 
-def stamped(values: Mapping[str, Any], late: Mapping[str, Late]) -> dict[str, Any]:
+def stamped(values: Mapping[str, object], late: Mapping[str, Late]) -> dict[str, object]:
     """The values as they are written: the lowest `format` that says enough comes first, neutral late fields are left out."""
     version, plain = 1, _copied(values)
     for name, field in late.items():
@@ -109,7 +109,7 @@ def check_fields(
             )
 
 
-def without_ignored(values: Mapping[str, Any], known: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+def without_ignored(values: Mapping[str, object], known: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """The values without what `check_fields` has let pass unread."""
     plain = _copied(values)
     plain.pop(IGNORABLE, None)
@@ -120,7 +120,7 @@ def without_ignored(values: Mapping[str, Any], known: Mapping[str, Iterable[str]
     return plain
 
 
-def _section(values: Mapping[str, Any], name: str) -> Any:
+def _section(values: Mapping[str, object], name: str) -> Any:
     """The object at a dotted name; the whole for no name."""
     part: Any = values
     for key in name.split(".") if name else ():
@@ -128,12 +128,12 @@ def _section(values: Mapping[str, Any], name: str) -> Any:
     return part
 
 
-def _place(values: Mapping[str, Any], name: str) -> tuple[Any, str]:
+def _place(values: Mapping[str, object], name: str) -> tuple[Any, str]:
     """The section that a dotted name lies in, and the name there."""
     section, _, key = name.rpartition(".")
     return _section(values, section), key
 
 
-def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+def _copied(values: Mapping[str, object]) -> dict[str, Any]:
     """A copy whose sections may be changed."""
     return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()}

@@ -62,8 +62,9 @@ def read_artifact(path: Path) -> Artifact:
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            size_in_bytes = len(content)
-            text, external = protobuf.metadata(content, configs.METADATA_KEY), protobuf.keeps_outside(content)
+            model = range(len(content))
+            text = protobuf.metadata(content, model, configs.METADATA_KEY)
+            external = protobuf.keeps_outside(content, model)
     except FileNotFoundError:
         raise BadModel(f"there is no file {path}; check the path, or export it: python -m segfast.export") from None
     except (OSError, ValueError, IndexError) as error:
@@ -79,4 +80,4 @@ def read_artifact(path: Path) -> Artifact:
     size, precision, output = more.get("size"), more.get("precision"), more.get("output")
     if size != list(config.protocol.window) or precision not in ("fp16", "fp32") or output not in ("logits", "labels"):
         raise BadModel(f"the segfast metadata in {path} is damaged; export it again")
-    return Artifact(path, config, config.protocol.window, precision, output, (text, size_in_bytes))
+    return Artifact(path, config, config.protocol.window, precision, output, (text, len(model)))

@@ -42,13 +42,13 @@ _LEADS = {
 _DEEPEST = 32  # nested graphs; ours have none
 
 
-def metadata(content: mmap.mmap, key: str) -> str | None:
+def metadata(content: mmap.mmap, model: range, key: str) -> str | None:
     """A text in a model's metadata, if it is there.
 
     Raises:
         ValueError, IndexError: this is no whole message.
     """
-    for number, value in _fields(content, range(len(content))):
+    for number, value in _fields(content, model):
         if number == _MODEL_METADATA and isinstance(value, range):
             entry = {n: content[v.start : v.stop] for n, v in _fields(content, value) if isinstance(v, range)}
             if entry.get(_ENTRY_KEY) == key.encode():
@@ -56,16 +56,12 @@ def metadata(content: mmap.mmap, key: str) -> str | None:
     return None
 
 
-def keeps_outside(content: mmap.mmap) -> bool:
-    """Whether a tensor anywhere in a model refers to another file.
+def keeps_outside(content: mmap.mmap, message: range, kind: str = "model", depth: int = 0) -> bool:
+    """Whether a tensor anywhere in a message refers to another file.
 
     Raises:
         ValueError, IndexError: this is no whole message, or graphs are nested too deeply.
     """
-    return _keeps_outside(content, range(len(content)), "model")
-
-
-def _keeps_outside(content: mmap.mmap, message: range, kind: str, depth: int = 0) -> bool:
     if depth > _DEEPEST:
         raise ValueError("graphs nested too deeply")
     if kind == "tensor":
@@ -74,7 +70,7 @@ def _keeps_outside(content: mmap.mmap, message: range, kind: str, depth: int = 0
             for number, value in _fields(content, message)
         )
     return any(
-        _keeps_outside(content, value, _LEADS[kind][number], depth + 1)
+        keeps_outside(content, value, _LEADS[kind][number], depth + 1)
         for number, value in _fields(content, message)
         if number in _LEADS[kind] and isinstance(value, range)
     )

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segfast.checkpoints import native, states
-from segfast.checkpoints.fit import is_plain
-from segfast.checkpoints.load import existing, first_entries, segmenter
+from segfast.checkpoints.load import existing, first_entries, is_plain, segmenter
 from segfast.checkpoints.pickles import load_pickle
 from segfast.checkpoints.positions import stated_grids
 from segfast.checkpoints.states import State

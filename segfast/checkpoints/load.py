@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from segfast import files
 from segfast.checkpoints import download, mmsegmentation, native, original, states
-from segfast.checkpoints.fit import fit
 from segfast.checkpoints.pickles import load_pickle
+from segfast.checkpoints.positions import regrid
 from segfast.checkpoints.states import State
 from segfast.config import Config
 from segfast.dependencies.imports import need
 from segfast.errors import BadModel, UnknownModel
+from segfast.protocol import Size
 from segfast.variants import VARIANTS, near
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from segfast.model import Segmenter
 
 
@@ -99,19 +102,51 @@ def _digest(path: Path) -> str:
 def segmenter(
     path: Path, content: Mapping[str, object], state: State, encoder_only: bool = False
 ) -> tuple[Config, State]:
-    """Configuration and tensors of a pickled Segmenter, by the names of its tensors the original code's or MMSegmentation's.
+    """Configuration and tensors of the Segmenter in a pickle's content, whose names of tensors say whose it is.
 
     Args:
-        content: of the file at `path`.
-        state: the Segmenter's tensors in it.
         encoder_only: what it says of its head and windows is not needed, and no reason to refuse it.
 
     Raises:
-        BadModel: it is none, or its settings are missing, garbled, or cannot be honoured.
+        BadModel: its settings are missing, garbled, or cannot be honoured.
     """
     if any(name.startswith("encoder.patch_embed.") for name in state):
         return original.read(path, state)
     return mmsegmentation.read(path, content.get("meta"), state, encoder_only)
+
+
+def fit(module: nn.Module, state: State, config: Config, source: str, grids: Sequence[Size] = ()) -> None:
+    """Give a module its tensors, as fp32; position embeddings of another grid are resampled.
+
+    Args:
+        grids: of patches that the position embeddings of the state may have, the weightiest first.
+
+    Raises:
+        BadModel: tensors are missing, unexpected or of another shape; the first are named.
+    """
+    import torch
+
+    state = {name: t for name, t in state.items() if is_plain(t) and not _unused(name)}
+    wanted = module.state_dict()
+    positions = "encoder.pos_embed" if "encoder.pos_embed" in wanted else "pos_embed"
+    if positions in state:
+        state[positions] = regrid(state[positions], config, grids, source)
+    problems = [
+        *(f"{name} is missing" for name in wanted if name not in state),
+        *(f"{name} is unexpected" for name in state if name not in wanted),
+        *(
+            f"{name} is {list(state[name].shape)} instead of {list(wanted[name].shape)}"
+            for name in wanted
+            if name in state and state[name].shape != wanted[name].shape
+        ),
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise BadModel(
+            f"{source} does not fit {config.name} with {config.num_classes} classes: "
+            f"{'; '.join(problems[:5])}{more}; choose the model and class count it was trained with"
+        )
+    module.load_state_dict({name: t.to(torch.float32).contiguous() for name, t in state.items()}, assign=True)
 
 
 def existing(source: str) -> Path:
@@ -140,3 +175,15 @@ def existing(source: str) -> Path:
 def first_entries(content: Mapping[str, object]) -> str:
     """The first names in a file, for messages."""
     return ", ".join(map(str, list(content)[:4])) or "none"
+
+
+def is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether a value is an ordinary tensor with its numbers in memory."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _unused(name: str) -> bool:
+    """Classification heads that the encoder carries along and Segmenter never runs."""
+    return name.removeprefix("encoder.").startswith(("head.", "head_dist.", "pre_logits.", "fc_norm."))

@@ -105,7 +105,7 @@ def _config(settings: Settings, meta: object, state: State) -> Config:
     K = _rows(state) if threshold is None else 2
     names, palette = _classes(meta, K)
     binary = {} if threshold is None else {"binary": f"one logit, class 1 where its sigmoid is above {threshold:g}"}
-    window = settings.window or crop
+    window, mean, std = settings.window or crop, colours.mean or HALF, colours.std or HALF
     stride = settings.stride or tuple(side - _OVERLAP if side > _OVERLAP else side for side in window)
     return Config(
         name=family_name(width=width, depth=depth, heads=heads, patch=patch, decoder=kind, distilled=False),
@@ -116,14 +116,7 @@ def _config(settings: Settings, meta: object, state: State) -> Config:
         decoder=kind,
         num_classes=K,
         image_size=crop,
-        protocol=Protocol(
-            colours.mean or HALF,
-            colours.std or HALF,
-            window,
-            (stride[0], stride[1]),
-            small_windows=True,
-            crop_padding=False,
-        ),
+        protocol=Protocol(mean, std, window, (stride[0], stride[1]), small_windows=True, crop_padding=False),
         classes=names,
         palette=palette,
         decoder_depth=_blocks(state, "decoder") if mask else 1,
@@ -226,11 +219,11 @@ def _as_two_classes(state: State, threshold: float) -> State:
 
     weight, bias = state["decoder.head.weight"].float(), state["decoder.head.bias"].float()  # [1, D], [1]
     middle = math.log(threshold / (1 - threshold))
-    both = {
-        "weight": torch.cat([torch.zeros_like(weight), weight]),
-        "bias": torch.cat([torch.zeros_like(bias), bias - middle]),
+    return {
+        **state,
+        "decoder.head.weight": torch.cat([torch.zeros_like(weight), weight]),
+        "decoder.head.bias": torch.cat([torch.zeros_like(bias), bias - middle]),
     }
-    return {**state, **{f"decoder.head.{name}": tensor for name, tensor in both.items()}}
 
 
 def _blocks(state: State, part: str) -> int:
@@ -241,12 +234,10 @@ def _blocks(state: State, part: str) -> int:
 def _classes(meta: object, count: int) -> tuple[classes.Names, classes.Palette]:
     """Names and palette from `meta` of 0.x (CLASSES, PALETTE) or 1.x (dataset_meta), else by the count."""
     meta = meta if isinstance(meta, Mapping) else {}
-    inner = meta.get("dataset_meta")
-    names, palette = (
-        (inner.get("classes"), inner.get("palette"))
-        if isinstance(inner, Mapping)
-        else (meta.get("CLASSES"), meta.get("PALETTE"))
-    )
+    if isinstance(inner := meta.get("dataset_meta"), Mapping):
+        names, palette = inner.get("classes"), inner.get("palette")
+    else:
+        names, palette = meta.get("CLASSES"), meta.get("PALETTE")
     known_names, known_palette = classes.for_count(count)
     if count == 2 and isinstance(names, (list, tuple)) and len(names) == 1:
         names = ("background", *names)  # of a head with one channel

@@ -16,8 +16,7 @@ from segfast.errors import BadModel
 from segfast.protocol import Size
 from segfast.values import is_number, is_whole
 
-# Its threshold of a head with one channel where none is given.
-_THRESHOLD = 0.3
+_THRESHOLD = 0.3  # MMSegmentation's, of a head with one channel that is given none
 _EPS = 1e-5  # PyTorch's, of a LayerNorm that is given none
 
 
@@ -26,8 +25,7 @@ class Backbone(NamedTuple):
 
     Attributes:
         counts: that its tensors must have: `patch_size`, `embed_dims`, `num_layers`.
-        size: (height, width) of the pictures whose grid of patches the position embeddings have.
-        stated: the size is the file's own word, no default.
+        stated: the size of pictures is the file's own word, no default.
         heads: of every attention; `usual_heads` those it has where none are named.
     """
 
@@ -44,7 +42,6 @@ class Head(NamedTuple):
     """What is said of the decoder; None is silence.
 
     Attributes:
-        num_classes: as said; `out_channels` the logits there are.
         threshold: of the sigmoid of a head with one channel.
         heads, depth, eps: of a mask decoder.
     """
@@ -69,8 +66,7 @@ class Settings(NamedTuple):
     """What is said.
 
     Attributes:
-        sizes: of the pictures whose grid of patches the position embeddings may have, (height, width), the weightiest first.
-        window, stride: of the sliding window; None is silence.
+        sizes: (height, width) of pictures whose grid of patches the position embeddings may have, the weightiest first.
     """
 
     backbone: Backbone
@@ -105,14 +101,8 @@ def read(meta: object, source: str, encoder_only: bool = False) -> Settings:
     window, stride = _sliding(section("test_cfg"), inside="test_cfg" in model.values)
     backbone = _backbone(section("backbone"), head)
     sizes = backbone.size, window, size_of(preprocessor.values.get("size")), size_of(values.get("crop_size"))
-    return Settings(
-        backbone,
-        _head(head),
-        _preprocessor(preprocessor) if preprocessor else _pipeline(values, source),
-        tuple(size for size in sizes if size is not None),
-        window,
-        stride,
-    )
+    colours = _preprocessor(preprocessor) if preprocessor else _pipeline(values, source)
+    return Settings(backbone, _head(head), colours, tuple(size for size in sizes if size), window, stride)
 
 
 def _values(meta: object, source: str) -> Mapping[str, object]:
@@ -208,9 +198,8 @@ def _sliding(test: Section, inside: bool) -> tuple[Size | None, Size | None]:
     if not test or (mode is None and not inside):
         return None, None
     if mode != "slide":
-        raise test.refusal(
-            "mode", mode, "slide windows: say model.test_cfg = dict(mode='slide', crop_size=(H, W), stride=(h, w))"
-        )
+        remedy = "slide windows: say model.test_cfg = dict(mode='slide', crop_size=(H, W), stride=(h, w))"
+        raise test.refusal("mode", mode, remedy)
     window, stride = test.size("crop_size"), test.size("stride")
     if window is None or stride is None:
         raise test.refusal("crop_size" if window is None else "stride", None)

@@ -32,15 +32,10 @@ def save(path: str | os.PathLike[str], config: Config, state: Mapping[str, Tenso
     files.check_suffix(path, ".safetensors")
     need("export", "safetensors")
     tensors = {states.plain(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_tensors(path, tensors, {configs.METADATA_KEY: config.to_json()})
+    write_tensors(Path(path), tensors, {configs.METADATA_KEY: config.to_json()})
 
 
-def write_tensors(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    older: str | os.PathLike[str] | None = None,
-) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], older: Path | None = None) -> None:
     """Write a `.safetensors` file, atomically.
 
     Args:
@@ -55,7 +50,7 @@ def write_tensors(
 
     with files.publish(path, older=older) as temporary:
         try:
-            save_file(dict(tensors), temporary, metadata=dict(metadata))
+            save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
             raise CannotWrite(f"cannot write {path}: {error}; free some space or choose another folder") from error
 

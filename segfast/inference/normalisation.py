@@ -10,11 +10,8 @@ from segfast.protocol import Protocol
 
 def channels(protocol: Protocol, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of RGB in 0 … 1, each [3, 1, 1] in fp32."""
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
-        for values in (protocol.mean, protocol.std)
-    )
-    return mean, std
+    both = torch.tensor((protocol.mean, protocol.std), dtype=torch.float32, device=device)[..., None, None]
+    return both[0], both[1]
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
