@@ -13,8 +13,9 @@ from segfast.kernels.attention_backward_triton import (
     attention_delta,
 )
 from segfast.kernels.attention_configs import CANDIDATES, FULL, HALF, Tile
+from segfast.kernels.attention_cuda import EXTRA_ROWS
 from segfast.kernels.attention_loads import UNIT
-from segfast.kernels.attention_triton import EXTRA_ROWS, attention_forward, join_splits
+from segfast.kernels.attention_triton import attention_forward, join_splits
 
 ARCHITECTURES = sorted({arch for arch, _ in HALF})
 STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in ("batch", "row", "head")]
