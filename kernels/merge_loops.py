@@ -133,8 +133,7 @@ def label_cells(grid: Grid, first: int, last: int, labels: Labels) -> None:
     """Labels of the image in the rows of cells first … last, from one view."""
     K, w = grid.logits.shape[1], grid.logits.shape[3]
     rows, columns = grid.rows, grid.columns
-    upper = np.empty((columns.knots.size, K), np.float32)
-    lower = np.empty_like(upper)
+    upper, lower = np.empty((columns.knots.size, K), np.float32), np.empty((columns.knots.size, K), np.float32)
     patches, counts = np.empty((w, K), np.float32), np.empty(columns.knots.size, np.float32)
     contenders = np.empty(K, np.int32)
     ends, best = np.empty((2, grid.tile), np.float32), np.empty((grid.tile, grid.tile), np.float32)
