@@ -11,8 +11,13 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "segfast" / "__init__.py")
 # What is built on the way to a wheel lies here, and goes with this process: nothing is left in the checkout.
 BUILD = tempfile.TemporaryDirectory(prefix="segfast-build-")
 
-# The packages inside `segfast/`.
+# Folder of each package: those inside `segfast/`, and those that a checkout keeps beside it (segfast/checkout.py).
 ROOMS = sorted(found.parent.name for found in HERE.glob("segfast/*/__init__.py"))
+PACKAGES = {
+    "segfast": "segfast",
+    **{f"segfast.{room}": f"segfast/{room}" for room in ROOMS},
+    **{f"segfast.{name}": name for name in ("kernels", "export", "train", "examples")},
+}
 
 # Beside a floor: what was wrong below it, where an advisory or the release's notes say so.
 PILLOW = "pillow>=13"  # CVE-2026-25990, -42308, -55798, -59197 to -59200 (below 12.3); CGA-6r43-cc9v-c6c4 (below 13)
@@ -47,21 +52,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     options={"build": {"build_base": BUILD.name}, "egg_info": {"egg_base": BUILD.name}},
-    packages=[
-        "segfast",
-        *(f"segfast.{room}" for room in ROOMS),
-        "segfast.kernels",
-        "segfast.export",
-        "segfast.train",
-        "segfast.examples",
-    ],
-    package_dir={
-        "segfast": "segfast",
-        "segfast.kernels": "kernels",
-        "segfast.export": "export",
-        "segfast.train": "train",
-        "segfast.examples": "examples",
-    },
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
     package_data={"segfast": ["py.typed", "data/*.json"], "segfast.examples": ["*.jpg", "*.md"]},
     install_requires=["numpy>=2", PILLOW, "openvino>=2025.4", "numba>=0.61", TQDM],
     extras_require={

@@ -6,15 +6,12 @@ Wrong arguments raise plain ValueError or TypeError.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .attend import attend_packed as attend_packed
-    from .attend import attention as attention
-    from .attend import attention_backend as attention_backend
-    from .images import resize as resize
-    from .merge import merge_windows as merge_windows
-    from .merge import upsample_argmax as upsample_argmax
+    from .attend import attend_packed, attention, attention_backend
+    from .images import resize
+    from .merge import merge_windows, upsample_argmax
 
 __all__ = ["attend_packed", "attention", "attention_backend", "merge_windows", "resize", "upsample_argmax"]
 
@@ -29,9 +26,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # from now on Python finds it without asking here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,7 +10,10 @@ import io
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from triton.runtime.jit import JITFunction
 
 # The most shared memory one program may use, in bytes, by compute capability (CUDA C++ guide, technical specifications).
 SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
@@ -36,14 +39,14 @@ class Compiled(NamedTuple):
 
 
 def compile_kernel(
-    kernel: Any,
+    kernel: JITFunction,
     signature: Mapping[str, str],
-    constants: Mapping[str, Any],
+    constants: Mapping[str, object],
     arch: int,
     num_warps: int,
     num_stages: int,
     aligned: Collection[str] | None = None,
-    **options: Any,
+    **options: object,
 ) -> Compiled:
     """Compile a `triton.jit` kernel for compute capability `arch`, 90 for 9.0.
 
@@ -64,6 +67,21 @@ def compile_kernel(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    source = ASTSource(fn=kernel, **_arguments(kernel, signature, constants, aligned))
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True} | options
+    with _talkative() as log:
+        compiled = compile_source(source, target=GPUTarget("cuda", arch, 32), options=options)
+    registers, spills = resource_usage(log.getvalue())
+    return Compiled(compiled.asm["cubin"], compiled.asm["ptx"], registers, spills, compiled.metadata.shared)
+
+
+def _arguments(
+    kernel: JITFunction,
+    signature: Mapping[str, str],
+    constants: Mapping[str, object],
+    aligned: Collection[str] | None,
+) -> dict[str, Mapping[object, object]]:
+    """What `compile_kernel` is told of the arguments, as Triton's `ASTSource` wants it."""
     names = kernel.arg_names
     if unknown := set(names) ^ (set(signature) | set(constants)):
         raise TypeError(
@@ -72,17 +90,11 @@ def compile_kernel(
     if aligned is None:
         unaligned = {param.name for param in kernel.params if param.do_not_specialize_on_alignment}
         aligned = [name for name, kind in signature.items() if kind.startswith("*") and name not in unaligned]
-    source = ASTSource(
-        fn=kernel,
-        signature={name: "constexpr" if name in constants else signature[name] for name in names},
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
-    )
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True} | options
-    with _talkative() as log:
-        compiled = compile_source(source, target=GPUTarget("cuda", arch, 32), options=options)
-    registers, spills = resource_usage(log.getvalue())
-    return Compiled(compiled.asm["cubin"], compiled.asm["ptx"], registers, spills, compiled.metadata.shared)
+    return {
+        "signature": {name: "constexpr" if name in constants else signature[name] for name in names},
+        "constexprs": {(names.index(name),): value for name, value in constants.items()},
+        "attrs": {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    }
 
 
 @contextmanager

@@ -16,14 +16,10 @@ backward of the Linear before reads: nothing is copied.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from .attention_configs import BackwardConfig, backward_config, padded
-from .attention_loads import POINTERS, SIZES, STRIDES, head_of, readable, rows_of, source, strides, unit
-from .attention_triton import LOG2_E
+from .attention_loads import POINTERS, SIZES, STRIDES, head_of, rows_of
 
 
 @triton.jit(do_not_specialize=[*STRIDES, *SIZES], do_not_specialize_on_alignment=POINTERS)
@@ -217,44 +213,3 @@ def attention_backward_queries(
         (batch.to(tl.int64) * N * 3 * heads + head) * d + rows[:, None].to(tl.int64) * 3 * heads * d + columns[None, :]
     )
     tl.store(packed + cells, (dq * q_scale).to(packed.dtype.element_ty), mask=inside)
-
-
-def launch_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float,
-    config: BackwardConfig | None = None,
-) -> Tensor:  # fmt: skip
-    """The gradients of q, k, v [B, N, heads, d] as one [B, N, 3, heads, d], from that of their attention.
-
-    Args:
-        out, logsumexp: what the forward gave.
-        config: the table's unless given.
-    """
-    B, N, heads, d = q.shape
-    packed = torch.empty((B, N, 3, heads, d), dtype=q.dtype, device=q.device)
-    if not packed.numel():
-        return packed
-    q, k, v, grad = (readable(x) for x in (q, k, v, grad))
-    by_keys, by_queries, descriptors = config or backward_config(q, k, v, grad)
-    delta = torch.empty_like(logsumexp)
-    D, tiles, step = padded(d), -(-N // 16), unit(q, k, v, grad)
-    with torch.cuda.device_of(q):
-        attention_delta[tiles * B * heads,](
-            out, grad, delta, *strides(step, grad), N, heads, d // step, tiles, ROWS=16, D=D, UNIT=step,
-            num_warps=4, num_stages=1, enable_fp_fusion=True,
-        )  # fmt: skip
-        for kernel, tile, streamed in (
-            (attention_backward_keys, by_keys, (True, False, False, True)),
-            (attention_backward_queries, by_queries, (False, True, True, False)),
-        ):
-            tiles = -(-N // tile.rows)
-            sources = [
-                source(x, tile.columns, descriptors and walked)
-                for x, walked in zip((q, k, v, grad), streamed, strict=True)
-            ]
-            kernel[tiles * B * heads,](
-                *sources, logsumexp, delta, packed, *strides(step, q, k, v, grad), N, heads, d // step,
-                scale * LOG2_E, scale, tiles,
-                ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, DESCRIPTOR=descriptors, UNIT=step, PRECISION="ieee",
-                num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
-            )  # fmt: skip
-    return packed

@@ -9,14 +9,8 @@ without one compilation for strides that 16 divides and another for those that i
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
-from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
-
-from .attention_configs import padded
 
 UNIT = 8  # elements: 16 bytes in half precision, the widest load
 # What no compilation may depend on: lengths and strides change with the image and the batch.
@@ -57,37 +51,3 @@ def rows_of(
             return tl.load(cells, mask=columns[None, :] < d, other=0.0)
         else:
             return tl.load(cells)
-
-
-def readable(x: Tensor) -> Tensor:
-    """x [B, N, heads, d] itself if its last stride is 1, as in every view of a packed tensor; else a copy.
-
-    Raises:
-        ValueError: the rows of one image lie 2^31 elements apart or more: offsets within it have 32 bits.
-    """
-    x = x if x.stride(3) == 1 else x.contiguous()
-    if x.shape[1] * x.stride(1) >= 2**31:
-        raise ValueError(
-            f"the {x.shape[1]} tokens of one image span 2^31 elements or more, which attention cannot address"
-        )
-    return x
-
-
-def unit(*tensors: Tensor) -> int:
-    """UNIT where it divides the head size and all strides of all tensors, which start at multiples of 16 bytes; else 1."""
-    for x in tensors:
-        if x.data_ptr() % 16 or x.shape[3] % UNIT or any(stride % UNIT for stride in x.stride()[:3]):
-            return 1
-    return UNIT
-
-
-def strides(unit: int, *tensors: Tensor) -> list[int]:
-    """Of each tensor, its strides by batch, row and head, in units."""
-    return [stride // unit for x in tensors for stride in x.stride()[:3]]
-
-
-def source(x: Tensor, rows: int, descriptors: bool) -> Any:
-    """What a kernel loads tiles of `rows` × d of x [B, N, heads, d] from."""
-    if not descriptors:
-        return x
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, rows, 1, padded(x.shape[3])])

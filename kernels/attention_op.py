@@ -7,10 +7,13 @@ CUDA tensors run the Triton kernels, CPU tensors the formulas below: what the op
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OperatorBase
+from torch.autograd.function import FunctionCtx
 
 from . import reference
 
@@ -23,7 +26,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Te
     """softmax(q·kᵀ·scale)·v of q, k, v [B, N, heads, d] → ([B, N, heads, d] contiguous, logsumexp fp32 [B, heads, N])."""
     check(q, k, v, scale)
     if q.is_cuda:
-        from .attention_triton import launch_forward
+        from .attention_cuda import launch_forward
 
         return launch_forward(q, k, v, scale)
     wide = q.float(), k.float(), v.float()
@@ -38,7 +41,7 @@ def attention_backward(
     """The gradients of q, k and v as one [B, N, 3, heads, d]."""
     check(q, k, v, scale)
     if q.is_cuda:
-        from .attention_backward_triton import launch_backward
+        from .attention_cuda import launch_backward
 
         return launch_backward(grad, q, k, v, out, logsumexp, scale)
     Q, K, V, G = (x.float().transpose(1, 2) for x in (q, k, v, grad))  # [B, heads, N, d]
@@ -113,14 +116,21 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Ten
     return q.new_empty((B, N, 3, heads, d))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+class _Kept(FunctionCtx):
+    """What a forward leaves to its backward."""
+
+    scale: float
+    saved_tensors: tuple[Tensor, ...]
+
+
+def _keep(ctx: _Kept, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: _Kept, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None
     q, k, v, out, logsumexp = ctx.saved_tensors
@@ -128,7 +138,7 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor |
     return *packed.unbind(2), None
 
 
-def _backward_packed(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
+def _backward_packed(ctx: _Kept, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
     if grad is None:
         return None, None
     qkv, out, logsumexp = ctx.saved_tensors
@@ -139,7 +149,7 @@ attention.register_autograd(_backward, setup_context=_keep)
 attention_packed.register_autograd(_backward_packed, setup_context=_keep)
 
 
-def decompositions() -> dict[Any, Any]:
+def decompositions() -> dict[OperatorBase, Callable[..., object]]:
     """The plain twin of each operator: `program.run_decompositions(decompositions())` makes an export ONNX understands."""
 
     def plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

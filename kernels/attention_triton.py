@@ -13,25 +13,16 @@ for it, and few tiles (one image, 6 heads) are split over the keys until they fi
 do not depend on timing: no atomics.
 
 Reading order: one step of the softmax, the walk over the keys, the extra key, the kernel, the kernel that joins
-splits, the launcher. `attention_loads` reads the tiles. The twin is `reference.attention`; sums are fp32 whatever
+splits. `attention_loads` reads the tiles, `attention_cuda` launches. The twin is `reference.attention`; sums are fp32 whatever
 the inputs are.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from .attention_configs import LaunchConfig, Tile, forward_config, padded
-from .attention_loads import POINTERS, SIZES, STRIDES, head_of, readable, rows_of, source, strides, unit
-
-LOG2_E = 1 / math.log(2)  # exp(x) = exp2(x / ln 2), and exp2 is one instruction
-EXTRA_ROWS = 16  # of the tile that computes one query: the fewest that tl.dot takes
+from .attention_loads import POINTERS, SIZES, STRIDES, head_of, rows_of
 
 
 @triton.jit
@@ -222,62 +213,3 @@ def join_splits(
         acc += shrink[:, None] * tl.load(partial + split * step * d + cells, mask=inside, other=0.0)
     tl.store(out + cells, (acc / total[:, None]).to(out.dtype.element_ty), mask=inside)
     tl.store(logsumexp + lines, (peak + tl.log2(total)) * 0.6931471805599453, mask=rows < N)
-
-
-def launch_forward(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, config: LaunchConfig | None = None
-) -> tuple[Tensor, Tensor]:
-    """Attention of q, k, v [B, N, heads, d] on their GPU → ([B, N, heads, d], logsumexp fp32 [B, heads, N]).
-
-    The config is the table's unless one is given.
-    """
-    B, N, heads, d = q.shape
-    out = torch.empty((B, N, heads, d), dtype=q.dtype, device=q.device)
-    logsumexp = torch.empty((B, heads, N), dtype=torch.float32, device=q.device)
-    if not out.numel():
-        return out, logsumexp.fill_(-torch.inf)
-    q, k, v = (readable(x) for x in (q, k, v))
-    tile, splits, descriptors = config or forward_config(q, k, v)
-    span = tile.columns * -(-N // (tile.columns * splits))  # keys of a split, in whole blocks
-    splits = -(-N // span)  # none is empty
-    with torch.cuda.device_of(out):
-        if splits == 1:
-            for part, origin, rows in _parts(tile, N):
-                _launch(q, k, v, out, logsumexp, scale, part, origin, rows, span, 1, descriptors)
-            return out, logsumexp
-        target = torch.empty((splits, B, N, heads, d), dtype=torch.float32, device=q.device)
-        stats = torch.empty((2, splits, B, heads, N), dtype=torch.float32, device=q.device)
-        _launch(q, k, v, target, stats, scale, tile, 0, N, span, splits, descriptors)
-        tiles, step = -(-N // 16), unit(q, k, v)
-        join_splits[tiles * B * heads,](
-            target, stats, out, logsumexp, N, heads, d // step, splits, tiles, ROWS=16, D=padded(d), UNIT=step,
-            num_warps=4, num_stages=1, enable_fp_fusion=True,
-        )  # fmt: skip
-    return out, logsumexp
-
-
-def _parts(tile: Tile, N: int) -> list[tuple[Tile, int, int]]:
-    """The launches of one forward: a tile, the first query and how many: one query too many for whole tiles goes alone."""
-    if not tile.extra_query or N % tile.rows != 1 or N == 1:
-        return [(tile, 0, N)]
-    return [(tile, 0, N - 1), (tile._replace(rows=EXTRA_ROWS, warps=4), N - 1, 1)]
-
-
-def _launch(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, stats: Tensor, scale: float,
-    tile: Tile, origin: int, rows: int, span: int, splits: int, descriptors: bool,
-) -> None:  # fmt: skip
-    """`rows` queries from `origin` on, of every head of every image."""
-    B, N, heads, d = q.shape
-    extra = tile.extra_key and splits == 1 and N % tile.columns == 1 and N > 1
-    step, tiles, D = unit(q, k, v), -(-rows // tile.rows), padded(d)
-    sources: list[Any] = [
-        source(x, size, descriptors) for x, size in ((q, tile.rows), (k, tile.columns), (v, tile.columns))
-    ]
-    attention_forward[tiles * B * heads, splits](
-        *sources, k if extra else None, v if extra else None, out, stats, *strides(step, q, k, v),
-        N, heads, d // step, scale * LOG2_E, span, origin, tiles,
-        ROWS=tile.rows, COLUMNS=tile.columns, D=D, PADDED=d != D, SPLIT=splits > 1, DESCRIPTOR=descriptors, UNIT=step,
-        CARRIED=tile.carried, EXTRA=extra, PRECISION="ieee",
-        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
-    )  # fmt: skip

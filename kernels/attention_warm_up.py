@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .attention_configs import LaunchConfig, forward_config, tiles_of
-from .attention_triton import launch_forward
+from .attention_cuda import launch_forward
 
 
 def warm_up(heads: int, d: int, dtype: torch.dtype, device: torch.device | str) -> None:

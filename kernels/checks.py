@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import SupportsIndex
 
-from .quota import cpus as cpus
+from .quota import cpus as cpus  # told to users by this path
 from .reference import Size
 
 # Kernels and loops count in 32 bits, a last tile beyond the end.
 MOST = (1 << 31) - 1024
 
 
-def check_size(size: Any, name: str, least: int = 1) -> Size:
+def check_size(size: Iterable[SupportsIndex], name: str, least: int = 1) -> Size:
     """`size` as a pair of ints of at least `least`. Raises TypeError for what is no pair, ValueError for less."""
     try:
         height, width = (int(value.__index__()) for value in size)

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 
-from .checks import cpus
+from .quota import cpus
 from .stopping import check
 
+Function = TypeVar("Function", bound=Callable[..., object])
 # Fewer pixels than this are not worth another thread.
 SMALL = 1 << 14
 
@@ -21,14 +22,14 @@ SMALL = 1 << 14
 uncached: list[str] = []
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Function) -> Function:
     """Compiled without the GIL; kept beside its file, in the user's cache, or nowhere if neither can be written."""
     try:
         dispatcher: Any = numba.njit(nogil=True, cache=True)(function)
         dispatcher._cache = _Lenient(dispatcher._cache)
     except Exception as error:  # no folder that can be written, or none that can be named: no HOME, an unknown user
         uncached.append(_brief(error))
-        return numba.njit(nogil=True)(function)
+        dispatcher = numba.njit(nogil=True)(function)
     return dispatcher
 
 
@@ -38,16 +39,16 @@ class _Lenient:
     def __init__(self, cache: Any):
         self._cache = cache
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._cache, name)
 
-    def load_overload(self, *arguments: Any) -> Any:
+    def load_overload(self, *arguments: object) -> object:
         try:
             return self._cache.load_overload(*arguments)
         except Exception:  # another user's, or damaged: pickle meets that with nearly any exception
             return None
 
-    def save_overload(self, *arguments: Any) -> None:
+    def save_overload(self, *arguments: object) -> None:
         try:
             self._cache.save_overload(*arguments)
         except OSError as error:

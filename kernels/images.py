@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from . import loops, reference
 from .checks import check_count, check_size, check_threads
-from .reference import Size
+from .reference import Pixels, Size
 
 __all__ = ["resize"]
 
 
-def resize(image: NDArray[Any], size: Size, *, threads: int | None = None) -> NDArray[np.float32]:
+def resize(image: Pixels, size: Size, *, threads: int | None = None) -> NDArray[np.float32]:
     """An image [h, w, C] resized to float32 [*size, C]: bilinear, align_corners False, no antialiasing.
 
     Twin: `reference.upsample`, which also runs where numba is missing or broken.

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from . import loops, reference
 from .checks import check_count, check_size, check_threads, cpus
 from .reference import Floats, Labels, Size, Windows, label_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Windows", "merge_scores", "merge_windows", "upsample_argmax", "warm_up"]
 
@@ -161,7 +164,7 @@ def _on_host(views: Sequence[Windows]) -> list[Windows]:
     return [view._replace(logits=_array(view.logits.cpu())) for view in views]  # type: ignore[attr-defined]
 
 
-def _beside(array: Any, tensor: Any) -> Any:
+def _beside(array: Floats | Labels, tensor: Tensor) -> Any:
     """An array computed on the host, as a tensor on the device of another one."""
     import torch
 
@@ -255,12 +258,12 @@ def _readable(x: Any) -> Any:
     return np.require(x, np.float32, ["C", "W"])
 
 
-def _stays(tensor: Any) -> bool:
+def _stays(tensor: Tensor) -> bool:
     """Whether a tensor is computed where it lies, and the answer is a tensor too."""
     return bool(tensor.device.type == "cuda")
 
 
-def _array(tensor: Any) -> Any:
+def _array(tensor: Tensor) -> Floats:
     """A tensor on the CPU as an array. NumPy has no bf16."""
     return (tensor.float() if _dtype(tensor) == "bfloat16" else tensor).numpy()
 
@@ -275,20 +278,20 @@ def _empty(shape: tuple[int, ...], logits: Any) -> Any:
     return logits.new_empty(shape, dtype=getattr(torch, np.dtype(dtype).name))
 
 
-def _check_out(out: Any, labels: Any) -> None:
+def _check_out(out: Labels, labels: Labels) -> None:
     """Raises ValueError unless `out` can hold the labels where they are computed."""
     if (tuple(out.shape), _dtype(out), _device(out)) != (tuple(labels.shape), _dtype(labels), _device(labels)):
         wanted = f"{_dtype(labels)} {tuple(labels.shape)} on {_device(labels)}"
         raise ValueError(f"out must be {wanted}; got {_dtype(out)} {tuple(out.shape)} on {_device(out)}")
 
 
-def _is_contiguous(out: Any) -> bool:
+def _is_contiguous(out: Labels | Tensor) -> bool:
     return out.flags.c_contiguous if isinstance(out, np.ndarray) else out.is_contiguous()
 
 
-def _dtype(x: Any) -> str:
+def _dtype(x: object) -> str:
     return str(getattr(x, "dtype", None)).removeprefix("torch.")
 
 
-def _device(x: Any) -> str:
+def _device(x: object) -> str:
     return str(getattr(x, "device", "cpu"))

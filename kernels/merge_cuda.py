@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -153,7 +152,7 @@ def _tiles(length: int, size: int) -> tuple[int, int]:
     return 0, 0
 
 
-def _origins(view: Windows) -> Any:
+def _origins(view: Windows) -> Tensor | None:
     """Origins [n, 2] on the logits' device, for the current stream; None for a single window, which is the view.
 
     Raises:

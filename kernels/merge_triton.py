@@ -1,3 +1,5 @@
+# ruff: noqa: ANN001, ANN201, ANN202 - arguments of Triton's kernels have no Python types
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Triton kernels: labels from patch logits on a GPU, without ever writing a score. `merge_cuda` launches them.
 
 Upsampling 150 classes to 512×512 would write 157 MB an image and read them again; the labels are 0.26 MB, the
@@ -24,22 +26,15 @@ of `reference` to the last bit, ties included. Offsets are 32-bit: `merge` refus
 No size is known when compiling, nor whether 16 divides it, or a compilation would come with every other image: all
 that a kernel is compiled for are its `tl.constexpr` arguments, few enough for `merge_cuda.warm_up`.
 
-Tuples group what belongs together:
-    steps: elements from one window, class, row and column of patches to the next, all but the class's in VECTOR elements.
-    patches: (h, w, input lines for each output line, down and across, whether there is stretching, down and across) of
-        one window's logits.
-    windows: (origins, begin, end, height, width): the windows begin … end of a view, and their size.
-    view: (height, width, its lines for each line of the image, whether there is resizing, both down and across).
-A direction whose length stays is neither stretched (patches → window) nor resized (view → image), as in the twin.
-LAST: the classes of a patch are neighbours. VECTOR: so many elements divide all steps, and may be loaded at once.
+`merge_pixels` scores a class at any pixels, and tells what the tuples of arguments hold.
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202 - arguments of Triton's kernels have no Python types
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .merge_pixels import blend, covering, lines, neighbours, reach, view_score
 
 # Sums of anything smaller stay finite, and a product with 0 stays 0.
 TAME = tl.constexpr(1e30)
@@ -50,26 +45,10 @@ UNDERFLOW = tl.constexpr(1e-37)
 
 
 @triton.jit
-def _blend(a, b, weight):
-    return a * (1 - weight) + b * weight
-
-
-@triton.jit
-def _neighbours(i, scale, length):
-    """Of output line i: its two input lines among `length`, and the weight of the second (`reference._taps`)."""
-    position = tl.maximum((i.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
-    first = tl.minimum(position.to(tl.int32), length - 1)
-    return first, tl.minimum(first + 1, length - 1), position - first.to(tl.float32)
-
-
-@triton.jit
 def _first_best(score, k, best, winner):
     """The better of class k and the best before it. NaN is no less than anything, and nothing beats it."""
     wins = ((score > best) | (score != score)) & (best == best)
     return tl.where(wins, score, best), tl.where(wins, k, winner)
-
-
-# --- the score of one class at any pixels ---------------------------------------------------------
 
 
 @triton.jit
@@ -79,97 +58,6 @@ def _patch(logits, i, row, column, steps, VECTOR: tl.constexpr):
     if VECTOR > 1:
         place = tl.multiple_of(place, 16)
     return place
-
-
-@triton.jit
-def _window_score(logits, y, x, patches, steps, VECTOR: tl.constexpr):
-    """One class of one window at its pixels (y, x); any y and x may be read."""
-    h, w, scale_y, scale_x, stretch_y, stretch_x = patches
-    top, bottom, down = _neighbours(y, scale_y, h)
-    left, right, along = _neighbours(x, scale_x, w)
-    top, bottom = top * steps[2], bottom * steps[2]
-    left, right = left * steps[3], right * steps[3]
-    upper = tl.load(logits + (top + left) * VECTOR).to(tl.float32)
-    upper = tl.where(stretch_x, _blend(upper, tl.load(logits + (top + right) * VECTOR).to(tl.float32), along), upper)
-    lower = tl.load(logits + (bottom + left) * VECTOR).to(tl.float32)
-    lower = tl.where(stretch_x, _blend(lower, tl.load(logits + (bottom + right) * VECTOR).to(tl.float32), along), lower)
-    return tl.where(stretch_y, _blend(upper, lower, down), upper)
-
-
-@triton.jit
-def _mean_score(logits, y, x, windows, patches, steps, SINGLE: tl.constexpr, VECTOR: tl.constexpr):
-    """One class at pixels (y, x) of the view: the mean of the windows that cover them."""
-    if SINGLE:
-        score = _window_score(logits, y, x, patches, steps, VECTOR)
-    else:
-        origins, begin, end, height, width = windows
-        total = tl.zeros_like(x + y).to(tl.float32)
-        count = tl.zeros_like(x + y).to(tl.float32)
-        for i in range(begin, end):
-            dy, dx = y - tl.load(origins + 2 * i), x - tl.load(origins + 2 * i + 1)
-            inside = (dy >= 0) & (dy < height) & (dx >= 0) & (dx < width)
-            part = _window_score(logits + i * steps[0] * VECTOR, dy, dx, patches, steps, VECTOR)
-            total += tl.where(inside, part, 0.0)
-            count += inside.to(tl.float32)
-        score = tl.div_rn(total, count)
-    return score
-
-
-@triton.jit
-def _view_score(
-    logits, k, y, x, view, windows, patches, steps,
-    SINGLE: tl.constexpr, RESIZE: tl.constexpr, LAST: tl.constexpr, VECTOR: tl.constexpr,
-):  # fmt: skip
-    """Class k at pixels (y, x) of the image, in the twin's order: columns, then rows."""
-    if LAST:
-        logits += k
-    else:
-        logits += k * steps[1]
-    if RESIZE:
-        height, width, scale_y, scale_x, resize_y, resize_x = view
-        top, bottom, down = _neighbours(y, scale_y, height)
-        left, right, along = _neighbours(x, scale_x, width)
-        upper = _mean_score(logits, top, left, windows, patches, steps, SINGLE, VECTOR)
-        other = _mean_score(logits, top, right, windows, patches, steps, SINGLE, VECTOR)
-        upper = tl.where(resize_x, _blend(upper, other, along), upper)
-        lower = _mean_score(logits, bottom, left, windows, patches, steps, SINGLE, VECTOR)
-        other = _mean_score(logits, bottom, right, windows, patches, steps, SINGLE, VECTOR)
-        lower = tl.where(resize_x, _blend(lower, other, along), lower)
-        score = tl.where(resize_y, _blend(upper, lower, down), upper)
-    else:
-        score = _mean_score(logits, y, x, windows, patches, steps, SINGLE, VECTOR)
-    return score
-
-
-# --- what a tile reads ------------------------------------------------------------------------------
-
-
-@triton.jit
-def _lines(start, size, length, scale, TILE: tl.constexpr, RESIZE: tl.constexpr):
-    """The first and last line of the view, of `length`, that the image's lines start … start + TILE read, or beyond."""
-    first, last = tl.maximum(start, 0), tl.minimum(start + TILE, size) - 1
-    if RESIZE:
-        first, last = _reach(first, last, scale, length)
-    return first, last
-
-
-@triton.jit
-def _reach(first, last, scale, length):
-    """The first and last of `length` input lines that the output lines first … last read."""
-    return _neighbours(first, scale, length)[0], _neighbours(last, scale, length)[1]
-
-
-@triton.jit
-def _covering(origins, n, box, height, width):
-    """A range of windows that holds all those which meet a box of the view."""
-    first_y, last_y, first_x, last_x = box
-    begin, end = n, n * 0
-    for i in range(n):
-        top, left = tl.load(origins + 2 * i), tl.load(origins + 2 * i + 1)
-        meets = (top <= last_y) & (top + height > first_y) & (left <= last_x) & (left + width > first_x)
-        begin = tl.where(meets, tl.minimum(begin, i), begin)
-        end = tl.where(meets, i + 1, end)
-    return begin, end
 
 
 @triton.jit
@@ -191,8 +79,8 @@ def _extremes(
         top, left = 0, 0
         if not SINGLE:
             top, left = tl.load(origins + 2 * i), tl.load(origins + 2 * i + 1)
-        first_row, last_row = _reach(tl.maximum(first_y - top, 0), tl.minimum(last_y - top, height - 1), scale_y, h)
-        first_column, last_column = _reach(
+        first_row, last_row = reach(tl.maximum(first_y - top, 0), tl.minimum(last_y - top, height - 1), scale_y, h)
+        first_column, last_column = reach(
             tl.maximum(first_x - left, 0), tl.minimum(last_x - left, width - 1), scale_x, w
         )
         for row in range(first_row, last_row + 1):
@@ -247,12 +135,12 @@ def label_kernel(
     start_y, start_x = tile // wide % high * TILE - shift_y, tile % wide * TILE - shift_x
     logits += image * step_n * VECTOR
     y, x = start_y + tl.arange(0, TILE)[:, None], start_x + tl.arange(0, TILE)[None, :]
-    first_y, last_y = _lines(start_y, H, view_h, view_scale_y, TILE, RESIZE)
-    first_x, last_x = _lines(start_x, W, view_w, view_scale_x, TILE, RESIZE)
+    first_y, last_y = lines(start_y, H, view_h, view_scale_y, TILE, RESIZE)
+    first_x, last_x = lines(start_x, W, view_w, view_scale_x, TILE, RESIZE)
     box = (first_y, last_y, first_x, last_x)
     begin, end = tile * 0, tile * 0 + 1
     if not SINGLE:
-        begin, end = _covering(origins, n, box, window_h, window_w)
+        begin, end = covering(origins, n, box, window_h, window_w)
     view = (view_h, view_w, view_scale_y, view_scale_x, resize_y != 0, resize_x != 0)
     patches = (h, w, scale_y, scale_x, stretch_y != 0, stretch_x != 0)
     windows, steps = (origins, begin, end, window_h, window_w), (step_n, step_k, step_y, step_x)
@@ -282,7 +170,7 @@ def label_kernel(
             if IN_CELLS:
                 score = _cell_score(logits, k, first_y, first_x, y, x, patches, steps, LAST, VECTOR)
             else:
-                score = _view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
+                score = view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
             best, winner = _first_best(score, k, best, winner)
             k = tl.min(tl.where(alive & (classes > k), classes, K))
     out = tl.where(mirrored != 0, W - 1 - x, x)
@@ -298,16 +186,16 @@ def _cell_score(logits, k, first_y, first_x, y, x, patches, steps, LAST: tl.cons
     else:
         logits += k * steps[1]
     h, w, scale_y, scale_x = patches[0], patches[1], patches[2], patches[3]
-    top, bottom = _reach(first_y, first_y, scale_y, h)
-    left, right = _reach(first_x, first_x, scale_x, w)
+    top, bottom = reach(first_y, first_y, scale_y, h)
+    left, right = reach(first_x, first_x, scale_x, w)
     top, bottom = top * steps[2], bottom * steps[2]
     left, right = left * steps[3], right * steps[3]
-    down, along = _neighbours(y, scale_y, h)[2], _neighbours(x, scale_x, w)[2]
+    down, along = neighbours(y, scale_y, h)[2], neighbours(x, scale_x, w)[2]
     p, q = tl.load(logits + (top + left) * VECTOR), tl.load(logits + (top + right) * VECTOR)
     r, s = tl.load(logits + (bottom + left) * VECTOR), tl.load(logits + (bottom + right) * VECTOR)
-    upper = _blend(p.to(tl.float32), q.to(tl.float32), along)  # [1, TILE]
-    lower = _blend(r.to(tl.float32), s.to(tl.float32), along)
-    return _blend(upper, lower, down)  # [TILE, TILE]
+    upper = blend(p.to(tl.float32), q.to(tl.float32), along)  # [1, TILE]
+    lower = blend(r.to(tl.float32), s.to(tl.float32), along)
+    return blend(upper, lower, down)  # [TILE, TILE]
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=POINTERS)
@@ -325,9 +213,9 @@ def softmax_kernel(
     y = start + row
     begin, end = start_y * 0, start_y * 0 + 1
     if not SINGLE:
-        first_y, last_y = _lines(start + start_y, H, view_h, view_scale_y, HIGH, RESIZE)
-        first_x, last_x = _lines(start_x, W, view_w, view_scale_x, WIDE, RESIZE)
-        begin, end = _covering(origins, n, (first_y, last_y, first_x, last_x), window_h, window_w)
+        first_y, last_y = lines(start + start_y, H, view_h, view_scale_y, HIGH, RESIZE)
+        first_x, last_x = lines(start_x, W, view_w, view_scale_x, WIDE, RESIZE)
+        begin, end = covering(origins, n, (first_y, last_y, first_x, last_x), window_h, window_w)
     view = (view_h, view_w, view_scale_y, view_scale_x, resize_y != 0, resize_x != 0)
     patches = (h, w, scale_y, scale_x, stretch_y != 0, stretch_x != 0)
     windows, steps = (origins, begin, end, window_h, window_w), (step_n, step_k, step_y, step_x)
@@ -336,14 +224,14 @@ def softmax_kernel(
     most = tl.full((HIGH, WIDE), LOWEST, tl.float32)
     total = tl.zeros((HIGH, WIDE), tl.float32)
     for k in range(K):
-        score = _view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
+        score = view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
         more = tl.maximum(most, score)
         total = total * tl.exp(most - more) + tl.exp(score - more)
         most = more
     out = scores + row * W + tl.where(mirrored != 0, W - 1 - x, x)
     inside = (row < rows) & (x < W)
     for k in range(K):
-        score = _view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
+        score = view_score(logits, k, y, x, view, windows, patches, steps, SINGLE, RESIZE, LAST, VECTOR)
         place = out + k * rows * W
         tl.store(place, tl.load(place, inside, 0.0) + tl.exp(score - most) / total, inside)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Size = tuple[int, int]
+Pixels = NDArray[np.generic]  # uint8 or fp32
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.unsignedinteger[Any]]
 
@@ -39,10 +40,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Te
     return (scores.softmax(-1) @ v).transpose(1, 2)
 
 
-def upsample(x: Floats, size: Size) -> NDArray[np.float32]:
+def upsample(x: NDArray[np.generic], size: Size) -> NDArray[np.float32]:
     """Bilinear [..., h, w] → [..., *size] (align_corners False, no antialiasing), in fp32."""
-    x = np.asarray(x, np.float32)
-    return _upsample_rows(_upsample_columns(x, size[1]), size[0], 0, size[0])
+    columns = _upsample_columns(np.asarray(x, np.float32), size[1])
+    return _upsample_rows(columns, size[0], 0, size[0])
 
 
 def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cpu import SMALL, compiled, run
-from .reference import Size, _taps
+from .reference import Pixels, Size, _taps
+
+Floats = NDArray[np.float32]
+Taps = tuple[NDArray[np.intp], NDArray[np.intp], Floats]
 
 ONE = np.float32(1)
 
 
 @compiled
-def _widen(row: Any, columns: Any, out: Any) -> None:
+def _widen(row: Pixels, columns: Taps, out: Floats) -> None:
     """A row of an image [w, C] → out [W, C]."""
     left, right, weight = columns
     w, C = row.shape
@@ -34,7 +36,7 @@ def _widen(row: Any, columns: Any, out: Any) -> None:
 
 
 @compiled
-def _resize(image: Any, rows: Any, columns: Any, start: int, stop: int, out: Any) -> None:
+def _resize(image: Pixels, rows: Taps, columns: Taps, start: int, stop: int, out: Floats) -> None:
     """Rows start … stop of an image [h, w, C] resized to out [H, W, C]."""
     top, bottom, weight = rows
     upper, lower = np.empty(out.shape[1:], np.float32), np.empty(out.shape[1:], np.float32)
@@ -57,7 +59,7 @@ def _resize(image: Any, rows: Any, columns: Any, start: int, stop: int, out: Any
                 out[y, x, c] = upper[x, c] * (ONE - b) + lower[x, c] * b
 
 
-def resize(image: NDArray[Any], size: Size, threads: int) -> NDArray[np.float32]:
+def resize(image: Pixels, size: Size, threads: int) -> Floats:
     """[h, w, C] → float32 [*size, C] in bands of rows."""
     out = np.empty((*size, image.shape[2]), np.float32)
     rows, columns = _taps(image.shape[0], size[0]), _taps(image.shape[1], size[1])

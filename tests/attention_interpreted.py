@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from segfast.kernels import reference
-from segfast.kernels.attention_backward_triton import launch_backward
 from segfast.kernels.attention_configs import BackwardConfig, LaunchConfig, Tile
-from segfast.kernels.attention_triton import _parts, launch_forward
+from segfast.kernels.attention_cuda import _parts, launch_backward, launch_forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NaN and infinities, which are meant
 

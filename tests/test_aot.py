@@ -1,6 +1,7 @@
 """Every configuration of the attention kernels compiles ahead of time: no spills, and its shared memory fits the chip."""
 
 import re
+from functools import cache
 
 import pytest
 
@@ -13,8 +14,9 @@ from segfast.kernels.attention_backward_triton import (
     attention_delta,
 )
 from segfast.kernels.attention_configs import CANDIDATES, FULL, HALF, Tile
+from segfast.kernels.attention_cuda import EXTRA_ROWS
 from segfast.kernels.attention_loads import UNIT
-from segfast.kernels.attention_triton import EXTRA_ROWS, attention_forward, join_splits
+from segfast.kernels.attention_triton import attention_forward, join_splits
 
 ARCHITECTURES = sorted({arch for arch, _ in HALF})
 STRIDES = [f"{x}_{axis}" for x in "qkvg" for axis in ("batch", "row", "head")]
@@ -41,6 +43,7 @@ def signature(kernel, dtype, tile, D, streamed, split):
     return types
 
 
+@cache
 def compiled(field, arch, D, dtype, tile, descriptors, padded=False, split=False, extra=False):
     kernel, streamed = KERNELS[field]
     types = signature(kernel, dtype, tile, D, streamed if descriptors else (), split)
@@ -88,20 +91,24 @@ def test_candidates_fit(arch):
     """As they run where N is one more than a multiple of the tile, so that every option of a candidate takes effect.
 
     More stages take more shared memory and nothing else; that of the extra query's own launch is not this kernel's.
+    All of 9.0, the GPU that is measured; of any other the one that holds the most at once, the last whose scores are
+    carried: the rest run in the benchmark alone.
     """
+    tiles = CANDIDATES[arch] if arch == 90 else [tile for tile in CANDIDATES[arch] if tile.carried][-1:]
     most = {}
-    for tile in sorted(CANDIDATES[arch], key=lambda tile: tile.stages):
+    for tile in sorted(tiles, key=lambda tile: tile.stages):
         most[tile._replace(stages=0, extra_query=False)] = tile
+    assert most
     for tile in most.values():
         check(compiled("forward", arch, 64, "fp16", tile, arch >= 90, extra=tile.extra_key), arch)
-    for columns in {tile.columns for tile in CANDIDATES[arch] if tile.extra_query}:
+    for columns in {tile.columns for tile in tiles if tile.extra_query}:
         alone = Tile(EXTRA_ROWS, columns, 4, 3, carried=True)
         check(compiled("forward", arch, 64, "fp16", alone, arch >= 90, extra=True), arch)
 
 
 @pytest.mark.parametrize("arch", [80, 90])
 def test_rows_are_read_in_vectors_where_units_divide_them(arch):
-    binary = compiled("forward", arch, 64, "fp16", HALF[arch, 64].forward, descriptors=False)
+    binary = compiled("forward", arch, 64, "fp16", HALF[arch, 64].forward, False, split=False)
     assert re.search(r"cp\.async\.cg\.shared\.global.*, 0x10", binary.ptx)
     assert "ld.global.v4.b32" in binary.ptx
     assert "ld.global.b16" not in binary.ptx

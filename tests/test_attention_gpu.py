@@ -20,7 +20,7 @@ DTYPES = [torch.float16, torch.bfloat16]
 
 def launch_forward(*args):
     """Imported late: Triton may be missing where this file is collected."""
-    from segfast.kernels.attention_triton import launch_forward
+    from segfast.kernels.attention_cuda import launch_forward
 
     return launch_forward(*args)
 

@@ -11,9 +11,8 @@ pytest.importorskip("triton", reason="Triton exists for Linux only")
 from launches import Launches  # noqa: E402
 
 from segfast.kernels import attention_configs, merge, merge_cuda, merge_layout  # noqa: E402
-from segfast.kernels.attention_backward_triton import launch_backward  # noqa: E402
 from segfast.kernels.attention_configs import Tile, Tiles  # noqa: E402
-from segfast.kernels.attention_triton import launch_forward  # noqa: E402
+from segfast.kernels.attention_cuda import launch_backward, launch_forward  # noqa: E402
 from segfast.kernels.attention_warm_up import warm_up as warm_up_attention  # noqa: E402
 from segfast.kernels.merge import Windows, merge_scores, merge_windows, upsample_argmax  # noqa: E402
 from segfast.protocol import Protocol, views  # noqa: E402

@@ -441,8 +441,8 @@ from kernels import reference, upsample_argmax
 x = np.random.default_rng(0).standard_normal((1, 5, 3, 4), np.float32)
 assert np.array_equal(upsample_argmax(x, (40, 50)), reference.upsample_argmax(x, (40, 50)))
 assert "torch" not in sys.modules
-from kernels import merge_cpu
-print(sum(merge_cpu._label.stats.cache_misses.values()), sum(merge_cpu._label.stats.cache_hits.values()))
+from kernels import merge_loops
+print(sum(merge_loops.label_cells.stats.cache_misses.values()), sum(merge_loops.label_cells.stats.cache_hits.values()))
 """
 
 

@@ -28,7 +28,7 @@ def no_triton(monkeypatch):
     """A CUDA tensor where Triton cannot be imported."""
     monkeypatch.setattr(merge, "_stays", lambda tensor: True)
     monkeypatch.setitem(sys.modules, "triton", None)
-    for name in ("merge_cuda", "merge_triton"):
+    for name in ("merge_cuda", "merge_triton", "merge_pixels"):
         monkeypatch.delitem(sys.modules, f"segfast.kernels.{name}", raising=False)
         monkeypatch.delattr(f"segfast.kernels.{name}", raising=False)
     merge._cuda.cache_clear()

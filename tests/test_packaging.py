@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY
+from test_door import LOOK, names
 
 import segfast
+from segfast import checkout
 from segfast.dependencies import installation
 
 CHECK = """
@@ -72,24 +74,23 @@ def check(python, environment, cwd):
         [python, "-m", "segfast.export", "--help"], cwd=cwd, env=environment, capture_output=True, text=True
     )
     assert "seg-b-mask-16" in help_text.stdout, help_text.stderr
+    looked = subprocess.run([python, "-c", LOOK], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert looked.stdout.strip() == names(), looked.stderr
     return ended.stdout.splitlines()
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names}
-    assert len(tops) == 2
-    assert "segfast" in tops
-    for needed in (
-        "py.typed",
-        "data/ade20k.json",
-        "kernels/reference.py",
-        "export/__main__.py",
-        "examples/cat.jpg",
-        "runtimes/openvino.py",
-        "examples/README.md",
-    ):
-        assert f"segfast/{needed}" in names
+    held = zipfile.ZipFile(wheel).namelist()
+    assert len({name.split("/")[0] for name in held}) == 2  # segfast and its metadata
+    beside = {name: f"segfast/{name}" for name in checkout.PACKAGES}
+    modules = {
+        f"{home}/{path.relative_to(REPOSITORY / folder).as_posix()}"
+        for folder, home in {"segfast": "segfast", **beside}.items()
+        for path in (REPOSITORY / folder).rglob("*.py")
+    }
+    assert {name for name in held if name.endswith(".py")} == modules
+    data = ("py.typed", "data/ade20k.json", "examples/cat.jpg", "examples/README.md")
+    assert {f"segfast/{name}" for name in data} <= set(held)
 
 
 def test_a_build_leaves_nothing_behind(built):

@@ -15,10 +15,10 @@ COUNT = """
 import json, sys
 import numpy as np
 import segfast
-from segfast.kernels import merge_cpu, resize_cpu
+from segfast.kernels import merge_loops, resize_cpu
 
 def compiled():
-    functions = [value for module in (merge_cpu, resize_cpu) for value in vars(module).values()]
+    functions = [value for module in (merge_loops, resize_cpu) for value in vars(module).values()]
     return sum(len(value.nopython_signatures) for value in functions if hasattr(value, "nopython_signatures"))
 
 engine = segfast.Engine(sys.argv[1], runtime=sys.argv[2], device="cpu")

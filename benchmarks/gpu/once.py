@@ -27,8 +27,8 @@ def backward(device: str, N: int) -> None:
     """The gradients of q, k and v."""
     import torch
 
-    from segfast.kernels.attention_backward_triton import launch_backward
     from segfast.kernels.attention_configs import BackwardConfig
+    from segfast.kernels.attention_cuda import launch_backward
 
     q, k, v, grad = _inputs(device, N)
     plan = BackwardConfig(_tile(), _tile(), False) if device == "cpu" else None
@@ -105,7 +105,7 @@ def _inputs(device: str, N: int) -> tuple[Any, ...]:
 
 def _launch(q: Any, k: Any, v: Any, splits: int) -> Any:
     from segfast.kernels import attention_configs as configs
-    from segfast.kernels.attention_triton import launch_forward
+    from segfast.kernels.attention_cuda import launch_forward
 
     plan = configs.LaunchConfig(_tile(), splits, False) if q.device.type == "cpu" else None
     if plan is None and splits > 1:

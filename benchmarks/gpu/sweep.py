@@ -59,7 +59,7 @@ def launched(tile: attention_configs.Tile | None) -> Attend:
     """Our forward in this tile, unsplit; in the interpreter's plain one without."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        from segfast.kernels.attention_triton import launch_forward
+        from segfast.kernels.attention_cuda import launch_forward
 
         plan = attention_configs.forward_config(q, k, v) if q.is_cuda else PLAIN
         return launch_forward(q, k, v, HEAD**-0.5, plan if tile is None else plan._replace(tile=tile, splits=1))[0]
