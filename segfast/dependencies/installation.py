@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "segfast-engine"
 FOREIGN = "segfast"
-# The folder of this package's folder: a checkout, or `site-packages`.
-HOME = Path(__file__).resolve().parent.parent
+# The folder that holds `segfast`: a checkout, or `site-packages`.
+HOME = Path(__file__).resolve().parents[2]
 
 
 def install(extra: str = "", *, newer: bool = False) -> str:
