@@ -189,7 +189,7 @@ try: segfast.load_model("seg-b-mask-16@ade20k")
 except segfast.CannotWrite as error: print(error)
 from segfast import models, doctor
 print(len(models.family()))
-print(doctor.examine()["packages"]["openvino"]["error"])
+print(doctor.examine().packages["openvino"].error)
 """
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segfast.runtimes.gpu_memory import out_of_memory
+from segfast.machine.exhaustion import out_of_memory
 
 # Windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255 → their logits, on the current stream and without
 # waiting for it. What it does must depend on the shape alone, for a graph repeats it.

@@ -25,9 +25,8 @@ from torch import Tensor
 from segfast.errors import NotSupported
 from segfast.kernels import merge_layout
 from segfast.kernels.stopping import check
+from segfast.machine.exhaustion import REMEDY, out_of_memory
 from segfast.protocol import Size
-from segfast.runtimes.gpu_memory import REMEDY as REMEDY
-from segfast.runtimes.gpu_memory import out_of_memory as out_of_memory
 from segfast.runtimes.graphs import TRIES, Graphs, Network, launching
 from segfast.runtimes.staging import DTYPES, Staging
 

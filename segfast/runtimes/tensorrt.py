@@ -20,9 +20,9 @@ from segfast.dependencies import installation
 from segfast.dependencies import tensorrt as trt
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, MissingRuntime, NotSupported
 from segfast.machine import devices, nvidia
+from segfast.machine.exhaustion import REMEDY, out_of_memory
 from segfast.protocol import Protocol, Size
 from segfast.runtimes import Lane
-from segfast.runtimes.gpu_memory import REMEDY, out_of_memory
 from segfast.runtimes.lanes import GROUP, Lanes
 from segfast.runtimes.rtx_kernels import Kernels
 from segfast.runtimes.tensorrt_calls import Network, Program

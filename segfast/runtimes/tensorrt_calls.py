@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segfast.dependencies import tensorrt as trt
 from segfast.dependencies.tensorrt import COMPILERS
+from segfast.machine import exhaustion
 from segfast.runtimes.rtx_kernels import Kernels
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class Program:
         """What the library said last, marked where it means that memory ran out."""
         said = " ".join(self._heard.errors[-1].split())[:300] if self._heard.errors else ""
         self._heard.clear()
-        scarce = any(word in said.lower() for word in ("outofmemory", "out of memory", "memory could not be allocated"))
-        return f"out of memory: {said}" if scarce else f"{what}: {said}" if said else what
+        return f"out of memory: {said}" if exhaustion.logged(said) else f"{what}: {said}" if said else what
 
     def _configure(self) -> tensorrt_rtx.IRuntimeConfig:
         """What contexts of TensorRT-RTX are made from.
