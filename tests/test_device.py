@@ -15,7 +15,8 @@ from segfast.errors import BadOption, NotSupported
 from segfast.kernels import merge_layout
 from segfast.machine.exhaustion import out_of_memory
 from segfast.runtimes import pytorch
-from segfast.runtimes.lanes import Lanes, batches, largest_batch
+from segfast.runtimes.batches import batches, largest_batch
+from segfast.runtimes.lanes import Lanes
 from segfast.runtimes.pytorch import private
 
 

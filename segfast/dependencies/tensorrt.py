@@ -155,7 +155,7 @@ def _logger(library: Any) -> Any:
             self.errors: deque[str] = deque(maxlen=HEARD)
             self.heard = 0
 
-        def log(self, severity: Any, msg: str) -> None:
+        def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity <= library.ILogger.Severity.ERROR:
                 self.errors.append(msg.strip())
                 self.heard += 1

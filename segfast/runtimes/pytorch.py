@@ -26,8 +26,9 @@ from segfast.processes import forks
 from segfast.processes.torch_state import true_products
 from segfast.protocol import Size
 from segfast.runtimes import HostRuntime, Lane
+from segfast.runtimes.batches import largest_batch
 from segfast.runtimes.graphs import launching
-from segfast.runtimes.lanes import GROUP, Lanes, largest_batch
+from segfast.runtimes.lanes import GROUP, Lanes
 from segfast.runtimes.patch_logits import PatchLogits
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

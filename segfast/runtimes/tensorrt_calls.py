@@ -36,15 +36,15 @@ class Program:
 
     Attributes:
         engine: None if the library refuses the plan.
-        given, returned: names of its input and output, once they are known.
+        input, output: names of its input and output, once they are known.
         smallest: batch of its profile, likewise.
         configured: what contexts of TensorRT-RTX are made from; None for TensorRT.
         kernels: what it compiled for them.
         made: how many contexts there have been.
     """
 
-    given: str
-    returned: str
+    input: str
+    output: str
     smallest: int
 
     def __init__(self, kind: str, content: bytes, device: str, host_code: bool):
@@ -74,7 +74,7 @@ class Program:
         made = self.engine.create_execution_context(how)
         if made is None:
             raise RuntimeError(self.failure("no execution context"))
-        if not made.set_input_shape(self.given, (batch, *self.shape(self.given)[1:])):
+        if not made.set_input_shape(self.input, (batch, *self.shape(self.input)[1:])):
             raise RuntimeError(self.failure(f"a batch of {batch} is refused"))
         self.made += 1
         return made
@@ -86,22 +86,22 @@ class Program:
             RuntimeError: the library refuses it.
         """
         context.set_device_memory(scratch.data_ptr(), scratch.numel())
-        bound = context.set_tensor_address(self.given, windows.data_ptr())
-        bound = context.set_tensor_address(self.returned, answer.data_ptr()) and bound
+        bound = context.set_tensor_address(self.input, windows.data_ptr())
+        bound = context.set_tensor_address(self.output, answer.data_ptr()) and bound
         if not bound or not context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
             raise RuntimeError(self.failure("a call failed"))
 
     def answer(self, batch: int) -> Tensor:
         """An empty tensor for the answer of a batch."""
-        shape = batch, *self.shape(self.returned)[1:]
-        return torch.empty(shape, dtype=self.dtype(self.returned), device=self.device)
+        shape = batch, *self.shape(self.output)[1:]
+        return torch.empty(shape, dtype=self.dtype(self.output), device=self.device)
 
     def names(self) -> tuple[list[str], list[str]]:
         """Names of its inputs and outputs."""
         modes, engine = self.library.TensorIOMode, self.engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        given = [name for name in names if engine.get_tensor_mode(name) == modes.INPUT]
-        return given, [name for name in names if engine.get_tensor_mode(name) == modes.OUTPUT]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == modes.INPUT]
+        return inputs, [name for name in names if engine.get_tensor_mode(name) == modes.OUTPUT]
 
     def shape(self, name: str) -> list[int]:
         """Of a tensor; −1 where the profile leaves it open."""
