@@ -6,7 +6,6 @@ that TensorRT 10.12 or 11 lacks.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import threading
 from collections import deque
@@ -81,11 +80,6 @@ def check_compiler(compiler: object) -> str:
     if not isinstance(compiler, str) or compiler not in COMPILERS:
         raise BadOption(f"compiler must be one of {', '.join(COMPILERS)}; got {compiler!r}")
     return compiler
-
-
-def installed(compiler: str) -> bool:
-    """Whether a compiler's module is there, without importing it."""
-    return importlib.util.find_spec(COMPILERS[compiler].module) is not None
 
 
 def load(compiler: str) -> Library:
