@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-# Where Linux mounts the hierarchies that limit CPU time: version 2, alone or beside version 1, and version 1's names.
+MOUNT, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Where Linux mounts the hierarchies of control groups: version 2, alone or beside version 1, and version 1's by controller.
 _UNIFIED = ("", "unified")
-_CPU = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
+_CONTROLLERS = {"cpu": ("cpu", "cpu,cpuacct", "cpuacct,cpu"), "memory": ("memory",)}
 
 
 def cpus() -> int:
@@ -37,34 +38,44 @@ def quota() -> int | None:
     Read once a process: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max), and for version 1
     https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us).
     """
-    return read_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return read_quota(MOUNT, OWN)
 
 
 def read_quota(mount: Path, own: Path) -> int | None:
     """The least quota of the groups below `mount` that the file `own` names, and of those above them."""
-    limits = [limit for folder in _folders(mount, own) if (limit := _limit(folder)) is not None]
+    limits = [limit for folder in groups("cpu", mount, own) if (limit := _limit(folder)) is not None]
     return max(1, math.ceil(min(limits))) if limits else None
 
 
-def _folders(mount: Path, own: Path) -> Iterator[Path]:
-    """Every group that this process is in, from the innermost up to the root of each mount.
+def groups(controller: str, mount: Path = MOUNT, own: Path = OWN) -> Iterator[Path]:
+    """Folders of the control groups by which a controller ("cpu", "memory") may limit this process, of both versions.
 
-    In a container the path may be the host's, of which only the mount's root is to be seen.
+    The roots below `mount`, then each group that the file `own` names, from the innermost up to its root. In a
+    container the path may be the host's, of which only the root is to be seen.
     """
-    yield from (mount / name for name in (*_UNIFIED, *_CPU))
-    for line in _read(own).splitlines():  # number:controllers:path
+    yield from (mount / name for name in (*_UNIFIED, *_CONTROLLERS[controller]))
+    for line in read(own).splitlines():  # number:controllers:path
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        names = _UNIFIED if not controllers else _CPU if "cpu" in controllers.split(",") else ()
+        named = controller in controllers.split(",")
+        names = _UNIFIED if not controllers else _CONTROLLERS[controller] if named else ()
         inner = Path(path.lstrip("/"))
         for name in names:
             yield from (mount / name / group for group in (inner, *inner.parents))
 
 
+def read(path: Path) -> str:
+    """The text of a file, empty where there is none that can be read."""
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
 def _limit(folder: Path) -> float | None:
     """CPUs that one group allows, by whichever version's files it has."""
-    if words := _read(folder / "cpu.max").split():  # "max 100000", or quota and period
+    if words := read(folder / "cpu.max").split():  # "max 100000", or quota and period
         return _ratio(words[0], words[1] if len(words) > 1 else "100000")
-    return _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
+    return _ratio(read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us"))
 
 
 def _ratio(quota: str, period: str) -> float | None:
@@ -74,10 +85,3 @@ def _ratio(quota: str, period: str) -> float | None:
     except ValueError:
         return None
     return microseconds / per if microseconds > 0 and per > 0 else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, ValueError):
-        return ""

@@ -45,6 +45,21 @@ def test_the_least_quota_counts(tmp_path, own, files, expected):
     assert laid_out(tmp_path, own, files) == expected
 
 
+@pytest.mark.parametrize(
+    ("controller", "own", "expected"),
+    [
+        ("cpu", "", ["", "unified", "cpu", "cpu,cpuacct", "cpuacct,cpu"]),
+        ("memory", "", ["", "unified", "memory"]),
+        ("memory", "0::/a/b\n", ["", "unified", "memory", "a/b", "a", "", "unified/a/b", "unified/a", "unified"]),
+        ("memory", "5:memory:/a\n4:cpu:/b\n", ["", "unified", "memory", "memory/a", "memory"]),
+    ],
+)
+def test_groups_of_a_controller(tmp_path, controller, own, expected):
+    (tmp_path / "own").write_text(own)
+    found = quota.groups(controller, tmp_path / "mount", tmp_path / "own")
+    assert [*found] == [tmp_path / "mount" / name for name in expected]
+
+
 def test_files_that_cannot_be_read_are_no_limit(tmp_path):
     (tmp_path / "cpu.max").mkdir()
     assert quota.read_quota(tmp_path, tmp_path / "none") is None
