@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from segfast.dependencies import installation
 from segfast.dependencies.packages import ONNX_RUNTIME, PACKAGES, Package, version
-from segfast.machine.system_files import read
+from segfast.kernels.quota import read
 
 # A model of one Identity: a session with it shows whether a provider really starts.
 _IDENTITY = (

@@ -6,7 +6,7 @@ import platform
 import re
 from pathlib import Path
 
-from segfast.machine.system_files import read
+from segfast.kernels.quota import read
 
 # What the runtimes choose their arithmetic by, as Linux names it.
 X86 = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "avx512_fp16")

@@ -5,38 +5,33 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from segfast.machine.system_files import read
+from segfast.kernels.quota import MOUNT, OWN, groups, read
 
-INFO, GROUPS, OWN = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+INFO = Path("/proc/meminfo")
 
 
 class _Version(NamedTuple):
-    """How a version of Linux's control groups tells of memory (docs.kernel.org: cgroup-v2.html, cgroup-v1/memory.html).
+    """Files of a version of Linux's control groups (docs.kernel.org: cgroup-v2.html, cgroup-v1/memory.html).
 
     Attributes:
-        folders: where its hierarchy may be mounted.
-        controller: its name in `/proc/self/cgroup`.
         cached: what was read from disk, is counted as used, and is given back when wanted.
     """
 
-    folders: tuple[str, ...]
-    controller: str
     limit: str
     used: str
     cached: str
 
 
 _VERSIONS = (
-    _Version(("", "unified"), "", "memory.max", "memory.current", "inactive_file"),
-    _Version(("memory",), "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    _Version("memory.max", "memory.current", "inactive_file"),
+    _Version("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
-def available(info: Path = INFO, groups: Path = GROUPS, own: Path = OWN) -> int | None:
+def available(info: Path = INFO, mount: Path = MOUNT, own: Path = OWN) -> int | None:
     """Bytes that may still be taken: the system's, swap included, and no more than the process's control groups allow.
 
     Where Linux's files are missing, all the memory that the machine has; None if that is unknown too.
@@ -44,43 +39,33 @@ def available(info: Path = INFO, groups: Path = GROUPS, own: Path = OWN) -> int 
     system = _table(info)
     if "MemAvailable" not in system:
         return _installed() if info is INFO else None
-    bounds = [1024 * (system["MemAvailable"] + system.get("SwapFree", 0))]
-    for version in _VERSIONS:
-        bounds += [room for folder in _folders(version, groups, own) if (room := _room(version, folder)) is not None]
-    return max(0, min(bounds))
+    free = 1024 * (system["MemAvailable"] + system.get("SwapFree", 0))
+    rooms = (_room(version, folder) for folder in groups("memory", mount, own) for version in _VERSIONS)
+    return max(0, min([free, *(room for room in rooms if room is not None)]))
 
 
-def total(groups: Path = GROUPS, own: Path = OWN) -> int | None:
+def total(mount: Path = MOUNT, own: Path = OWN) -> int | None:
     """Bytes of memory that the machine has, at most what the process's control groups allow; None where it does not tell."""
     installed = _installed()
     if installed is None:
         return None
-    limits = (
-        read(folder / version.limit).strip() for version in _VERSIONS for folder in _folders(version, groups, own)
-    )
+    limits = (read(folder / version.limit).strip() for folder in groups("memory", mount, own) for version in _VERSIONS)
     return min([installed, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def peak() -> int | None:
     """The most bytes that this process has held, if the system tells."""
-    if match := re.search(r"VmHWM:\s+(\d+) kB", read(Path("/proc/self/status"))):  # ru_maxrss is inherited on Linux
+    try:
+        status = Path("/proc/self/status").read_bytes()  # of which the process's name may be no text
+    except OSError:
+        status = b""
+    if match := re.search(rb"VmHWM:\s+(\d+) kB", status):  # ru_maxrss is inherited on Linux
         return int(match[1]) * 1024
     try:
         import resource
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _folders(version: _Version, groups: Path, own: Path) -> Iterator[Path]:
-    """Every group of the process, from its own to the root; of a container's only the mount's root may be seen."""
-    for name in version.folders:
-        yield groups / name
-    for line in read(own).splitlines():  # number:controllers:path
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if version.controller in controllers.split(","):
-            inner = Path(path.lstrip("/"))
-            yield from (groups / name / group for name in version.folders for group in (inner, *inner.parents))
 
 
 def _room(version: _Version, folder: Path) -> int | None:
