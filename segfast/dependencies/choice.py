@@ -53,17 +53,6 @@ def for_onnx(runtime: str | None, device: str, troubles: Mapping[str, str]) -> C
     return Choice("onnxruntime", troubles["openvino"] if device == "cpu" else "")
 
 
-def for_checkpoint(name: str, runtime: str | None) -> Choice:
-    """What runs checkpoints: PyTorch.
-
-    Raises:
-        BadOption: another runtime was asked for.
-    """
-    if runtime not in (None, "pytorch"):
-        raise BadOption(f"{name} is a checkpoint, which runs in PyTorch; for {runtime} export it with segfast.export")
-    return Choice("pytorch")
-
-
 def checkpoint_precision(device: str) -> str:
     """The precision of checkpoints by default, which runs well everywhere: not every CPU has half precision."""
     return "fp32" if device == "cpu" else "fp16"

@@ -9,9 +9,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import NamedTuple
@@ -88,11 +87,9 @@ def examine(device: str) -> dict[str, Found]:
     Args:
         device: `cpu` or `cuda`, on which they have to work.
     """
-    found = {package.module: _look_up(package) for package in PACKAGES}
-    names = [name for name in _PROBES if name in found and found[name].present]
-    with ThreadPoolExecutor(len(names) or 1) as pool:
-        answers = list(pool.map(lambda name: probe(name, device), names))
-    return found | dict(_judged(found, dict(zip(names, answers, strict=True))))
+    with ThreadPoolExecutor(len(PACKAGES)) as pool:
+        found = pool.map(lambda package: _examine(package, device), PACKAGES)
+        return {package.module: one for package, one in zip(PACKAGES, found, strict=True)}
 
 
 def probe(name: str, device: str = "cpu") -> Answer:
@@ -125,12 +122,14 @@ def conflicts() -> list[str]:
     return found
 
 
-def _look_up(package: Package) -> Found:
-    """A package that was not tried yet."""
+def _examine(package: Package, device: str) -> Found:
     spec = _spec(package.module)
-    present = spec is not None and spec.origin is not None  # a folder of that name is no package
-    detail = _cuda_of_torch(spec) if package.module == "torch" and spec is not None and present else None
-    return Found(present, package.version if present else None, detail, None, f"pip install {package.pip}")
+    if spec is None or spec.origin is None:  # a folder of that name is no package
+        return Found(False, None, None, None, f"pip install {package.pip}")
+    detail, error = probe(package.module, device) if package.module in _PROBES else (None, None)
+    if package.module == "torch":
+        detail = _cuda_of_torch(spec)
+    return Found(True, package.version, detail or None, error, _remedy(package, error))
 
 
 def _spec(module: str) -> ModuleSpec | None:
@@ -149,17 +148,10 @@ def _cuda_of_torch(spec: ModuleSpec) -> str | None:
     return None
 
 
-def _judged(found: dict[str, Found], answers: dict[str, Answer]) -> Iterator[tuple[str, Found]]:
-    """What was tried, with what came of it."""
-    for name, (detail, error) in answers.items():
-        get = _mend(name, error) if error else found[name].get
-        yield name, replace(found[name], detail=found[name].detail or detail or None, error=error, get=get)
-
-
-def _mend(module: str, error: str) -> str:
-    if "CUDAExecutionProvider" in error:  # NVIDIA's libraries, beside the package itself
+def _remedy(package: Package, error: str | None) -> str:
+    if error and "CUDAExecutionProvider" in error:  # NVIDIA's libraries, beside the package itself
         return "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-    return f"pip install --force-reinstall {next(package.pip for package in PACKAGES if package.module == module)}"
+    return f"pip install {'--force-reinstall ' if error else ''}{package.pip}"
 
 
 def _ending(code: int) -> str:

@@ -56,9 +56,6 @@ class ONNXRuntime(HostRuntime):
         result: NDArray[Any] = self._session.run(None, {self._input: to_bytes(windows)})[0]
         return result
 
-    def compile_pairs(self) -> None:
-        """See `Runtime`; nothing to do."""
-
 
 # Read when it is first imported.
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"

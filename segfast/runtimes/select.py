@@ -146,7 +146,8 @@ def _checkpoint(path: str | os.PathLike[str] | Segmenter, runtime: str | None) -
             return path
         raise BadModel(f"an Engine takes a path, a published name or a Segmenter, not {type(path).__name__}")
     name = os.fspath(path)
-    choice.for_checkpoint(name, runtime)
+    if runtime not in (None, "pytorch"):
+        raise BadOption(f"{name} is a checkpoint, which runs in PyTorch; for {runtime} export it with segfast.export")
     _need_torch(
         f"{name} is a checkpoint, which needs PyTorch: {installation.install('export')}; "
         "an .onnx file exported from it does not"
