@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "segfast" / "__init__.py")
 # What is built on the way to a wheel lies here, and goes with this process: nothing is left in the checkout.
 BUILD = tempfile.TemporaryDirectory(prefix="segfast-build-")
 
-# Folder of each package: those inside `segfast/`, and those that a checkout keeps beside it (segfast/checkout.py).
+# Folder of each package: those inside `segfast/`, and those that a checkout keeps beside it (segfast/dependencies/checkout.py).
 ROOMS = sorted(found.parent.name for found in HERE.glob("segfast/*/__init__.py"))
 PACKAGES = {
     "segfast": "segfast",

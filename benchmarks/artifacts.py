@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import segfast
-from segfast import doctor
+from segfast.dependencies.packages import version
 
 REPOSITORY = Path(__file__).parent.parent
 # What a file depends on besides its name: what writes it, and with what.
@@ -44,7 +44,7 @@ class Artifacts:
 
 def digest() -> str:
     """Of the code that writes the files, of the versions it uses, and of the GPU, whose engines fit no other."""
-    versions = [segfast.__version__, *(doctor.version(package) for package in PACKAGES)]
+    versions = [segfast.__version__, *(version(package) for package in PACKAGES)]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     found = hashlib.sha256(repr((versions, gpu)).encode())
     for source in SOURCES:

@@ -22,8 +22,8 @@ import segfast
 from segfast.errors import MissingRuntime, NotSupported
 from segfast.export.graph import at_size
 from segfast.inference.normalisation import channels
+from segfast.machine.exhaustion import out_of_memory
 from segfast.model import Segmenter
-from segfast.runtimes.lanes import out_of_memory
 
 Column = Callable[[Any], Any]
 

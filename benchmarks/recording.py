@@ -7,8 +7,10 @@ import re
 import subprocess
 from pathlib import Path
 
-from segfast import doctor, files
-from segfast.dependencies.packages import PACKAGES
+from segfast import files
+from segfast.dependencies.packages import versions
+from segfast.kernels.quota import cpus
+from segfast.machine import cpu
 
 REPOSITORY = Path(__file__).parent.parent
 GPU_FIELDS = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
@@ -22,10 +24,7 @@ def surroundings(device):
 def software():
     """Versions, date and commit."""
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{one.module: next(filter(None, map(doctor.version, one.distributions)), None) for one in PACKAGES},
-        },
+        "versions": {"python": platform.python_version(), **versions()},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
     }
@@ -71,7 +70,7 @@ def _gpu():
     return {
         "name": found["name"],
         "kind": "cuda",
-        "cpus": doctor.cores(),
+        "cpus": cpus(),
         "memory_bytes": found["memory_bytes"],
         "clock_mhz": float(clock[0]) if clock else None,
         "instructions": "sm_{}{}".format(*found["capability"]),
@@ -80,12 +79,12 @@ def _gpu():
 
 
 def _cpu():
-    told = doctor.instructions() or {}
+    told = cpu.instructions() or {}
     megahertz, kilobytes = _proc("/proc/cpuinfo", "cpu MHz"), _proc("/proc/meminfo", "MemTotal")
     return {
-        "name": doctor.cpu_model() or platform.machine(),
+        "name": cpu.cpu_model() or platform.machine(),
         "kind": "cpu",
-        "cpus": doctor.cores(),
+        "cpus": cpus(),
         "memory_bytes": int(kilobytes) * 1024 if kilobytes else None,
         "clock_mhz": float(megahertz) if megahertz else None,
         "instructions": ", ".join(name for name, present in told.items() if present),

@@ -23,7 +23,7 @@ from benchmarks.memory import available
 from benchmarks.paper import IMAGES_PER_SECOND
 from segfast.config import family_config
 from segfast.models import flops, parameters
-from segfast.runtimes.lanes import largest_batch
+from segfast.runtimes.batches import largest_batch
 from segfast.variants import MIOU, variant
 
 SIZE, CLASSES = 512, 150

@@ -114,10 +114,10 @@ def peak(side, precision):
     """Bytes at most in a process that takes three steps."""
     code = (
         f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / 'benchmarks')!r}]\n"
-        "import test_training as t; from segfast.doctor import peak_memory\n"
+        "import test_training as t; from segfast.machine import memory\n"
         f"run = t.SIDES[{side!r}](t.setting({precision!r}))\n"
         "[run(step) for step in range(3)]\n"
-        "print(peak_memory())"
+        "print(memory.peak())"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(ended.stdout)

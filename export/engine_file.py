@@ -21,7 +21,6 @@ from segfast.artifacts.onnx import Artifact, read_artifact
 from segfast.artifacts.plan import Options, Plan
 from segfast.artifacts.sidecar import publish, read_plan
 from segfast.artifacts.verification import Verification
-from segfast.checkpoints import download
 from segfast.dependencies import installation
 from segfast.dependencies import tensorrt as trt
 from segfast.dependencies.imports import need
@@ -31,6 +30,7 @@ from segfast.export.builder import Built, build_plan
 from segfast.export.replacing import replaced
 from segfast.export.targets import check_targets
 from segfast.machine import devices, nvidia
+from segfast.machine.cache import cache_directory
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _alone(target: Path) -> Iterator[None]:
     name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
     lock = None
     try:
-        lock = FileLock(files.make_folder(download.cache_directory() / "locks") / f"{name}.lock")
+        lock = FileLock(files.make_folder(cache_directory() / "locks") / f"{name}.lock")
         lock.acquire(timeout=0)
     except Timeout:
         assert lock is not None

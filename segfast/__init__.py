@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import checkout
+from .dependencies import checkout
 
 if TYPE_CHECKING:
     from .checkpoints.load import load_model

@@ -22,8 +22,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from segfast import __version__, cli, doctor
-from segfast.dependencies.packages import PACKAGES
+from segfast import __version__, cli
+from segfast.dependencies.packages import versions
+from segfast.kernels.quota import cpus
+from segfast.machine import memory
+from segfast.machine.cpu import cpu_model
 from segfast.progress import bar
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ def main() -> int:
             measure(engine, picture, options.rounds, options.multiscale)
             for picture in bar(pictures, "benchmark", unit="picture")
         ]
-    peak = doctor.peak_memory()
+    peak = memory.peak()
     print("\n".join(table(results, peak)))
     print(json.dumps({**surroundings(engine, options), "peak_memory_bytes": peak, "pictures": results}))
     return 0
@@ -191,16 +194,14 @@ def table(results: list[dict[str, Any]], peak: int | None) -> list[str]:
 
 def surroundings(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     """What numbers need beside them: the machine, the versions and what was asked."""
-    named = {package.module: package.distributions for package in PACKAGES}
-    versions = {name: next((v for v in map(doctor.version, names) if v), None) for name, names in named.items()}
     return {
         "benchmark": "segfast.benchmark",
         "engine": repr(engine),
         "runtime": engine.runtime,
-        "cpu": doctor.cpu_model(),
-        "cores": doctor.cores(),
+        "cpu": cpu_model(),
+        "cores": cpus(),
         "system": platform.platform(),
-        "versions": {"segfast": __version__, "python": platform.python_version(), **versions},
+        "versions": {"segfast": __version__, "python": platform.python_version(), **versions()},
         "rounds": options.rounds,
         "multiscale": options.multiscale,
         "threads": options.threads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -92,13 +93,13 @@ class Engine:
     ):
         threads = int(threads) if isinstance(threads, np.integer) else threads
         with border("opening the model", BadModel):
-            opened = select.open_model(path, runtime, device, threads, precision, attention, trusted)
+            options = select.Options(runtime, device, threads, precision, attention, trusted)
+            opened = select.open_model(path, options)
         self.config, self.protocol, self.output = opened.config, opened.protocol, opened.output
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
         on_host = self._runtime.device == "cpu"
         self._network = limits.Network(self.config.patch, self.config.num_classes, on_host)
-        options = {"runtime": runtime, "device": device, "threads": threads}
-        self._source = Source(path, {**options, "precision": precision, "attention": attention, "trusted": trusted})
+        self._source = Source(path, asdict(options))
         self._process = os.getpid()
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import torch
 
-from segfast.runtimes import graphs, lanes, staging
+from segfast.runtimes import device_lane, graphs, lanes, staging
 
 UNSUPPORTED = "CUDA error: operation not permitted when stream is capturing"
 INVALIDATED = "CUDA error: operation failed due to a previous error during capture"
@@ -23,7 +23,7 @@ INVALIDATED = "CUDA error: operation failed due to a previous error during captu
 def install(monkeypatch, *modules):
     """Make lanes, and other modules, believe in a GPU."""
     fake = FakeTorch()
-    for module in (lanes, graphs, staging, *modules):
+    for module in (lanes, device_lane, graphs, staging, *modules):
         monkeypatch.setattr(module, "torch", fake)
     return fake
 

@@ -13,8 +13,10 @@ from helpers import tiny_config, tiny_model
 import segfast
 from segfast.errors import BadOption, NotSupported
 from segfast.kernels import merge_layout
+from segfast.machine.exhaustion import out_of_memory
 from segfast.runtimes import pytorch
-from segfast.runtimes.lanes import Lanes, batches, largest_batch, out_of_memory
+from segfast.runtimes.batches import batches, largest_batch
+from segfast.runtimes.lanes import Lanes
 from segfast.runtimes.pytorch import private
 
 
@@ -413,7 +415,7 @@ def test_fp16_that_overflows_is_refused_or_replaced_loudly(monkeypatch):
     model = overflowing()
     with pytest.raises(BadOption, match="overflows in fp16; use precision='bf16'"):
         segfast.Engine(model, device="cpu", precision="fp16")
-    monkeypatch.setattr(pytorch, "default_precision", lambda device: "fp16")
+    monkeypatch.setattr(pytorch.choice, "checkpoint_precision", lambda device: "fp16")
     engine = segfast.Engine(model, device="cpu")
     assert "PyTorch on cpu in bf16; bf16, because activations overflow in fp16" in repr(engine)
     assert np.isfinite(engine.run(np.zeros((1, 64, 64, 3), np.uint8))).all()

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 import segfast
-from segfast import doctor
 from segfast.errors import MissingRuntime
 from segfast.machine import devices, nvidia, nvml
+from segfast.machine.facts import Inquiry
 from segfast.machine.nvml import Gpu, visible
 
 A, B, C = Gpu("GPU-aa11"), Gpu("GPU-aa22"), Gpu("GPU-bb33")
@@ -165,7 +165,7 @@ def test_without_libraries_there_is_no_gpu(libraries):
     libraries()
     assert devices.nvidia_gpus() == 0
     assert nvidia.driver_version() is None
-    assert doctor._gpus() == 0
+    assert Inquiry().gpus() == 0
     with pytest.raises(MissingRuntime, match="no NVIDIA driver"):
         nvidia.capability("cuda:0")
 

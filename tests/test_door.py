@@ -8,7 +8,8 @@ import pytest
 from helpers import REPOSITORY
 
 import segfast
-from segfast import checkout, kernels
+from segfast import kernels
+from segfast.dependencies import checkout
 
 # `test_packaging` runs it in an installation, too.
 LOOK = """
@@ -33,7 +34,7 @@ for _ in range(2):
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
     import segfast.kernels, segfast.examples, segfast.train
-assert sum(hook.__module__ == "segfast.checkout" for hook in sys.path_hooks) == 1
+assert sum(hook.__module__ == "segfast.dependencies.checkout" for hook in sys.path_hooks) == 1
 """
 SPAWN = """
 import importlib.resources, multiprocessing, pickle, runpy

@@ -195,6 +195,7 @@ def test_a_trained_model_keeps_its_labels(tmp_path, precision, agreement):
         {"runtime": "tensorflow"},
         {"threads": 0},
         {"threads": 1.5},
+        {"threads": True},
         {"runtime": "pytorch"},
         {"runtime": "openvino", "device": "cuda"},
     ],

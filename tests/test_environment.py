@@ -13,7 +13,7 @@ from helpers import REPOSITORY, tiny_model
 
 import segfast
 from segfast.checkpoints import download
-from segfast.dependencies import imports
+from segfast.dependencies import imports, tensorrt
 from segfast.errors import CannotWrite, MissingRuntime
 from segfast.kernels import cpu, loops, merge_cpu, quota
 
@@ -86,6 +86,27 @@ def test_broken_pytorch_is_named(tiny_checkpoint, monkeypatch, tmp_path):
             MissingRuntime, match=r"PyTorch is broken \(libcudart.so.13: .* file\); pip install --force-reinstall torch"
         ):
             use()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise OSError('wrong ELF class')", "wrong ELF class"),
+        ("import absent_library", "No module named 'absent_library'"),
+        ("", "module 'tensorrt_rtx' has no attribute '__version__'"),
+    ],
+)
+def test_a_broken_compiler_is_named(monkeypatch, tmp_path, body, reason):
+    (tmp_path / "tensorrt_rtx.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingRuntime, match=r"TensorRT-RTX is not installed; pip install tensorrt-rtx-cu13$"):
+        tensorrt.load("rtx")
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx")
+    with pytest.raises(MissingRuntime) as caught:
+        tensorrt.load("rtx")
+    remedy = "pip install --force-reinstall tensorrt-rtx-cu13"
+    assert str(caught.value) == f"TensorRT-RTX cannot be imported ({reason}); {remedy}"
 
 
 @pytest.fixture
@@ -189,7 +210,7 @@ try: segfast.load_model("seg-b-mask-16@ade20k")
 except segfast.CannotWrite as error: print(error)
 from segfast import models, doctor
 print(len(models.family()))
-print(doctor.examine()["packages"]["openvino"]["error"])
+print(doctor.examine().packages["openvino"].error)
 """
 
 

@@ -20,8 +20,9 @@ import segfast
 from segfast.errors import BadOption, NotSupported
 from segfast.kernels import attend, attention_table, attention_warm_up, merge
 from segfast.runtimes import graphs, patch_logits
+from segfast.runtimes.batches import all_batches, batches
 from segfast.runtimes.graphs import TRIES, no_collection
-from segfast.runtimes.lanes import Lanes, all_batches, batches
+from segfast.runtimes.lanes import Lanes
 
 BROKEN = "1 capture of a CUDA graph broken by other work in this process (CUDA error: operation failed due to a previous error"
 

@@ -294,9 +294,13 @@ def test_available_memory_is_that_of_the_tightest_group(tmp_path, version):
     assert available() == 70
     group("outer/inner", 500, 600, 20)
     assert available() == 0
+    assert memory.total(tmp_path, tmp_path / "own") == 500
+    (tmp_path / "own").write_text("")
+    assert memory.total(tmp_path, tmp_path / "own") == memory._installed()
 
 
 def test_memory_of_this_machine():
     told = memory.available()
     assert told is None or 0 < told < 1 << 50
     assert memory._installed() is None or memory._installed() > MEGA
+    assert memory.total() is None or MEGA < memory.total() <= memory._installed()

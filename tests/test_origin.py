@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import REPOSITORY
 
-from segfast import doctor
-from segfast.dependencies import installation
+from segfast.dependencies import inspection, installation
 
 # Of an installation in some `site-packages`: its record (PEP 610), and what it gives with the extra `gpu` and as a newer version.
 REMEDIES = {
@@ -106,7 +105,7 @@ def test_doctor_names_another_distribution_of_our_import_name(here, monkeypatch)
     )
     assert installation.foreign() is None
     distribution(here, "segfast", summary="Seismology")
-    (warning,) = (text for text in doctor._conflicts() if "onnxruntime" not in text)
+    (warning,) = (text for text in inspection.conflicts() if "onnxruntime" not in text)
     assert warning.startswith("segfast 1.2 (Seismology) is another distribution with the import name of segfast-engine")
     assert warning.endswith("pip uninstall -y segfast, then install the segfast wheel you installed again")
 

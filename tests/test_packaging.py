@@ -13,8 +13,7 @@ from helpers import REPOSITORY
 from test_door import LOOK, names
 
 import segfast
-from segfast import checkout
-from segfast.dependencies import installation
+from segfast.dependencies import checkout, installation
 
 CHECK = """
 import importlib.resources, sys

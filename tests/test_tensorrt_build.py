@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 
 import onnx
 import pytest
@@ -18,7 +19,6 @@ import segfast
 from segfast import files
 from segfast.artifacts.plan import Options
 from segfast.artifacts.sidecar import read_plan
-from segfast.dependencies import tensorrt as trt
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, ExportFailed, MissingRuntime
 from segfast.export import build_engine, builder, engine_file, onnx_file
 from segfast.export.graph import Deployed, at_size
@@ -193,7 +193,7 @@ def test_no_target_without_a_gpu(tiny, tmp_path):
     refused(tmp_path, BadOption, "--target sm89,sm120", lambda: build(tiny, tmp_path, targets=None))
 
 
-@pytest.mark.skipif(trt.installed("tensorrt"), reason="TensorRT is installed")
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_tensorrt_that_is_not_there(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
     refused(

@@ -3,6 +3,7 @@
 import gc
 import threading
 from dataclasses import replace
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,7 +85,7 @@ def here():
     from segfast.export.targets import CARDS
 
     fits = {"tensorrt": True, "rtx": nvidia.capability("cuda:0") in CARDS}
-    return [kind for kind in trt.COMPILERS if trt.installed(kind) and fits[kind]]
+    return [kind for kind in trt.COMPILERS if find_spec(trt.COMPILERS[kind].module) and fits[kind]]
 
 
 GPU = [

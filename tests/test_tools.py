@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ import segfast
 from segfast import benchmark, doctor, image, models
 from segfast.checkpoints import download
 from segfast.config import family_config
+from segfast.dependencies import choice, inspection
+from segfast.dependencies.inspection import Answer, Found
+from segfast.dependencies.packages import PACKAGES
 from segfast.errors import BadImage, NotSupported, UnknownModel
 from segfast.inference import batching, requests
 from segfast.kernels import reference
@@ -137,21 +141,72 @@ def test_doctor_of_a_whole_installation(hide, monkeypatch, capsys, tmp_path):
     assert f"segfast {segfast.__version__}, Python " in text
 
 
+PACKAGE = ("present", "version", "detail", "error", "get")
+RUNS = ("runs", "text")
+# Scripts read the doctor's last line: its names stay.
+KEYS = {
+    "segfast": None, "python": None, "executable": None, "system": None,
+    "cpu": {"model": None, "instructions": {"avx2": None}, "cores": None, "memory_bytes": None},
+    "nvidia_gpus": None, "nvidia_driver": None, "capabilities": None,
+    "packages": {
+        name: dict.fromkeys(PACKAGE)
+        for name in (
+            "numpy", "PIL", "openvino", "onnxruntime", "numba", "torch", "triton", "tensorrt", "tensorrt_rtx", "onnx",
+            "onnxscript", "timm", "safetensors")},
+    "engine": {name: dict.fromkeys(RUNS) for name in ("onnx", "checkpoints", "engines")},
+    "cache": {"path": None, "bytes": None, "writable": None},
+    "warnings": None,
+}  # fmt: skip
+
+
+def test_doctors_json_has_the_same_keys_in_the_same_order(hide, monkeypatch, capsys):
+    def keys(value):
+        return {name: keys(part) for name, part in value.items()} if isinstance(value, dict) else None
+
+    monkeypatch.setattr(inspection, "probe", lambda name, device="cpu": Answer(None, None))
+    monkeypatch.setattr("segfast.machine.cpu.instructions", lambda: {"avx2": True})
+    _, _, found = examined(monkeypatch, capsys)
+    assert json.dumps(keys(found)) == json.dumps(KEYS)
+    assert isinstance(found["capabilities"], list)
+    assert isinstance(found["warnings"], list)
+
+
 def test_doctor_predicts_the_engine(hide, monkeypatch, tiny_onnx):
     engine = segfast.Engine(tiny_onnx, device="cpu")
     assert engine.runtime == "OpenVINO on cpu in fp32"
-    assert doctor.examine()["engine"]["onnx"]["text"].endswith("fp32 files in fp32")
+    assert doctor.examine().engine["onnx"].text.endswith("fp32 files in fp32")
     hide("openvino")
     assert segfast.Engine(tiny_onnx, device="cpu").runtime.startswith("ONNX Runtime on cpu")
-    assert doctor.examine()["engine"]["onnx"]["text"].startswith("ONNX Runtime on cpu")
+    assert doctor.examine().engine["onnx"].text.startswith("ONNX Runtime on cpu")
+
+
+@pytest.mark.parametrize("openvino", ["works", "missing", "broken"])
+def test_doctor_and_engine_decide_alike(monkeypatch, tiny_onnx, openvino):
+    """Whatever `for_onnx` says, both do."""
+    decided, true = [], choice.for_onnx
+
+    def recorded(runtime, device, troubles):
+        decided.append(true(runtime, device, troubles).runtime)
+        return true(runtime, device, troubles)
+
+    monkeypatch.setattr(choice, "for_onnx", recorded)
+    engine = segfast.Engine(tiny_onnx, device="cpu")
+    assert (engine.runtime.partition(" on ")[0], decided) == ("OpenVINO", ["openvino"])
+    package = Found(True, "1", "CPUExecutionProvider", None, "pip install it")
+    state = {"works": package, "missing": replace(package, present=False), "broken": replace(package, error="no ELF")}
+    packages = dict.fromkeys(("numpy", "PIL", "onnxruntime", "numba"), package) | {"openvino": state[openvino]}
+    outlook = doctor.of_onnx(packages, "cpu")
+    assert decided[1:] == ["openvino" if openvino == "works" else "onnxruntime"]
+    assert outlook.text.startswith("OpenVINO" if openvino == "works" else "ONNX Runtime")
+    assert ("as openvino is broken" in outlook.text) == (openvino == "broken")
 
 
 def test_doctor_names_the_command_for_what_is_missing(hide, monkeypatch, capsys):
-    names = [package.module for package in doctor.PACKAGES]
+    names = [package.module for package in PACKAGES]
     hide(*names)
     code, text, found = examined(monkeypatch, capsys)
     assert code == 1
-    for package in doctor.PACKAGES:
+    for package in PACKAGES:
         assert f"missing: {package.purpose}; pip install {package.pip}" in text
     assert not found["engine"]["checkpoints"]["runs"]
     hide("openvino", "onnxruntime", "torch")
@@ -219,9 +274,9 @@ def test_doctor_survives_everything_at_once(monkeypatch, capsys):
     for name in ("importlib.util.find_spec", "importlib.metadata.version", "segfast.machine.devices.nvidia_gpus"):
         monkeypatch.setattr(name, broken)
     for name in (
-        "segfast.checkpoints.download.cache_directory",
+        "segfast.machine.cache.cache_directory",
         "platform.platform",
-        "segfast.doctor.cores",
+        "segfast.kernels.quota.cpus",
         "pathlib.Path.read_text",
     ):
         monkeypatch.setattr(name, broken)
@@ -241,7 +296,7 @@ def test_doctor_survives_everything_at_once(monkeypatch, capsys):
 
 def test_doctor_warns_of_two_onnx_runtimes(hide, monkeypatch, capsys):
     monkeypatch.setattr("segfast.dependencies.installation.foreign", lambda: None)
-    monkeypatch.setattr(doctor, "_probe", lambda name, device="cpu": {"detail": "CPUExecutionProvider", "error": None})
+    monkeypatch.setattr(inspection, "probe", lambda name, device="cpu": Answer("CPUExecutionProvider", None))
     for only in ("onnxruntime", "onnxruntime-gpu"):
         monkeypatch.setattr(importlib.metadata, "version", lambda name, only=only: "1.0" if name == only else None)
         assert "warning" not in examined(monkeypatch, capsys)[1]
@@ -263,9 +318,9 @@ def test_doctor_with_a_gpu(monkeypatch, capsys, providers, error, words):
 
     def probe(name, device="cpu"):
         asked.append((name, device))
-        return {"detail": providers, "error": error if name == "onnxruntime" else None}
+        return Answer(providers, error if name == "onnxruntime" else None)
 
-    monkeypatch.setattr(doctor, "_probe", probe)
+    monkeypatch.setattr(inspection, "probe", probe)
     code, text, _ = examined(monkeypatch, capsys)
     assert ("onnxruntime", "cuda") in asked
     assert words in text
@@ -385,12 +440,12 @@ def test_errors_end_in_one_line():
 
 
 def test_doctor_tells_what_checkpoints_run_in_on_a_gpu():
-    there = {"present": True, "version": "1.2", "detail": "CUDA 13.0", "get": "pip install it"}
+    there = Found(True, "1.2", "CUDA 13.0", None, "pip install it")
     packages = {"torch": there, "triton": there}
-    found = doctor._checkpoint_default(packages, "cuda")
-    assert found == {"runs": True, "text": "PyTorch 1.2 (CUDA 13.0), Triton 1.2 on cuda in fp16"}
-    found = doctor._checkpoint_default(packages | {"triton": there | {"present": False}}, "cuda")
-    assert not found["runs"]
-    assert "triton, which compiles the GPU's kernels, is missing; pip install it" in found["text"]
-    found = doctor._checkpoint_default(packages | {"torch": there | {"detail": "no CUDA"}}, "cuda")
-    assert "this PyTorch has no CUDA" in found["text"]
+    found = doctor.of_checkpoints(packages, "cuda")
+    assert asdict(found) == {"runs": True, "text": "PyTorch 1.2 (CUDA 13.0), Triton 1.2 on cuda in fp16"}
+    found = doctor.of_checkpoints(packages | {"triton": replace(there, present=False)}, "cuda")
+    assert not found.runs
+    assert "triton, which compiles the GPU's kernels, is missing; pip install it" in found.text
+    found = doctor.of_checkpoints(packages | {"torch": replace(there, detail="no CUDA")}, "cuda")
+    assert "this PyTorch has no CUDA" in found.text

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segfast import files
 from segfast.datasets.base import IGNORE
-from segfast.doctor import peak_memory
+from segfast.machine import memory
 from segfast.progress import bar
 from segfast.train.world import World
 
@@ -105,7 +105,7 @@ class Recorder:
         """The most memory held so far: of the GPU, or of the process."""
         if self.world.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.world.device)
-        return peak_memory()
+        return memory.peak()
 
     def _write(self, kind: str, iteration: int, values: dict[str, Any]) -> None:
         if not self.world.first:

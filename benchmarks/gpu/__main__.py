@@ -30,8 +30,10 @@ from benchmarks.gpu import watching
 from benchmarks.gpu.processes import GRACE
 from benchmarks.gpu.results import Results, line
 from benchmarks.gpu.sections import SECTIONS, deadline
-from segfast import cli, doctor
+from segfast import cli
 from segfast.errors import MissingRuntime
+from segfast.kernels.quota import cpus
+from segfast.machine.cpu import cpu_model
 
 # An hour on a GPU; on a CPU, what its rows take.
 SECONDS, REHEARSAL_SECONDS = 3600, 600
@@ -81,9 +83,9 @@ def _need_gpu(rehearse: bool) -> None:
 def _surroundings() -> dict[str, Any]:
     """The machine but for its GPU, the versions, the commit and the date."""
     return {
-        "device": doctor.cpu_model(),
-        "cpu": doctor.cpu_model(),
-        "cores": doctor.cores(),
+        "device": cpu_model(),
+        "cpu": cpu_model(),
+        "cores": cpus(),
         "system": platform.platform(),
         **recording.software(),
     }

@@ -20,7 +20,7 @@ from benchmarks.gpu.budget import Row, missed, target
 from benchmarks.gpu.clock import Clock, Prepared
 from segfast import kernels
 from segfast.kernels import reference
-from segfast.runtimes.lanes import out_of_memory
+from segfast.machine.exhaustion import out_of_memory
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Function = Callable[[], tuple[Tensor, ...]]

@@ -19,7 +19,7 @@ from benchmarks.gpu.budget import Row
 from benchmarks.gpu.clock import Clock
 from segfast.config import family_config
 from segfast.model import Segmenter
-from segfast.runtimes.lanes import largest_batch
+from segfast.runtimes.batches import largest_batch
 from segfast.variants import variant
 
 SIZE = 512

@@ -14,8 +14,8 @@ from benchmarks import recording
 from benchmarks.gpu.budget import Row
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.sanitizer import tool
-from segfast import doctor
 from segfast.dependencies.packages import PACKAGES
+from segfast.machine.cpu import cpu_model
 
 HEAD = 64
 # Tokens, images and heads whose attention PyTorch is asked about: 512² in patches of 16 and of 8.
@@ -65,7 +65,7 @@ def peaks(clock: Clock) -> dict[str, Any]:
 
 def _device(clock: Clock) -> dict[str, Any]:
     if clock.rehearsal:
-        return {"gpu": {}, "cpu": doctor.cpu_model()}
+        return {"gpu": {}, "cpu": cpu_model()}
     return {"gpu": recording.gpu()}
 
 

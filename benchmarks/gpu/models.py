@@ -24,9 +24,10 @@ from benchmarks.paper import IMAGES_PER_SECOND
 from segfast.config import family_config
 from segfast.engine import Engine
 from segfast.kernels import reference, upsample_argmax
+from segfast.machine.exhaustion import out_of_memory
 from segfast.model import Segmenter
 from segfast.models import flops
-from segfast.runtimes.lanes import LANES, out_of_memory
+from segfast.runtimes.lanes import LANES
 from segfast.runtimes.pytorch import private
 from segfast.variants import variant
 

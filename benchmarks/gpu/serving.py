@@ -39,8 +39,7 @@ def _measure(clock: Clock, name: str, threads: int, seconds: float) -> dict[str,
     size = windows.shape[1]
     larger = [np.random.default_rng(i).integers(0, 256, (size + 17 * i, size + 40, 3), np.uint8) for i in range(1, 4)]
     images = [*windows, *larger]
-    if hasattr(engine, "warm_up"):  # a capture would make others' waits raise
-        engine.warm_up()
+    engine.warm_up()  # a capture would make others' waits raise
     expected = [engine.segment(image).labels for image in images]
     held = _held(clock)
     found = storm(engine, images, expected, partial(_disturb, clock, model), threads, seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from types import MappingProxyType
 
 from segfast import files
 from segfast.errors import BadModel, CannotWrite, DownloadFailed, UnknownModel
+from segfast.machine.cache import cache_directory
 from segfast.progress import bar
 from segfast.variants import near
 
@@ -52,24 +52,6 @@ PUBLISHED = MappingProxyType({
     "seg-l-mask-16@ade20k": _mmseg(
         "segmenter_vit-l_mask_8x1_512x512_160k_ade20k", "20220105_162750", "7ef345be", (52.16, 53.65)),
 })  # fmt: skip
-
-
-def cache_directory() -> Path:
-    """Where downloads are kept: $SEGFAST_CACHE, else `segfast` in the user's cache directory.
-
-    Raises:
-        CannotWrite: this user has no home directory.
-    """
-    if chosen := os.environ.get("SEGFAST_CACHE"):
-        return Path(chosen)
-    try:
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "segfast"
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "segfast"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segfast"
-    except RuntimeError:  # no HOME, and the system does not know the user
-        raise CannotWrite("there is no home directory for a cache; set SEGFAST_CACHE to a folder") from None
 
 
 def cached(name: str) -> Path | None:

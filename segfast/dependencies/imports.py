@@ -26,12 +26,13 @@ def need(extra: str, *modules: str) -> None:
         raise MissingRuntime(f"this needs {', '.join(missing)}; {installation.install(extra)}")
 
 
-def load(module: str, title: str, package: str) -> ModuleType:
+def load(module: str, title: str, package: str, fault: str = "is broken") -> ModuleType:
     """Import a library, whose import may raise whatever it likes.
 
     Args:
         title: its name for people.
         package: what to give `pip install`.
+        fault: what to say of it where its import fails.
 
     Raises:
         MissingRuntime: it is not installed, or broken.
@@ -41,14 +42,14 @@ def load(module: str, title: str, package: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name == module:
             raise MissingRuntime(f"{title} is not installed; pip install {package}") from None
-        raise MissingRuntime(broken(title, package, error)) from error
+        raise MissingRuntime(broken(title, package, error, fault)) from error
     except Exception as error:  # of broken binaries, wrong versions, missing system libraries
-        raise MissingRuntime(broken(title, package, error)) from error
+        raise MissingRuntime(broken(title, package, error, fault)) from error
 
 
-def broken(title: str, package: str, error: Exception) -> str:
+def broken(title: str, package: str, error: Exception, fault: str = "is broken") -> str:
     """The message about a library that is there and does not work."""
-    return f"{title} is broken ({brief(error)}); pip install --force-reinstall {package}"
+    return f"{title} {fault} ({brief(error)}); pip install --force-reinstall {package}"
 
 
 def brief(error: BaseException) -> str:

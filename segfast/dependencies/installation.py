@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -61,7 +61,7 @@ def _from_checkout(wanted: str, newer: bool) -> str:
     return f"update the checkout in {HOME} (git pull), then {command}" if newer else command
 
 
-def _from_repository(url: str, vcs: Mapping[str, Any], subdirectory: str, wanted: str, newer: bool) -> str:
+def _from_repository(url: str, vcs: Mapping[str, object], subdirectory: str, wanted: str, newer: bool) -> str:
     address = f"{vcs.get('vcs', 'git')}+{url}"
     if not newer and (revision := vcs.get("commit_id") or vcs.get("requested_revision")):
         address += f"@{revision}"
@@ -80,7 +80,7 @@ def _from_path(path: Path, wanted: str, newer: bool) -> str:
     return command if path.exists() else f"{command} (which is gone: bring it back first)"
 
 
-def _editable(record: Mapping[str, Any]) -> bool:
+def _editable(record: Mapping[str, object]) -> bool:
     """Whether an installation is this checkout, in place."""
     return bool(_table(record, "dir_info").get("editable")) and _local(str(record.get("url", ""))).resolve() == HOME
 
@@ -113,7 +113,7 @@ def _described(found: metadata.Distribution) -> str:
         return FOREIGN
 
 
-def _record(found: metadata.Distribution | None) -> dict[str, Any]:
+def _record(found: metadata.Distribution | None) -> dict[str, object]:
     """The installation's `direct_url.json`, empty where there is none that can be read."""
     try:
         record = json.loads((found.read_text("direct_url.json") if found else None) or "{}")
@@ -122,6 +122,6 @@ def _record(found: metadata.Distribution | None) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _table(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _table(record: Mapping[str, object], key: str) -> dict[str, object]:
     value = record.get(key)
     return value if isinstance(value, dict) else {}

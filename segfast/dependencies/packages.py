@@ -1,4 +1,4 @@
-"""Packages that segfast can use, and the command that gets each."""
+"""Packages that segfast can use, their versions, and the command that gets each."""
 
 from __future__ import annotations
 
@@ -24,6 +24,26 @@ class Package:
     distributions: tuple[str, ...]
     purpose: str
     pip: str
+
+    @property
+    def version(self) -> str | None:
+        """The installed version, without importing it."""
+        return next((found for found in map(version, self.distributions) if found), None)
+
+
+def versions() -> dict[str, str | None]:
+    """The installed version of each package, by module."""
+    return {package.module: package.version for package in PACKAGES}
+
+
+def version(distribution: str) -> str | None:
+    """The installed version of a distribution, without importing it."""
+    from importlib import metadata  # only now: an Engine does not wait for it
+
+    try:
+        return metadata.version(distribution)
+    except Exception:  # absent, or its metadata is damaged
+        return None
 
 
 PACKAGES = (

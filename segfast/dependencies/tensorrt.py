@@ -6,8 +6,6 @@ that TensorRT 10.12 or 11 lacks.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 import threading
 from collections import deque
@@ -84,28 +82,18 @@ def check_compiler(compiler: object) -> str:
     return compiler
 
 
-def installed(compiler: str) -> bool:
-    """Whether a compiler's module is there, without importing it."""
-    return importlib.util.find_spec(COMPILERS[compiler].module) is not None
-
-
 def load(compiler: str) -> Library:
     """A compiler's module.
 
     Raises:
         MissingRuntime: it is not installed, cannot start, or is too old.
     """
-    about = COMPILERS[compiler]
-    if not installed(compiler):
-        raise MissingRuntime(f"{about.title} is not installed; pip install {about.pip}")
+    about, fault = COMPILERS[compiler], "cannot be imported"
+    library = cast(Library, imports.load(about.module, about.title, about.pip, fault))
     try:
-        library = cast(Library, importlib.import_module(about.module))
         found = library.__version__
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        reason = imports.brief(error)
-        raise MissingRuntime(
-            f"{about.title} cannot be imported ({reason}); pip install --force-reinstall {about.pip}"
-        ) from error
+    except AttributeError as error:  # a folder of that name
+        raise MissingRuntime(imports.broken(about.title, about.pip, error, fault)) from error
     if release(found) < about.oldest:
         oldest = ".".join(map(str, about.oldest))
         raise MissingRuntime(f"{about.title} {found} is too old; pip install '{about.pip}>={oldest}'")
@@ -161,7 +149,7 @@ def _logger(library: Any) -> Any:
             self.errors: deque[str] = deque(maxlen=HEARD)
             self.heard = 0
 
-        def log(self, severity: Any, msg: str) -> None:
+        def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity <= library.ILogger.Severity.ERROR:
                 self.errors.append(msg.strip())
                 self.heard += 1

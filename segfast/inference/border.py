@@ -6,12 +6,11 @@ import errno
 from contextlib import ContextDecorator
 
 from segfast.errors import BadImage, BadModel, NotSupported, SegfastError
+from segfast.machine import exhaustion
 
 # What NumPy, Pillow, the runtimes and our own kernels raise for what they cannot do. Others are plain faults of the
 # program, and stay what they are.
 INNER = (ValueError, TypeError, OverflowError, RuntimeError)
-# How libraries without a MemoryError of their own say it.
-SCARCE = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "bad allocation", "ALLOC_FAILED")
 
 _REMEDIES = {
     BadImage: "pass a path, a PIL image or a uint8 array [H, W, 3]",
@@ -49,7 +48,7 @@ def _is_scarce(error: Exception) -> bool:
     """Whether memory ran out, of the host or of a device."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or any(words in str(error) for words in SCARCE)
+    return isinstance(error, MemoryError) or any(words in str(error) for words in exhaustion.ANYWHERE)
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segfast.runtimes.gpu_memory import out_of_memory
+from segfast.machine.exhaustion import out_of_memory
 
 # Windows [n, H, W, 3] on the device, uint8 or float32 in 0 … 255 → their logits, on the current stream and without
 # waiting for it. What it does must depend on the shape alone, for a graph repeats it.
@@ -35,8 +35,8 @@ launching = threading.Lock()
 class Graph(NamedTuple):
     """A captured call: what it reads and what it writes never move."""
 
-    given: Tensor
-    returned: Tensor
+    windows: Tensor
+    answer: Tensor
     graph: torch.cuda.CUDAGraph
     network: Network  # whose memory the graph reads and writes
 
@@ -70,12 +70,12 @@ class Graphs:
         """
         key = len(like), like.dtype
         if key not in self._graphs and self._broken[key] < TRIES:
-            network, given = self._network(), torch.zeros_like(like, device=self._stream.device)
+            network, windows = self._network(), torch.zeros_like(like, device=self._stream.device)
             with launching:
-                network(given)  # kernels are compiled and loaded, plans are made
+                network(windows)  # kernels are compiled and loaded, plans are made
                 self._stream.synchronize()
                 try:
-                    self._graphs[key] = self._capture(network, given)
+                    self._graphs[key] = self._capture(network, windows)
                 except RuntimeError as error:
                     if out_of_memory(error):
                         raise
@@ -92,7 +92,7 @@ class Graphs:
         self._graphs.clear()
         self._memory = torch.cuda.graph_pool_handle()
 
-    def _capture(self, network: Network, given: Tensor) -> Graph:
+    def _capture(self, network: Network, windows: Tensor) -> Graph:
         """The calls of `torch.cuda.graph`, which would wait for the whole device first, and so break others' captures."""
         torch.cuda.empty_cache()  # a graph's memory is apart from what is kept
         graph = torch.cuda.CUDAGraph()
@@ -101,13 +101,13 @@ class Graphs:
                 # Other threads go on meanwhile.
                 graph.capture_begin(self._memory, capture_error_mode="thread_local")
                 try:
-                    returned = network(given)
+                    answer = network(windows)
                 finally:
                     graph.capture_end()
         except RuntimeError:
             self._abandon(graph)
             raise
-        return Graph(given, returned, graph, network)
+        return Graph(windows, answer, graph, network)
 
     def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
         """Let PyTorch's allocator forget a broken capture.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class ONNXRuntime(HostRuntime):
             threads = quota.cpus()
         if threads is not None:
             options.intra_op_num_threads = threads
-        providers: list[Any] = ["CPUExecutionProvider"]
+        providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
         if device != "cpu":
             providers = [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})]
             _require_cuda(onnxruntime)
@@ -55,9 +56,6 @@ class ONNXRuntime(HostRuntime):
         result: NDArray[Any] = self._session.run(None, {self._input: to_bytes(windows)})[0]
         return result
 
-    def compile_pairs(self) -> None:
-        """See `Runtime`; nothing to do."""
-
 
 # Read when it is first imported.
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -67,7 +65,7 @@ def _cuda_remedy() -> str:
     return f"to bring what it needs, {installation.install('gpu')}; device='cpu' runs on the CPU"
 
 
-def _library(package: str) -> Any:
+def _library(package: str) -> ModuleType:
     """ONNX Runtime, without its telemetry: the thread of it would hang forked children as they end.
 
     Raises:
@@ -82,7 +80,7 @@ def _library(package: str) -> Any:
             del os.environ[_TELEMETRY]
 
 
-def _require_cuda(onnxruntime: Any) -> None:
+def _require_cuda(onnxruntime: ModuleType) -> None:
     """Load CUDA's libraries from where pip put them, and see that this build can use them.
 
     Raises:

@@ -8,18 +8,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segfast.artifacts.onnx import Artifact
-from segfast.dependencies import imports
+from segfast.dependencies import choice, imports
 from segfast.errors import BadModel, MissingRuntime
 from segfast.kernels import quota, upsample_argmax
 from segfast.processes import forks
 from segfast.runtimes import HostRuntime, openvino_split, to_bytes
 from segfast.runtimes.openvino_cache import Kept
+
+if TYPE_CHECKING:
+    import openvino
 
 # OpenVINO makes the process's locale C while it reads or writes a model, and then brings back what it found: two at
 # once would leave C behind, and with it ASCII as the encoding of files.
@@ -41,13 +44,13 @@ class OpenVINORuntime(HostRuntime):
 
     def __init__(self, artifact: Artifact, threads: int | None):
         tolerate_no_home()
-        openvino = imports.load("openvino", "OpenVINO", "openvino")
+        library = imports.load("openvino", "OpenVINO", "openvino")
         try:
-            self._core = openvino.Core()
+            self._core: openvino.Core = library.Core()
             capable = load_plugin(self._core)
         except Exception as error:  # of an installation in pieces, anything
             raise MissingRuntime(imports.broken("OpenVINO", "openvino", error)) from error
-        self._version = str(getattr(openvino, "__version__", ""))
+        self._version = str(getattr(library, "__version__", ""))
         self._artifact, self._threads = artifact, threads or quota.cpus()
         self.notes: list[str] = []
         self._choose(capable, threads)
@@ -59,15 +62,13 @@ class OpenVINORuntime(HostRuntime):
         self._local = threading.local()
         forks.leave_behind(self)
 
-    def _choose(self, capable: Any, threads: int | None) -> None:
+    def _choose(self, capable: list[str], threads: int | None) -> None:
         """The arithmetic and the threads."""
-        self.precision = "fp32"
-        if self._artifact.precision == "fp16":
-            self.precision = next((half.lower() for half in ("BF16", "FP16") if half in capable), "fp32")
-            if self.precision == "fp32":
-                self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in fp32")
+        self.precision = choice.openvino_precision(self._artifact.precision, capable)
+        if self._artifact.precision == "fp16" and self.precision == "fp32":
+            self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in fp32")
         hint = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}[self.precision]
-        self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        self._options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
         elif (few := quota.cut()) is not None:
@@ -82,8 +83,8 @@ class OpenVINORuntime(HostRuntime):
         with self._errors():
             with forks.running(), _one_at_a_time:
                 self._model = self._core.read_model(self._artifact.path)
-            given, returned = self._model.input(0).partial_shape, self._model.output(0).partial_shape
-            self._artifact.check_shapes(_plain(given), _plain(returned))
+            windows, answer = self._model.input(0).partial_shape, self._model.output(0).partial_shape
+            self._artifact.check_shapes(_plain(windows), _plain(answer))
         model = self._shaped(1)
         checked.result()
         self._networks = {1: self._compile(model, kept)}
@@ -93,7 +94,7 @@ class OpenVINORuntime(HostRuntime):
         count = len(windows)
         if count not in self._networks:
             return np.concatenate([self.run(windows[i : i + 1]) for i in range(count)])
-        requests: dict[int, Any] = self._local.__dict__.setdefault("requests", {})
+        requests: dict[int, openvino.InferRequest] = self._local.__dict__.setdefault("requests", {})
         if count not in requests:
             requests[count] = self._networks[count].create_infer_request()
         result: NDArray[Any] = requests[count].infer({0: to_bytes(windows)})[0]
@@ -107,7 +108,7 @@ class OpenVINORuntime(HostRuntime):
                 kept.check()
                 self._networks[self.batch] = self._compile(self._shaped(self.batch), kept)
 
-    def _shaped(self, batch: int) -> Any:
+    def _shaped(self, batch: int) -> openvino.Model:
         """The network for `batch` windows at a time, not compiled yet."""
         with self._errors():
             model = self._model.clone()
@@ -116,7 +117,7 @@ class OpenVINORuntime(HostRuntime):
                 openvino_split.split_rows(model)
             return model
 
-    def _compile(self, model: Any, kept: Kept) -> Any:
+    def _compile(self, model: openvino.Model, kept: Kept) -> openvino.CompiledModel:
         with forks.running(), _one_at_a_time, kept.lent() as folder:
             network = None
             if folder is not None:
@@ -152,7 +153,7 @@ def _load_kernels() -> None:
         upsample_argmax(np.zeros((1, 2, 2, 2), np.float32), (2, 2))
 
 
-def load_plugin(core: Any) -> Any:
+def load_plugin(core: openvino.Core) -> list[str]:
     """What the CPU can do, asked by a thread that ends.
 
     The plugin, which a Core loads when it is first asked, gives the thread that asks a signal stack, and
@@ -163,6 +164,6 @@ def load_plugin(core: Any) -> Any:
         return thread.submit(core.get_property, "CPU", "OPTIMIZATION_CAPABILITIES").result()
 
 
-def _plain(shape: Any) -> list[int | str]:
+def _plain(shape: openvino.PartialShape) -> list[int | str]:
     """A partial shape as numbers, and `?` where it is not fixed."""
     return [side.get_length() if side.is_static else "?" for side in shape]

@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segfast import files
-from segfast.checkpoints import download
 from segfast.errors import CannotWrite
+from segfast.machine.cache import cache_directory
 
 # key.name.digest.blob: which network, as OpenVINO names it, and the digest of name and content.
 _NAME = re.compile(r"(?P<key>[0-9a-f]{16})\.(?P<name>\w+)\.(?P<digest>[0-9a-f]+-[0-9a-f]{8})\.blob")
@@ -46,7 +46,7 @@ class Kept:
         self._key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
         self._whole: dict[str, Path] = {}  # by OpenVINO's name
         try:
-            self._folder: Path | None = download.cache_directory() / "openvino"
+            self._folder: Path | None = cache_directory() / "openvino"
         except CannotWrite as error:
             self._folder = None
             self._note(error)

@@ -11,9 +11,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import openvino
 
 ROWS = 256
 # Products of less gain nothing.
@@ -24,27 +29,27 @@ THREADS = 4
 # OpenVINO's binding hangs where two threads read their process's first constant at once.
 _reading = threading.Lock()
 
-# How operations that keep tokens apart are made again, by type: (node, inputs) → node.
-_TOKENWISE: dict[str, Callable[[Any, Any, list[Any]], Any]] = {
-    "Add": lambda ops, node, given: ops.add(*given),
-    "Subtract": lambda ops, node, given: ops.subtract(*given),
-    "Multiply": lambda ops, node, given: ops.multiply(*given),
-    "Divide": lambda ops, node, given: ops.divide(*given),
-    "Erf": lambda ops, node, given: ops.erf(*given),
-    "Convert": lambda ops, node, given: ops.convert(*given, node.get_attributes()["destination_type"]),
-    "ConvertLike": lambda ops, node, given: ops.convert_like(*given),
-    "MatMul": lambda ops, node, given: ops.matmul(*given, False, True),
+# How operations that keep tokens apart are made again, by type: (opset, node, its inputs) → node.
+_TOKENWISE: dict[str, Callable[[ModuleType, openvino.Node, list[openvino.Output]], openvino.Node]] = {
+    "Add": lambda ops, node, inputs: ops.add(*inputs),
+    "Subtract": lambda ops, node, inputs: ops.subtract(*inputs),
+    "Multiply": lambda ops, node, inputs: ops.multiply(*inputs),
+    "Divide": lambda ops, node, inputs: ops.divide(*inputs),
+    "Erf": lambda ops, node, inputs: ops.erf(*inputs),
+    "Convert": lambda ops, node, inputs: ops.convert(*inputs, node.get_attributes()["destination_type"]),
+    "ConvertLike": lambda ops, node, inputs: ops.convert_like(*inputs),
+    "MatMul": lambda ops, node, inputs: ops.matmul(*inputs, False, True),
 }
 
 
-def split_rows(model: Any, rows: int = ROWS, width: int = WIDTH) -> int:
+def split_rows(model: openvino.Model, rows: int = ROWS, width: int = WIDTH) -> int:
     """Split the wide matrix products of a model of fixed shapes, and what lies between them; how many were split.
 
     Tokens [B, N, D] from a product on are kept as two parts, of a multiple of `rows` tokens and of the rest, until
     an operation mixes tokens: that takes them joined. OpenVINO neither splits nor joins by copying where B is 1.
 
     Args:
-        model: an `openvino.Model`, changed in place.
+        model: changed in place.
         rows: of a block.
         width: the least D and the least width of a result that are split.
     """
@@ -52,14 +57,14 @@ def split_rows(model: Any, rows: int = ROWS, width: int = WIDTH) -> int:
 
 
 class _Split:
-    def __init__(self, model: Any, rows: int, width: int):
+    def __init__(self, model: openvino.Model, rows: int, width: int):
         import openvino.opset13 as ops
         from openvino import passes
 
         self._ops, self._model, self._rows, self._width = ops, model, rows, width
-        self._parts: dict[tuple[str, int], list[Any]] = {}  # by value; names of nodes are unique
-        self._joined: dict[tuple[str, int], Any] = {}
-        self._turned: dict[str, Any] = {}  # weights [M, D], by the name of those [D, M]
+        self._parts: dict[tuple[str, int], list[openvino.Output]] = {}  # by value; names of nodes are unique
+        self._joined: dict[tuple[str, int], openvino.Output] = {}
+        self._turned: dict[str, openvino.Output] = {}  # weights [M, D], by the name of those [D, M]
         folding = passes.Manager()
         folding.register_pass(passes.ConstantFolding())
         folding.run_passes(model)
@@ -69,13 +74,13 @@ class _Split:
         wide = {node.get_name() for node in nodes if self._wide(node, _sources(node))}
         self._transpose([node for node in nodes if node.get_name() in wide])
         for node in nodes:
-            given = _sources(node)
+            inputs = _sources(node)
             if node.get_name() in wide:
                 if not node.get_attributes()["transpose_b"]:
-                    given[1] = self._turned[given[1].get_node().get_name()]
-                self._remake(node, given)
-            elif self._apart(node, given):
-                self._remake(node, given)
+                    inputs[1] = self._turned[inputs[1].get_node().get_name()]
+                self._remake(node, inputs)
+            elif self._apart(node, inputs):
+                self._remake(node, inputs)
             else:
                 for place in node.inputs():
                     if _key(place.get_source_output()) in self._parts:
@@ -83,7 +88,7 @@ class _Split:
         self._model.validate_nodes_and_infer_types()
         return len(wide)
 
-    def _transpose(self, products: list[Any]) -> None:
+    def _transpose(self, products: list[openvino.Node]) -> None:
         """The weights of products as OpenVINO would have them in the end: of [D, M] each part would keep a copy."""
         found = {
             node.input_value(1).get_node().get_name(): node
@@ -97,12 +102,12 @@ class _Split:
         for name, array in zip(found, turned, strict=True):
             self._turned[name] = self._ops.constant(array, shared_memory=True).output(0)
 
-    def _wide(self, node: Any, given: list[Any]) -> bool:
+    def _wide(self, node: openvino.Node, inputs: list[openvino.Output]) -> bool:
         """Whether it is a product of tokens that leave a rest, with weights [D, M] or [M, D] wide enough."""
         if node.get_type_name() != "MatMul" or node.get_attributes()["transpose_a"]:
             return False
-        tokens, weights = _shape(given[0]), _shape(given[1])
-        constant = given[1].get_node().get_type_name() == "Constant"
+        tokens, weights = _shape(inputs[0]), _shape(inputs[1])
+        constant = inputs[1].get_node().get_type_name() == "Constant"
         return (
             constant
             and len(weights) == 2
@@ -112,26 +117,26 @@ class _Split:
             and tokens[1] % self._rows != 0
         )
 
-    def _apart(self, node: Any, given: list[Any]) -> bool:
+    def _apart(self, node: openvino.Node, inputs: list[openvino.Output]) -> bool:
         """Whether it treats every token for itself, and some of what it takes is split already."""
-        split = [value for value in given if _key(value) in self._parts]
+        split = [value for value in inputs if _key(value) in self._parts]
         if not split or node.get_output_size() != 1:
             return False
         whole = _shape(split[0])
-        alike = all(_shape(value) in ([], whole) or _shape(value) in ([whole[2]], [1]) for value in given)
+        alike = all(_shape(value) in ([], whole) or _shape(value) in ([whole[2]], [1]) for value in inputs)
         if node.get_type_name() == "MVN":  # over the axes of its second input
-            axes = given[1].get_node()
+            axes = inputs[1].get_node()
             return axes.get_type_name() == "Constant" and list(axes.get_data()) in ([-1], [2])
         return node.get_type_name() in _TOKENWISE.keys() - {"MatMul"} and alike and _shape(node.output(0)) == whole
 
-    def _remake(self, node: Any, given: list[Any]) -> None:
+    def _remake(self, node: openvino.Node, inputs: list[openvino.Output]) -> None:
         """The node twice, for each part of what it takes."""
         whole = _shape(node.output(0))
         made = []
         for part in range(2):
             own = [
                 self._split(value)[part] if len(_shape(value)) == 3 and _shape(value)[:2] == whole[:2] else value
-                for value in given
+                for value in inputs
             ]
             again = (
                 self._mvn(node, own)
@@ -142,11 +147,11 @@ class _Split:
             made.append(again.output(0))
         self._parts[_key(node.output(0))] = made
 
-    def _mvn(self, node: Any, given: list[Any]) -> Any:
+    def _mvn(self, node: openvino.Node, inputs: list[openvino.Output]) -> openvino.Node:
         about = node.get_attributes()
-        return self._ops.mvn(*given, about["normalize_variance"], about["eps"], about["eps_mode"].lower())
+        return self._ops.mvn(*inputs, about["normalize_variance"], about["eps"], about["eps_mode"].lower())
 
-    def _split(self, value: Any) -> list[Any]:
+    def _split(self, value: openvino.Output) -> list[openvino.Output]:
         """The two parts of tokens [B, N, D]."""
         if _key(value) not in self._parts:
             N = _shape(value)[1]
@@ -155,14 +160,14 @@ class _Split:
             self._joined[_key(value)] = value
         return self._parts[_key(value)]
 
-    def _join(self, value: Any) -> Any:
+    def _join(self, value: openvino.Output) -> openvino.Output:
         """Both parts as one, for an operation that wants all tokens."""
         if _key(value) not in self._joined:
             self._joined[_key(value)] = self._ops.concat(self._parts[_key(value)], 1).output(0)
         return self._joined[_key(value)]
 
 
-def _transposed(weights: Any) -> Any:
+def _transposed(weights: NDArray[Any]) -> NDArray[Any]:
     """The transpose, by strips, which the CPU's caches hold."""
     result = np.empty(weights.shape[::-1], weights.dtype)
     for start in range(0, len(weights), 128):
@@ -170,15 +175,15 @@ def _transposed(weights: Any) -> Any:
     return result
 
 
-def _sources(node: Any) -> list[Any]:
+def _sources(node: openvino.Node) -> list[openvino.Output]:
     """The values that a node takes."""
     return [place.get_source_output() for place in node.inputs()]
 
 
-def _key(value: Any) -> tuple[str, int]:
+def _key(value: openvino.Output) -> tuple[str, int]:
     return value.get_node().get_name(), value.get_index()
 
 
-def _shape(value: Any) -> list[int]:
+def _shape(value: openvino.Output) -> list[int]:
     """Of a value; [−1] where a side is not fixed."""
     return list(value.get_shape()) if value.get_partial_shape().is_static else [-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +58,6 @@ class PatchLogits:
         chosen = sdpa_choice(q) if name == "sdpa" else name
         return name if chosen == name else f"{name} ({chosen})"
 
-    def _attention(self, size: tuple[int, ...]) -> AbstractContextManager[Any]:
+    def _attention(self, size: tuple[int, ...]) -> AbstractContextManager[object]:
         rare = self._free and size != self.model.config.protocol.window
         return sdpa_kernel(_PLANLESS) if rare else nullcontext()  # of the whole process: launches are held apart

@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segfast import kernels
-from segfast.dependencies import imports
+from segfast.dependencies import choice, imports
 from segfast.dependencies.packages import TRITON
 from segfast.errors import BadOption, MissingRuntime, NotSupported
 from segfast.kernels import attention_table
 from segfast.kernels.attend import cudnn_is_right
 from segfast.kernels.quota import cut
+from segfast.machine.exhaustion import REMEDY, out_of_memory
 from segfast.model import Segmenter
 from segfast.processes import forks
 from segfast.processes.torch_state import true_products
 from segfast.protocol import Size
 from segfast.runtimes import HostRuntime, Lane
-from segfast.runtimes.gpu_memory import REMEDY, out_of_memory
+from segfast.runtimes.batches import largest_batch
 from segfast.runtimes.graphs import launching
-from segfast.runtimes.lanes import GROUP, Lanes, largest_batch
+from segfast.runtimes.lanes import GROUP, Lanes
 from segfast.runtimes.patch_logits import PatchLogits
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -140,7 +141,7 @@ class PyTorchRuntime(HostRuntime):
 
     def _load(self, model: Segmenter, precision: str | None, attention: str | None) -> str:
         """Load the model in the precision asked for, or chosen, and try it; that precision."""
-        self.precision = precision or default_precision(self.device)
+        self.precision = precision or choice.checkpoint_precision(self.device)
         own = private(model, self.device, DTYPES[self.precision])
         if attention is not None:
             own.set_attention(kernels.attention_backend(attention))
@@ -173,11 +174,6 @@ class PyTorchRuntime(HostRuntime):
                 f"attention={attention!r} cannot run this model in {self.precision} on {self.device} ({reason}); "
                 "leave it out, or use another"
             ) from error
-
-
-def default_precision(device: str) -> str:
-    """What runs well everywhere on a device: not every CPU has half precision."""
-    return "fp32" if device == "cpu" else "fp16"
 
 
 def private(model: Segmenter, device: str, dtype: torch.dtype) -> Segmenter:

@@ -10,11 +10,14 @@ import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segfast import files
 from segfast.errors import CannotWrite
 from segfast.runtimes.graphs import launching
+
+if TYPE_CHECKING:
+    import tensorrt_rtx
 
 _DIGEST_BYTES = 32
 
@@ -34,7 +37,7 @@ class Kernels:
         note: told what went wrong, for people.
     """
 
-    def __init__(self, configured: Any, plan: Path, digest: str, note: Callable[[str], None]):
+    def __init__(self, configured: tensorrt_rtx.IRuntimeConfig, plan: Path, digest: str, note: Callable[[str], None]):
         self._path, self._digest, self._note = kernels_file(plan), digest, note
         self._cache = configured.create_runtime_cache()
         self._kept = b""  # what the file says

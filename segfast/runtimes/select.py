@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from segfast.artifacts.onnx import Artifact, read_artifact
 from segfast.artifacts.sidecar import read_plan
 from segfast.config import Config
-from segfast.dependencies import imports, installation
+from segfast.dependencies import choice, imports, installation
 from segfast.errors import BadModel, BadOption, MissingRuntime
 from segfast.machine.devices import check_device
 from segfast.protocol import Protocol
@@ -19,9 +19,36 @@ from segfast.runtimes import Runtime
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
-    from segfast.runtimes.tensorrt import TensorRTRuntime
 
-RUNTIMES = ("openvino", "onnxruntime", "pytorch")
+
+@dataclass(frozen=True)
+class Options:
+    """What an Engine was asked for; see there.
+
+    Raises:
+        BadOption: the runtime, device or thread count is none.
+        MissingRuntime: the device is a GPU, and this process was forked from one that used CUDA.
+    """
+
+    runtime: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    precision: str | None = None
+    attention: str | None = None
+    trusted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            check_device(self.device)
+        whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
+        if self.threads is not None and not (whole and 1 <= self.threads <= 1024):
+            raise BadOption(f"threads must be a whole number from 1 to 1024; got {self.threads!r}")
+        if self.runtime not in (None, *choice.RUNTIMES):
+            raise BadOption(f"runtime must be one of {', '.join(choice.RUNTIMES)}; got {self.runtime!r}")
+
+    def place(self) -> str:
+        """The device to run on: where none was asked for, the NVIDIA GPU if there is one that the runtime can use."""
+        return check_device("cpu" if self.device is None and self.runtime == "openvino" else self.device)
 
 
 class Opened(NamedTuple):
@@ -40,65 +67,47 @@ class Opened(NamedTuple):
     notes: list[str]
 
 
-def open_model(
-    path: Any,
-    runtime: str | None,
-    device: str | None,
-    threads: int | None,
-    precision: str | None,
-    attention: str | None,
-    trusted: bool,
-) -> Opened:
-    """The network of whatever `Engine` takes; arguments and errors as there."""
-    device = check_device("cpu" if device is None and runtime == "openvino" else device)
-    whole = isinstance(threads, int) and not isinstance(threads, bool)
-    if threads is not None and not (whole and 1 <= threads <= 1024):
-        raise BadOption(f"threads must be a whole number from 1 to 1024; got {threads!r}")
-    if runtime not in (None, *RUNTIMES):
-        raise BadOption(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
-    suffix = Path(path).suffix.lower() if isinstance(path, (str, os.PathLike)) else None
-    if suffix in (".onnx", ".engine"):
-        _refuse_choices(precision, attention)
-        opened = _open_file(Path(path), suffix, runtime, device, threads, trusted)
+def open_model(path: str | os.PathLike[str] | Segmenter, options: Options) -> Opened:
+    """The network of whatever `Engine` takes; errors as there."""
+    device = options.place()
+    suffix = Path(path).suffix.lower() if isinstance(path, (str, os.PathLike)) else ""
+    if isinstance(path, (str, os.PathLike)) and suffix in (".onnx", ".engine"):
+        _refuse_choices(options)
+        opened = (_open_onnx if suffix == ".onnx" else _open_engine)(Path(path), options, device)
     else:
-        model = _checkpoint(path, runtime)
+        model = _checkpoint(path, options.runtime)
         from segfast.runtimes.pytorch import PyTorchRuntime
 
-        network = PyTorchRuntime(model, device, threads, precision, attention)
+        network = PyTorchRuntime(model, device, options.threads, options.precision, options.attention)
         opened = Opened(network, model.config, model.config.protocol, "logits", [])
     if opened.config.random_weights:
         opened.notes.append("random weights: for timing only")
     return opened
 
 
-def _open_file(path: Path, suffix: str, runtime: str | None, device: str, threads: int | None, trusted: bool) -> Opened:
-    """An exported file, whose network has one input size."""
-    notes: list[str] = []
-    network: Runtime
-    if suffix == ".onnx":
-        artifact = read_artifact(path)
-        network = _onnx_runtime(artifact, runtime, device, threads, notes)
-    else:
-        network = plan = _engine_runtime(path, runtime, device, trusted)
-        artifact = plan.artifact
-    protocol = artifact.config.protocol
-    if protocol.small_windows:
-        H, W = artifact.size
-        notes.append(f"images smaller than {H}×{W} are enlarged to it (a checkpoint takes them as they are)")
-        protocol = replace(protocol, small_windows=False)
-    return Opened(network, artifact.config, protocol, artifact.output, notes)
+def _open_onnx(path: Path, options: Options, device: str) -> Opened:
+    artifact = read_artifact(path)
+    missing = {} if importlib.util.find_spec("openvino") is not None else {"openvino": "OpenVINO is not installed"}
+    return _opened(artifact, *_onnx_runtime(artifact, options, device, missing))
 
 
 def _onnx_runtime(
-    artifact: Artifact, runtime: str | None, device: str, threads: int | None, notes: list[str]
-) -> Runtime:
-    """The runtime of an `.onnx` file; a fall-back is noted."""
-    if runtime == "pytorch":
-        raise BadOption("an .onnx file does not run in PyTorch; give the checkpoint it was exported from")
-    if runtime == "openvino" and device != "cpu":
-        raise BadOption(f"OpenVINO does not run on {device}; use device='cpu', or runtime='onnxruntime'")
-    if runtime is None and device == "cpu":
-        return _default_of_cpus(artifact, threads, notes)
+    artifact: Artifact, options: Options, device: str, troubles: dict[str, str]
+) -> tuple[Runtime, list[str]]:
+    """The runtime of an `.onnx` file, and notes. Where its library turns out to be broken, it is chosen again."""
+    runtime, trouble = chosen = choice.for_onnx(options.runtime, device, troubles)
+    try:
+        return _start(runtime, artifact, device, options.threads), chosen.notes
+    except MissingRuntime as error:
+        if trouble:
+            raise MissingRuntime(f"{trouble} (pip install openvino), and {error}") from None
+        troubles = troubles | {runtime: str(error).partition("; pip install")[0]}
+        if choice.for_onnx(options.runtime, device, troubles).runtime == runtime:
+            raise
+    return _onnx_runtime(artifact, options, device, troubles)
+
+
+def _start(runtime: str, artifact: Artifact, device: str, threads: int | None) -> Runtime:
     if runtime == "openvino":
         from segfast.runtimes.openvino import OpenVINORuntime
 
@@ -108,61 +117,56 @@ def _onnx_runtime(
     return ONNXRuntime(artifact, device, threads)
 
 
-def _default_of_cpus(artifact: Artifact, threads: int | None, notes: list[str]) -> Runtime:
-    """OpenVINO; ONNX Runtime, noted, where OpenVINO is missing or broken."""
-    from segfast.runtimes.onnxruntime import ONNXRuntime
-
-    trouble = "OpenVINO is not installed"
-    if importlib.util.find_spec("openvino") is not None:
-        try:
-            from segfast.runtimes.openvino import OpenVINORuntime
-
-            return OpenVINORuntime(artifact, threads)
-        except MissingRuntime as error:
-            trouble = str(error).partition("; pip install")[0]
-    notes.append(f"{trouble}: ONNX Runtime instead, slower on CPUs")
-    try:
-        return ONNXRuntime(artifact, "cpu", threads)
-    except MissingRuntime as error:
-        raise MissingRuntime(f"{trouble} (pip install openvino), and {error}") from None
-
-
-def _engine_runtime(path: Path, runtime: str | None, device: str, trusted: bool) -> TensorRTRuntime:
-    """The runtime of an `.engine` file, after its sidecar was found to fit."""
-    if runtime is not None:
-        raise BadOption(f"{path} runs in the TensorRT that built it; leave runtime={runtime!r} out")
-    read_plan(path, trusted)  # said before PyTorch is missed
-    if importlib.util.find_spec("torch") is None:
-        raise MissingRuntime(f"{path} is an engine file, whose tensors are PyTorch's: {installation.install('gpu')}")
-    imports.load("torch", "PyTorch", "torch")
+def _open_engine(path: Path, options: Options, device: str) -> Opened:
+    """An `.engine` file, after its sidecar was found to fit."""
+    if options.runtime is not None:
+        raise BadOption(f"{path} runs in the TensorRT that built it; leave runtime={options.runtime!r} out")
+    read_plan(path, options.trusted)  # said before PyTorch is missed
+    _need_torch(f"{path} is an engine file, whose tensors are PyTorch's: {installation.install('gpu')}")
     from segfast.runtimes.tensorrt import open_engine
 
-    return open_engine(path, device, trusted)
+    network = open_engine(path, device, options.trusted)
+    return _opened(network.artifact, network, [])
 
 
-def _checkpoint(path: Any, runtime: str | None) -> Segmenter:
+def _opened(artifact: Artifact, network: Runtime, notes: list[str]) -> Opened:
+    """An exported file, whose network has one input size."""
+    protocol = artifact.config.protocol
+    if protocol.small_windows:
+        H, W = artifact.size
+        notes.append(f"images smaller than {H}×{W} are enlarged to it (a checkpoint takes them as they are)")
+        protocol = replace(protocol, small_windows=False)
+    return Opened(network, artifact.config, protocol, artifact.output, notes)
+
+
+def _checkpoint(path: str | os.PathLike[str] | Segmenter, runtime: str | None) -> Segmenter:
     """The Segmenter of a checkpoint, or the one given."""
     if not isinstance(path, (str, os.PathLike)):
         if hasattr(path, "patch_logits"):
-            return path  # type: ignore[no-any-return]
+            return path
         raise BadModel(f"an Engine takes a path, a published name or a Segmenter, not {type(path).__name__}")
     name = os.fspath(path)
     if runtime not in (None, "pytorch"):
         raise BadOption(f"{name} is a checkpoint, which runs in PyTorch; for {runtime} export it with segfast.export")
-    if importlib.util.find_spec("torch") is None:
-        raise MissingRuntime(
-            f"{name} is a checkpoint, which needs PyTorch: {installation.install('export')}; "
-            "an .onnx file exported from it does not"
-        )
-    imports.load("torch", "PyTorch", "torch")
+    _need_torch(
+        f"{name} is a checkpoint, which needs PyTorch: {installation.install('export')}; "
+        "an .onnx file exported from it does not"
+    )
     from segfast.checkpoints.load import load_model
 
     return load_model(name)
 
 
-def _refuse_choices(precision: str | None, attention: str | None) -> None:
+def _need_torch(missing: str) -> None:
+    """Load PyTorch, or say that it is missing, or broken."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingRuntime(missing)
+    imports.load("torch", "PyTorch", "torch")
+
+
+def _refuse_choices(options: Options) -> None:
     """Refuse what an artifact has decided already."""
-    if precision is not None:
+    if options.precision is not None:
         raise BadOption("precision is the .onnx file's own: export it with --fp16 or --fp32, or give the checkpoint")
-    if attention is not None:
+    if options.attention is not None:
         raise BadOption("attention is inside the .onnx file: give the checkpoint it was exported from, or leave it out")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# What windows may be, on the host and on the device.
+# What a window [H, W, 3] may be, on the host and on the device.
+Window = NDArray[np.uint8 | np.float32]
 DTYPES: dict[type[np.generic], torch.dtype] = {np.uint8: torch.uint8, np.float32: torch.float32}
 
 
@@ -22,7 +22,7 @@ class Staging:
         self._bytes = torch.empty(0, dtype=torch.uint8, device="cpu")
         self.filled = self._bytes
 
-    def fill(self, windows: Sequence[NDArray[Any]], batch: int) -> None:
+    def fill(self, windows: Sequence[Window], batch: int) -> None:
         """Windows [H, W, 3] side by side in the first places of [batch, H, W, 3]; the others are black."""
         if self._copied is not None:
             self._copied.synchronize()  # the last copy has been read
@@ -37,8 +37,8 @@ class Staging:
             place[...] = window
         array[len(windows) :] = 0
 
-    def copy_to(self, given: Tensor) -> None:
+    def copy_to(self, windows: Tensor) -> None:
         """Begin the copy to the device, on the current stream."""
-        given.copy_(self.filled, non_blocking=True)
+        windows.copy_(self.filled, non_blocking=True)
         if self._copied is not None:
             self._copied.record()

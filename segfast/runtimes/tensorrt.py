@@ -20,9 +20,9 @@ from segfast.dependencies import installation
 from segfast.dependencies import tensorrt as trt
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, MissingRuntime, NotSupported
 from segfast.machine import devices, nvidia
+from segfast.machine.exhaustion import REMEDY, out_of_memory
 from segfast.protocol import Protocol, Size
 from segfast.runtimes import Lane
-from segfast.runtimes.gpu_memory import REMEDY, out_of_memory
 from segfast.runtimes.lanes import GROUP, Lanes
 from segfast.runtimes.rtx_kernels import Kernels
 from segfast.runtimes.tensorrt_calls import Network, Program
@@ -56,11 +56,11 @@ class TensorRTRuntime:
         self._program, self.name = program, program.name
         if program.engine is None:
             raise self._refused(plan, path)
-        program.given, program.returned = self._names(path)
+        program.input, program.output = self._names(path)
         self.artifact = plan.artifact if plan is not None else self._foreign(path)
-        self.artifact.check_shapes(program.shape(program.given), program.shape(program.returned))
+        self.artifact.check_shapes(program.shape(program.input), program.shape(program.output))
         self.precision = self.artifact.precision
-        shapes = program.engine.get_tensor_profile_shape(program.given, 0)
+        shapes = program.engine.get_tensor_profile_shape(program.input, 0)
         program.smallest, largest = shapes[0][0], shapes[2][0]
         if program.configured is not None:
             digest = plan.digest if plan is not None else hashlib.sha256(content).hexdigest()
@@ -99,8 +99,8 @@ class TensorRTRuntime:
     def verification(self, plan: Plan) -> Verification:
         """Run the plan on its golden's photo, and judge it."""
         with self._lanes.lane() as lane:  # the plan may not be published yet
-            given = lane.run([photo(self.artifact.size)])
-        return verify(plan, self._program.layers(), lane.fetch(lambda: given))
+            logits = lane.run([photo(self.artifact.size)])
+        return verify(plan, self._program.layers(), lane.fetch(lambda: logits))
 
     def _keep_kernels(self) -> None:
         """Write what TensorRT-RTX compiled for contexts that are new."""
@@ -111,28 +111,28 @@ class TensorRTRuntime:
 
     def _names(self, path: Path) -> tuple[str, str]:
         """Names of the input and the output."""
-        given, returned = self._program.names()
-        if (len(given), len(returned)) != (1, 1) or self._program.dtype(given[0]) != torch.uint8:
+        inputs, outputs = self._program.names()
+        if (len(inputs), len(outputs)) != (1, 1) or self._program.dtype(inputs[0]) != torch.uint8:
             raise BadModel(f"{path} has other tensors than a Segmenter's: one of bytes, and its answer; {_REMEDY}")
-        return given[0], returned[0]
+        return inputs[0], outputs[0]
 
     def _foreign(self, path: Path) -> Artifact:
         """What the tensors of a plan without a sidecar tell: sizes and class count."""
         program = self._program
-        given, returned = program.shape(program.given), program.shape(program.returned)
-        labels = len(returned) == 3
+        windows, answer = program.shape(program.input), program.shape(program.output)
+        labels = len(answer) == 3
         if (
-            len(given) != 4
-            or given[3] != 3
-            or min(given[1:3]) < 1
-            or len(returned) not in (3, 4)
-            or min(returned[1:]) < 1
+            len(windows) != 4
+            or windows[3] != 3
+            or min(windows[1:3]) < 1
+            or len(answer) not in (3, 4)
+            or min(answer[1:]) < 1
         ):
-            raise BadModel(f"{path} maps {given} to {returned}, which no Segmenter does; {_REMEDY}")
-        size = given[1], given[2]
-        count = (256 if program.dtype(program.returned) == torch.uint8 else 65536) if labels else returned[1]
+            raise BadModel(f"{path} maps {windows} to {answer}, which no Segmenter does; {_REMEDY}")
+        size = windows[1], windows[2]
+        count = (256 if program.dtype(program.output) == torch.uint8 else 65536) if labels else answer[1]
         names, palette = classes.for_count(count)
-        patch = 1 if labels else -(-size[0] // returned[2])
+        patch = 1 if labels else -(-size[0] // answer[2])
         # The network is compiled: of its architecture only the patch still matters.
         config = Config(
             name="unknown",
@@ -148,7 +148,7 @@ class TensorRTRuntime:
             palette=palette,
         ).check()
         self.note("no sidecar: classes are numbered, and nothing was checked")
-        precision = "fp16" if program.dtype(program.returned) == torch.float16 else "unknown precision"
+        precision = "fp16" if program.dtype(program.output) == torch.float16 else "unknown precision"
         return Artifact(path, config, size, precision, "labels" if labels else "logits")
 
     def _refused(self, plan: Plan | None, path: Path) -> Exception:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segfast.dependencies import tensorrt as trt
 from segfast.dependencies.tensorrt import COMPILERS
+from segfast.machine import exhaustion
 from segfast.runtimes.rtx_kernels import Kernels
 
 if TYPE_CHECKING:
@@ -35,15 +36,15 @@ class Program:
 
     Attributes:
         engine: None if the library refuses the plan.
-        given, returned: names of its input and output, once they are known.
+        input, output: names of its input and output, once they are known.
         smallest: batch of its profile, likewise.
         configured: what contexts of TensorRT-RTX are made from; None for TensorRT.
         kernels: what it compiled for them.
         made: how many contexts there have been.
     """
 
-    given: str
-    returned: str
+    input: str
+    output: str
     smallest: int
 
     def __init__(self, kind: str, content: bytes, device: str, host_code: bool):
@@ -73,7 +74,7 @@ class Program:
         made = self.engine.create_execution_context(how)
         if made is None:
             raise RuntimeError(self.failure("no execution context"))
-        if not made.set_input_shape(self.given, (batch, *self.shape(self.given)[1:])):
+        if not made.set_input_shape(self.input, (batch, *self.shape(self.input)[1:])):
             raise RuntimeError(self.failure(f"a batch of {batch} is refused"))
         self.made += 1
         return made
@@ -85,22 +86,22 @@ class Program:
             RuntimeError: the library refuses it.
         """
         context.set_device_memory(scratch.data_ptr(), scratch.numel())
-        bound = context.set_tensor_address(self.given, windows.data_ptr())
-        bound = context.set_tensor_address(self.returned, answer.data_ptr()) and bound
+        bound = context.set_tensor_address(self.input, windows.data_ptr())
+        bound = context.set_tensor_address(self.output, answer.data_ptr()) and bound
         if not bound or not context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
             raise RuntimeError(self.failure("a call failed"))
 
     def answer(self, batch: int) -> Tensor:
         """An empty tensor for the answer of a batch."""
-        shape = batch, *self.shape(self.returned)[1:]
-        return torch.empty(shape, dtype=self.dtype(self.returned), device=self.device)
+        shape = batch, *self.shape(self.output)[1:]
+        return torch.empty(shape, dtype=self.dtype(self.output), device=self.device)
 
     def names(self) -> tuple[list[str], list[str]]:
         """Names of its inputs and outputs."""
         modes, engine = self.library.TensorIOMode, self.engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        given = [name for name in names if engine.get_tensor_mode(name) == modes.INPUT]
-        return given, [name for name in names if engine.get_tensor_mode(name) == modes.OUTPUT]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == modes.INPUT]
+        return inputs, [name for name in names if engine.get_tensor_mode(name) == modes.OUTPUT]
 
     def shape(self, name: str) -> list[int]:
         """Of a tensor; −1 where the profile leaves it open."""
@@ -129,8 +130,7 @@ class Program:
         """What the library said last, marked where it means that memory ran out."""
         said = " ".join(self._heard.errors[-1].split())[:300] if self._heard.errors else ""
         self._heard.clear()
-        scarce = any(word in said.lower() for word in ("outofmemory", "out of memory", "memory could not be allocated"))
-        return f"out of memory: {said}" if scarce else f"{what}: {said}" if said else what
+        return f"out of memory: {said}" if exhaustion.logged(said) else f"{what}: {said}" if said else what
 
     def _configure(self) -> tensorrt_rtx.IRuntimeConfig:
         """What contexts of TensorRT-RTX are made from.

@@ -1,4 +1,4 @@
-"""A checkout keeps `kernels`, `export`, `train` and `examples` beside this folder, an installation inside it."""
+"""A checkout keeps `kernels`, `export`, `train` and `examples` beside `segfast/`, an installation inside it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Beside:
 
 def entries() -> list[str]:
     """What `segfast.__path__` has beside its own folder: ENTRY in a checkout, nothing in an installation."""
-    checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    checkout = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     if not os.path.isfile(os.path.join(checkout, "setup.py")):
         return []
     if all(getattr(hook, "__module__", None) != __name__ for hook in sys.path_hooks):

@@ -1,0 +1,32 @@
+"""What the system says of the CPU."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+from segfast.kernels.quota import read
+
+# What the runtimes choose their arithmetic by, as Linux names it.
+X86 = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "avx512_fp16")
+ARM = ("asimdhp", "bf16", "i8mm")
+
+
+def cpu_model() -> str | None:
+    """The CPU's name, if the system tells."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine() or None
+
+
+def instructions() -> dict[str, bool] | None:
+    """Which of the instruction sets that matter the CPU has; None where the system does not tell."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
+    if not flags:
+        return None
+    wanted = ARM if platform.machine().lower() in ("aarch64", "arm64") else X86
+    return {name: name in flags for name in wanted}
+
+
+def _cpuinfo(key: str) -> str | None:
+    match = re.search(rf"^{key}\s*:\s*(.+)$", read(Path("/proc/cpuinfo")), re.MULTILINE)
+    return match[1].strip() if match else None
