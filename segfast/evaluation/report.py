@@ -32,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `segfast.evaluate.evaluate`.
+    """The result of `segfast.evaluation.evaluate.evaluate`.
 
     Attributes:
         engine: what was evaluated, in words.
