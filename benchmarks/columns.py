@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import segfast
 from segfast.errors import MissingRuntime, NotSupported
@@ -24,8 +25,15 @@ from segfast.export.graph import at_size
 from segfast.inference.normalisation import channels
 from segfast.machine.exhaustion import out_of_memory
 from segfast.model import Segmenter
+from segfast.protocol import Protocol
 
-Column = Callable[[Any], Any]
+if TYPE_CHECKING:
+    import onnxruntime
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.integer]
+Column = Callable[[Images], Labels]
+MakeFile = Callable[[str, Callable[[Path], object]], Path]
 
 
 class Unavailable(Exception):
@@ -47,11 +55,11 @@ class Case:
     size: int
     device: str
     batch: int
-    artifact: Callable[[str, Callable[[Path], object]], Path]
+    artifact: MakeFile
     fixed: Segmenter
 
     @classmethod
-    def of(cls, model: Segmenter, size: int, device: str, batch: int, artifact: Any) -> Case:
+    def of(cls, model: Segmenter, size: int, device: str, batch: int, artifact: MakeFile) -> Case:
         return cls(model, size, device, batch, artifact, at_size(model, (size, size)).to(device))
 
     @property
@@ -59,7 +67,7 @@ class Case:
         """Of its artifacts."""
         return f"{self.model.config.name}-{self.size}"
 
-    def normalised(self, images: Any) -> torch.Tensor:
+    def normalised(self, images: Images) -> torch.Tensor:
         """[B, H, W, 3] uint8 of the host → [B, 3, H, W] fp32 on the device."""
         return normalised(images, self.model.config.protocol, self.device)
 
@@ -67,19 +75,19 @@ class Case:
 _channels = lru_cache(channels)  # copied to the device once
 
 
-def normalised(images: Any, protocol: Any, device: str) -> torch.Tensor:
+def normalised(images: Images, protocol: Protocol, device: str) -> torch.Tensor:
     """[B, H, W, 3] uint8 of the host → [B, 3, H, W] fp32 on a device."""
     mean, std = _channels(protocol, device)
     return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def best_classes(logits: torch.Tensor) -> Any:
+def best_classes(logits: torch.Tensor) -> Labels:
     """[B, K, H, W] → [B, H, W] on the host, as bytes where they hold the classes."""
     labels = logits.argmax(1)
     return (labels.to(torch.uint8) if logits.shape[1] <= 256 else labels).cpu().numpy()
 
 
-def make(makers: dict[str, Callable[[], Column]], images: Any) -> dict[str, Column | str]:
+def make(makers: dict[str, Callable[[], Column]], images: Images) -> dict[str, Column | str]:
     """The columns by name, each called once; in their place the reason where one cannot be had.
 
     A peer may fail in any way, ours only for want of what is not there.
@@ -143,17 +151,19 @@ def ours(case: Case) -> dict[str, Callable[[], Column]]:
     }
 
 
-def eager(case: Case, autocast: torch.dtype | None = None, network: Callable[..., Any] | None = None) -> Column:
+def eager(
+    case: Case, autocast: torch.dtype | None = None, network: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Column:
     """The original's algorithm in plain PyTorch, its images in as many parts as the device's memory asks for."""
     network = case.fixed if network is None else network
     largest = math.inf
 
     @torch.inference_mode()
-    def part(images: Any) -> Any:
+    def part(images: Images) -> Labels:
         with torch.autocast(case.device, autocast, enabled=autocast is not None):
             return best_classes(network(case.normalised(images)))
 
-    def call(images: Any) -> Any:
+    def call(images: Images) -> Labels:
         nonlocal largest
         while True:
             count = int(min(largest, len(images)))
@@ -196,7 +206,7 @@ def stock_onnxruntime(case: Case, precision: str) -> Column:
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[case.device]
     if provider not in onnxruntime.get_available_providers():
         raise Unavailable(f"ONNX Runtime has no {provider} here")
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if case.device == "cuda":
         options = {"use_tf32": 0}  # fp32 is fp32, as PyTorch's is
         if hasattr(onnxruntime, "preload_dlls"):
@@ -210,11 +220,11 @@ def stock_onnxruntime(case: Case, precision: str) -> Column:
     return on_device(session, case, precision)
 
 
-def on_device(session: Any, case: Case, precision: str) -> Column:
+def on_device(session: onnxruntime.InferenceSession, case: Case, precision: str) -> Column:
     """An ONNX Runtime session whose images and logits stay on the device, where PyTorch prepares and reads them."""
     dtype, element = {"fp16": (torch.float16, np.float16), "fp32": (torch.float32, np.float32)}[precision]
 
-    def call(images: Any) -> Any:
+    def call(images: Images) -> Labels:
         given = case.normalised(images).to(dtype).contiguous()
         logits = torch.empty(
             len(images), case.model.config.num_classes, case.size, case.size, dtype=dtype, device=case.device
@@ -245,10 +255,10 @@ def stock_openvino(case: Case, precision: str) -> Column:
     return _stock(lambda x: request.infer({0: x})[0], case)
 
 
-def _stock(network: Callable[[Any], Any], case: Case) -> Column:
+def _stock(network: Callable[[NDArray[np.float32]], NDArray[np.float32]], case: Case) -> Column:
     protocol = case.model.config.protocol
 
-    def call(images: Any) -> Any:
+    def call(images: Images) -> Labels:
         logits = network(normalised(images, protocol, "cpu").contiguous().numpy())
         return best_classes(torch.from_numpy(logits))  # faster than NumPy's
 

@@ -17,7 +17,7 @@ import torch
 
 import segfast
 from benchmarks import apart, columns
-from benchmarks.labels import LACK, precision
+from benchmarks.labels import REGRET, precision
 from benchmarks.measuring import measure
 from benchmarks.memory import available
 from benchmarks.paper import IMAGES_PER_SECOND
@@ -163,7 +163,7 @@ def row_of(config, batch, found, limits):
     winner = min(ours, key=lambda key: found[key]["seconds"], default=None)
     fastest, eager = best("segfast"), best("eager-fp32")
     peak = limits.get(f"{precision(winner)}_flops") if winner else None
-    stock = {of: best("stock", of) / best("segfast", of) for of in LACK if best("stock", of) and best("segfast", of)}
+    stock = {of: best("stock", of) / best("segfast", of) for of in REGRET if best("stock", of) and best("segfast", of)}
     share, ratio = peak and work / fastest / peak, eager / fastest if eager and fastest else None
     targets = [
         target(f"to the best stock deployment, {key}", STOCK.get(name, STOCK_ALWAYS), value)

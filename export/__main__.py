@@ -46,7 +46,6 @@ def main() -> int:
     size = check_size(model.config.protocol.window if options.size is None else options.size, model.config.patch)
     folder = files.make_folder(options.out)
 
-    from segfast.export.engine_file import engine_name
     from segfast.export.onnx_file import export_onnx, file_name
     from segfast.export.replacing import replaced
 
@@ -56,7 +55,9 @@ def main() -> int:
         print("random weights: for timing only, the labels mean nothing (--weights takes trained ones)")
     path = folder / file_name(config.name, size, options.precision, options.output)
     if choice.compiler is not None:
-        replaced(folder / engine_name(path, choice.compiler), config, options.force)  # said before any work
+        replaced(
+            folder / engine_command.engine_name(path, choice.compiler), config, options.force
+        )  # said before any work
     given = {name: getattr(options, name) for name in ("precision", "output", "opset", "force")}
     print(export_onnx(model, path, size=size, **given))
     if choice.compiler is not None:

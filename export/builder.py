@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from segfast import progress
 from segfast.artifacts.plan import Nodes, Options
 from segfast.dependencies import tensorrt as trt
 from segfast.dependencies.tensorrt import COMPILERS, Library
 from segfast.errors import ExportFailed
 from segfast.export import targets
+from segfast.export.bars import NestedPhases
 from segfast.protocol import Size
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _POLL = 0.2  # seconds after which a Ctrl-C is noticed, where waiting cannot be interrupted
-_REFRESH = 0.1  # seconds between two pictures of the bar
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _build(
     config.add_optimization_profile(profile)
     _configure(library, config, options)
     cache, notes = _take_timings(config, timings) if options.compiler == "tensorrt" else (None, ())
-    with _Bar(title) as bar:
+    with NestedPhases(title) as bar:
         monitor = _monitor(library, bar, stop)  # the config need not hold it, nor the cache
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
@@ -185,7 +183,7 @@ def _reason(errors: Sequence[str]) -> str:
     return " ".join(errors[0].split())[:300] if errors else "it gives no reason"
 
 
-def _monitor(library: Library, bar: _Bar, stop: threading.Event) -> tensorrt.IProgressMonitor:
+def _monitor(library: Library, bar: NestedPhases, stop: threading.Event) -> tensorrt.IProgressMonitor:
     """Shows a compiler's phases in a bar, and tells it to stop."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[name-defined,misc]
@@ -200,52 +198,3 @@ def _monitor(library: Library, bar: _Bar, stop: threading.Event) -> tensorrt.IPr
             bar.finish(phase_name)
 
     return Monitor()  # type: ignore[no-any-return]
-
-
-class _Bar:
-    """A progress bar over nested phases, told of from any thread."""
-
-    def __init__(self, title: str):
-        self._title = title
-        self._bar = progress.bar(desc=title, total=1.0, bar_format="{desc} |{bar:20}| {elapsed}")
-        self._lock = threading.Lock()
-        self._shown = 0.0
-        self._phases: dict[str | None, list[Any]] = {}  # name → [parent, steps, steps done]
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._bar.n = 1.0 if kind is None else self._bar.n
-        self._bar.set_description_str(self._title)
-        self._bar.close()
-
-    def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase of so many steps begins, as a part of its parent's current step."""
-        with self._lock:
-            self._phases[name] = [parent, max(1, steps), 0]
-            self._show(name)
-
-    def step(self, name: str, step: int) -> None:
-        """A step of a phase, counted from 0, is done."""
-        with self._lock:
-            if name in self._phases:
-                self._phases[name][2] = step + 1
-                self._show(name)
-
-    def finish(self, name: str) -> None:
-        """A phase is done."""
-        with self._lock:
-            self._phases.pop(name, None)
-
-    def _show(self, name: str) -> None:
-        share, phase = 0.0, self._phases.get(name)
-        while phase is not None:
-            parent, steps, done = phase
-            share = min(1.0, (done + share) / steps)
-            phase = self._phases.get(parent)
-        if share > self._bar.n:  # a bar that runs back says nothing
-            self._bar.n = share
-        if time.monotonic() - self._shown > _REFRESH:
-            self._shown = time.monotonic()
-            self._bar.set_description_str(f"{self._title}: {name.lower()}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from segfast.artifacts.golden import PHOTOS, photo
 from segfast.engine import Engine
+from segfast.evaluation.agreement import label_agreement
 from segfast.inference.normalisation import channels, normalise
 from segfast.model import Segmenter
 from segfast.protocol import Size
@@ -37,9 +37,7 @@ class Agreement:
     """How a runtime's answer compares with the fp32 model's.
 
     Attributes:
-        relative_error: of the logits, as a ratio of norms. Where only labels are to be had: what the
-            logit of the chosen class lacks to the best one, against the spread of the logits (both
-            as root mean squares).
+        relative_error: of the logits, as a ratio of norms; the regret of the labels where only they are to be had.
         labels: share of pixels with the same label, 0 … 1.
     """
 
@@ -76,18 +74,12 @@ def agreement(path: Path, expected: Expected, runtime: str | None) -> Agreement:
         MissingRuntime: it is not installed.
     """
     engine = Engine(path, runtime=runtime, device="cpu")
-    labels = engine.segment(expected.photo).labels
+    labels = label_agreement(engine.segment(expected.photo).labels, expected.pixels)
     if engine.output == "labels":
-        error = _regret(expected.pixels, labels)
-    else:
-        error = _norm(engine.run(expected.photo[None])[0] - expected.logits) / _norm(expected.logits)
-    return Agreement(engine.runtime, error, float((labels == expected.pixels.argmax(0)).mean()))
+        return Agreement(engine.runtime, labels.regret, labels.equal)
+    error = _norm(engine.run(expected.photo[None])[0] - expected.logits) / _norm(expected.logits)
+    return Agreement(engine.runtime, error, labels.equal)
 
 
-def _regret(pixels: NDArray[np.float32], labels: NDArray[np.unsignedinteger[Any]]) -> float:
-    chosen = np.take_along_axis(pixels, labels[None].astype(np.intp), 0)[0]
-    return _norm(pixels.max(0) - chosen) / _norm(pixels - pixels.mean(0)) * len(pixels) ** 0.5
-
-
-def _norm(values: NDArray[np.floating[Any]]) -> float:
+def _norm(values: NDArray[np.floating]) -> float:
     return float(np.linalg.norm(values.astype(np.float64)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from segfast import cli
 from segfast.artifacts.plan import HARDWARE, LEVELS, Options
 from segfast.dependencies.tensorrt import COMPILERS
 from segfast.errors import BadOption, MissingRuntime
-from segfast.export.engine_file import EngineReport, build_engine, check_engine, engine_name
+from segfast.export.engine_file import EngineReport, build_engine
+from segfast.export.targets import check_engine
 from segfast.machine import devices
 
 
@@ -88,6 +90,11 @@ def build(choice: Choice, onnx: Path, folder: Path, options: argparse.Namespace)
         version_compatible=options.version_compatible,
         force=options.force,
     )
+
+
+def engine_name(onnx: str | os.PathLike[str], compiler: str) -> str:
+    """`{model}-{size}-fp16.engine`, or `…-fp16-rtx.engine`, for an `.onnx` file's name, whose output it keeps."""
+    return f"{Path(onnx).stem}{'-rtx' if compiler == 'rtx' else ''}.engine"
 
 
 def _options(options: argparse.Namespace) -> Options:

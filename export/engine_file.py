@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segfast import files
@@ -21,16 +18,15 @@ from segfast.artifacts.onnx import Artifact, read_artifact
 from segfast.artifacts.plan import Options, Plan
 from segfast.artifacts.sidecar import publish, read_plan
 from segfast.artifacts.verification import Verification
-from segfast.dependencies import installation
 from segfast.dependencies import tensorrt as trt
 from segfast.dependencies.imports import need
 from segfast.dependencies.tensorrt import COMPILERS
-from segfast.errors import BadModel, BadOption, CannotWrite, ExportFailed, MissingRuntime, SegfastError
+from segfast.errors import BadModel, CannotWrite, ExportFailed, SegfastError
+from segfast.export.alone import alone
 from segfast.export.builder import Built, build_plan
 from segfast.export.replacing import replaced
-from segfast.export.targets import check_targets
+from segfast.export.targets import check_engine, has_cuda
 from segfast.machine import devices, nvidia
-from segfast.machine.cache import cache_directory
 
 
 @dataclass(frozen=True)
@@ -113,68 +109,12 @@ def build_engine(
     options = replace(given, targets=check_engine(compiler, targets, artifact.precision, device))
     need("export", "onnxruntime", "filelock")
     job = _Job(artifact, source.read_bytes(), target, options, device)
-    with _alone(target):
+    with alone(target):
         if (current := _current(job)) is not None:
             return EngineReport(current, target.stat().st_size, 0.0, True, None, ())
         old = replaced(target, artifact.config, force)
         report = _build(job)
     return report if old is None else replace(report, notes=(f"it replaced a file of that name: {old}", *report.notes))
-
-
-def engine_name(onnx: str | os.PathLike[str], compiler: str) -> str:
-    """`{model}-{size}-fp16.engine`, or `…-fp16-rtx.engine`, for an `.onnx` file's name, whose output it keeps."""
-    return f"{Path(onnx).stem}{'-rtx' if compiler == 'rtx' else ''}.engine"
-
-
-def check_engine(
-    compiler: str, targets: str | Sequence[str] | None, precision: str, device: str = "cuda"
-) -> tuple[str, ...]:
-    """See, before any work, that an engine can be built here.
-
-    Returns:
-        the compute capabilities that it is built for.
-
-    Raises:
-        BadOption, MissingRuntime: as `build_engine`.
-    """
-    trt.check_compiler(compiler)
-    devices.check_device(device)
-    if compiler == "tensorrt":
-        if targets is not None:
-            raise BadOption("TensorRT builds for the GPU that is there, not for targets; --engine rtx takes them")
-        if not devices.nvidia_gpus():
-            raise MissingRuntime(
-                "TensorRT needs the NVIDIA GPU it builds for; --engine rtx --target sm89 builds without one"
-            )
-        chosen: tuple[str, ...] = ()
-    else:
-        if precision != "fp16":
-            raise BadOption(f"TensorRT-RTX has no {precision} attention; export with --fp16")
-        chosen = _targets(targets, device)
-    trt.load(compiler)
-    chosen = chosen or (nvidia.capability(device),)
-    if compiler == "tensorrt" and not _has_cuda():
-        raise MissingRuntime(
-            f"TensorRT's plans are tried in a PyTorch with CUDA before they are written; {installation.install('gpu')}"
-        )
-    return chosen
-
-
-def _has_cuda() -> bool:
-    """Whether a PyTorch is here that can run a plan, whose tensors are PyTorch's."""
-    if importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _targets(targets: str | Sequence[str] | None, device: str) -> tuple[str, ...]:
-    if targets is not None:
-        return check_targets(targets)
-    if not devices.nvidia_gpus():
-        raise BadOption("name the GPUs to build for: --target sm89,sm120 (RTX 40 and RTX 50)")
-    return check_targets([nvidia.capability(device)])
 
 
 @dataclass(frozen=True)
@@ -204,7 +144,7 @@ class _Job:
     @property
     def runs_here(self) -> bool:
         there = devices.nvidia_gpus() > 0 and nvidia.capability(self.device) in self.options.targets
-        return there and _has_cuda()
+        return there and has_cuda()
 
     @property
     def timings(self) -> Path:
@@ -234,38 +174,16 @@ def _build(job: _Job) -> EngineReport:
     return EngineReport(plan, built.plan.nbytes, seconds, False, verification, notes)
 
 
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """While no other process of this user builds the same file; without a cache directory, whoever else does."""
-    from filelock import FileLock, Timeout
-
-    name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
-    lock = None
-    try:
-        lock = FileLock(files.make_folder(cache_directory() / "locks") / f"{name}.lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        assert lock is not None
-        print(f"another process builds {target}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    except (CannotWrite, OSError, NotImplementedError) as error:
-        lock = None
-        print(f"processes that build {target} at once do not wait for each other: {error}", file=sys.stderr)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
-
-
 def _current(job: _Job) -> Plan | None:
     """What is there already, if it is whole and was built from the same file in the same way."""
     try:
         plan = read_plan(job.target)
         wanted = job.digest, job.options, job.version
-        if plan is None or (plan.onnx_digest, plan.options, plan.version) != wanted:
-            return None
-        if job.runs_here and not plan.verified:
+        if (
+            plan is None
+            or (plan.onnx_digest, plan.options, plan.version) != wanted
+            or (job.runs_here and not plan.verified)
+        ):
             return None
         plan.read()
     except SegfastError:
@@ -273,7 +191,7 @@ def _current(job: _Job) -> Plan | None:
     return plan
 
 
-def _answer(artifact: Artifact) -> NDArray[Any]:
+def _answer(artifact: Artifact) -> NDArray[np.generic]:
     """What the `.onnx` file says of the photo: in ONNX Runtime on the CPU, which keeps to its types."""
     from segfast.runtimes.onnxruntime import ONNXRuntime
 

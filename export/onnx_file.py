@@ -6,26 +6,29 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from segfast import __version__, files
 from segfast import config as configs
-from segfast import files
 from segfast.config import check_size
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
 from segfast.export import check
+from segfast.export.bars import Phases
 from segfast.export.graph import Deployed, at_size
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
 from segfast.export.replacing import replaced
 from segfast.model import Segmenter
 from segfast.processes.torch_state import made, true_products
-from segfast.progress import bar
 from segfast.protocol import Size
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 OUTPUTS = ("logits", "labels")
@@ -107,7 +110,7 @@ def _export(
     """See `export_onnx`; the options are checked."""
     config = model.config
     old = replaced(Path(path), config, force)
-    phases = _Phases(f"export {config.name}")
+    phases = Phases(f"export {config.name}")
     with files.publish(path) as temporary, phases, true_products():
         with phases("reference"):
             fixed = at_size(model, window)
@@ -148,11 +151,11 @@ def digest(model: Segmenter) -> str:
     return sha.hexdigest()
 
 
-def _trace(network: Deployed, size: Size, opset: int) -> Any:
+def _trace(network: Deployed, size: Size, opset: int) -> torch.onnx.ONNXProgram:
     """The ONNX program of a network; B is dynamic, H and W are fixed."""
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     with _quiet():
-        return torch.onnx.export(
+        program = torch.onnx.export(
             network.eval(),
             (example,),
             dynamo=True,
@@ -162,9 +165,11 @@ def _trace(network: Deployed, size: Size, opset: int) -> Any:
             dynamic_shapes={"images": {0: torch.export.Dim("B")}},
             verbose=False,
         )
+    assert program is not None
+    return program
 
 
-def _clean(model: Any, metadata: str) -> None:
+def _clean(model: onnx_ir.Model, metadata: str) -> None:
     """Replace the exporter's notes, which quote source lines and paths, by our metadata."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
@@ -175,7 +180,7 @@ def _clean(model: Any, metadata: str) -> None:
     model.graph.metadata_props.clear()
     model.metadata_props.clear()
     model.metadata_props[configs.METADATA_KEY] = metadata
-    model.producer_name, model.producer_version = "segfast", _version()
+    model.producer_name, model.producer_version = "segfast", __version__
     model.doc_string = model.graph.doc_string = None
 
 
@@ -205,7 +210,7 @@ def _check_peak(peak: Peak) -> Peak:
     return peak
 
 
-def _check_option(name: str, value: object, allowed: Any) -> None:
+def _check_option(name: str, value: object, allowed: range | Collection[str]) -> None:
     if isinstance(value, bool) or value not in allowed:
         choices = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(allowed)
         raise BadOption(f"{name} must be one of {choices}; got {value!r}")
@@ -223,32 +228,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-class _Phases:
-    """A progress bar over the phases of an export."""
-
-    COUNT = 6
-
-    def __init__(self, title: str):
-        self._title = title
-        self._bar = bar(desc=title, total=self.COUNT, bar_format="{desc} |{bar:20}| {elapsed}")
-
-    def __enter__(self) -> _Phases:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.set_description_str(self._title)
-        self._bar.close()
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        self._bar.set_description_str(f"{self._title}: {phase}")
-        yield
-        self._bar.update()
-
-
-def _version() -> str:
-    from segfast import __version__
-
-    return __version__

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segfast.inference.normalisation import channels, normalise
@@ -39,7 +39,13 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.value, self.operation = 0.0, ""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.is_floating_point() and result.numel():
             value = float(torch.nan_to_num(torch.stack(torch.aminmax(result)), nan=torch.inf).abs().max())

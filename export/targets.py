@@ -1,11 +1,18 @@
-"""GPUs that TensorRT-RTX builds for without having one, by compute capability: `sm89,sm120`."""
+"""What an engine is built for, and whether it can be here.
+
+TensorRT builds for the GPU that is there, TensorRT-RTX without having one for compute capabilities: `sm89,sm120`.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from segfast.errors import BadOption
+from segfast.dependencies import installation
+from segfast.dependencies import tensorrt as trt
+from segfast.errors import BadOption, MissingRuntime
+from segfast.machine import devices, nvidia
 
 if TYPE_CHECKING:
     import tensorrt_rtx
@@ -19,6 +26,57 @@ CARDS = {
     "sm120": "RTX 50",
     "sm121": "DGX Spark",
 }
+
+
+def check_engine(
+    compiler: str, targets: str | Sequence[str] | None, precision: str, device: str = "cuda"
+) -> tuple[str, ...]:
+    """See, before any work, that an engine can be built here.
+
+    Returns:
+        the compute capabilities that it is built for.
+
+    Raises:
+        BadOption, MissingRuntime: as `build_engine`.
+    """
+    trt.check_compiler(compiler)
+    devices.check_device(device)
+    if compiler == "tensorrt":
+        if targets is not None:
+            raise BadOption("TensorRT builds for the GPU that is there, not for targets; --engine rtx takes them")
+        if not devices.nvidia_gpus():
+            raise MissingRuntime(
+                "TensorRT needs the NVIDIA GPU it builds for; --engine rtx --target sm89 builds without one"
+            )
+        chosen: tuple[str, ...] = ()
+    else:
+        if precision != "fp16":
+            raise BadOption(f"TensorRT-RTX has no {precision} attention; export with --fp16")
+        chosen = _rtx_targets(targets, device)
+    trt.load(compiler)
+    chosen = chosen or (nvidia.capability(device),)
+    if compiler == "tensorrt" and not has_cuda():
+        raise MissingRuntime(
+            f"TensorRT's plans are tried in a PyTorch with CUDA before they are written; {installation.install('gpu')}"
+        )
+    return chosen
+
+
+def has_cuda() -> bool:
+    """Whether a PyTorch is here that can run a plan, whose tensors are PyTorch's."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _rtx_targets(targets: str | Sequence[str] | None, device: str) -> tuple[str, ...]:
+    if targets is not None:
+        return check_targets(targets)
+    if not devices.nvidia_gpus():
+        raise BadOption("name the GPUs to build for: --target sm89,sm120 (RTX 40 and RTX 50)")
+    return check_targets([nvidia.capability(device)])
 
 
 def check_targets(targets: str | Sequence[str]) -> tuple[str, ...]:

@@ -18,13 +18,14 @@ from benchmarks.artifacts import Artifacts
 from benchmarks.footprint import footprint
 from benchmarks.gpu import attention, ends
 from benchmarks.gpu.clock import Clock
-from benchmarks.labels import LACK, agreements, lack
+from benchmarks.labels import REGRET, agreements
 from benchmarks.measuring import measure
 from benchmarks.paper import IMAGES_PER_SECOND
 from benchmarks.recording import file_name, surroundings, write
 from benchmarks.report.reading import read
 from benchmarks.rounds import in_turns
 from segfast.config import family_config
+from segfast.evaluation.agreement import label_agreement
 from segfast.variants import VARIANTS, variant
 
 
@@ -48,12 +49,14 @@ def test_functions_take_turns():
 def test_wrong_labels_are_refused():
     pixels = np.random.default_rng(0).standard_normal((5, 8, 9)).astype(np.float32)
     best = pixels.argmax(0).astype(np.uint8)
-    assert lack(best, pixels) == 0
-    assert lack((best + 1) % 5, pixels) > 1
-    assert lack(np.full_like(best, 5), pixels) == float("inf")
+    assert label_agreement(best, pixels) == (1, 0)
+    assert label_agreement((best + 1) % 5, pixels).regret > 1
+    assert label_agreement(np.full_like(best, 5), pixels).regret == float("inf")
     flipped = best.copy()
     flipped[0, 0] = pixels[:, 0, 0].argmin()
-    assert lack(flipped, pixels) > LACK["bf16"]  # one wrong pixel of 72 shows
+    found = label_agreement(flipped, pixels)
+    assert found.regret > REGRET["bf16"]  # one wrong pixel of 72 shows
+    assert found.equal == 71 / 72
 
 
 @pytest.mark.parametrize("power", [1.0, 1.7, 2.0])

@@ -82,7 +82,7 @@ def test_by_default_a_host_with_a_gpu_builds_for_it_if_all_it_takes_is_there(mon
     monkeypatch.setattr(devices, "nvidia_gpus", lambda: 1)
     monkeypatch.setattr(trt, "load", load)
     monkeypatch.setattr(nvidia, "capability", lambda device: "sm89")
-    monkeypatch.setattr(engine_file, "_has_cuda", lambda: missing != "CUDA")
+    monkeypatch.setattr(targets, "has_cuda", lambda: missing != "CUDA")
     options = argparse.Namespace(engine=None, target=None, **DEFAULTS)
     choice = engine_command.choose(options, "fp16")
     assert choice.compiler == ("tensorrt" if missing is None else None)

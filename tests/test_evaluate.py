@@ -20,7 +20,7 @@ from segfast import evaluate as command
 from segfast import files
 from segfast.datasets import IGNORE, open_dataset
 from segfast.errors import BadData, BadModel, BadOption, NotSupported
-from segfast.evaluate import RESIZED, check_classes, evaluate, fit_of
+from segfast.evaluation.evaluate import RESIZED, check_classes, evaluate, fit_of
 from segfast.evaluation.metrics import confusion, confusion_by_size, scores
 from segfast.evaluation.report import table
 from segfast.evaluation.sheet import IGNORED, WRONG, draw, panels_of

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from segfast.datasets import IGNORE
 from segfast.dependencies import installation
 from segfast.errors import BadData, MissingRuntime
+from segfast.evaluation.agreement import label_agreement
 from segfast.evaluation.metrics import LARGE, MEDIUM, confusion, confusion_by_size, object_sizes, scores, scores_by_size
 
 
@@ -177,3 +178,20 @@ def test_scipy_is_said_to_be_missing(monkeypatch):
     monkeypatch.setattr("segfast.dependencies.imports.find_spec", lambda name: None)
     with pytest.raises(MissingRuntime, match=re.escape(f"scipy; {installation.install('train')}")):
         object_sizes(np.zeros((3, 3), np.uint8))
+
+
+def test_regret_is_by_definition_and_blind_to_what_all_classes_share():
+    logits = np.random.default_rng(0).standard_normal((7, 13, 11)).astype(np.float32)
+    best = logits.argmax(0)
+    labels = np.where(np.random.default_rng(1).random(best.shape) < 0.8, best, 3).astype(np.uint8)
+    lost = [logits[:, y, x].max() - logits[labels[y, x], y, x] for y in range(13) for x in range(11)]
+    spread = np.sqrt(np.mean(logits.var(0)))
+    found = label_agreement(labels, logits)
+    assert found.equal == np.mean(labels == best)
+    assert found.regret == pytest.approx(np.sqrt(np.mean(np.square(lost))) / spread, rel=1e-5)
+    shared = np.linspace(-50, 50, 13, dtype=np.float32)[:, None]  # no label depends on it
+    assert label_agreement(labels, logits + shared).regret == pytest.approx(found.regret, rel=1e-4)
+
+
+def test_a_single_class_has_no_regret():
+    assert label_agreement(np.zeros((4, 5), np.uint8), np.full((1, 4, 5), 2.5, np.float32)) == (1, 0)

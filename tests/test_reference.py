@@ -7,7 +7,7 @@ from helpers import reference
 
 import segfast
 from segfast.datasets import open_dataset
-from segfast.evaluate import evaluate
+from segfast.evaluation.evaluate import evaluate
 from segfast.export import export_onnx
 
 OFFICIAL = ("official/mask-16", "official/linear-8", "official/deit-mask-16")

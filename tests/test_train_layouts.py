@@ -10,7 +10,7 @@ import trees
 import segfast
 from segfast.datasets import open_dataset
 from segfast.errors import BadData, BadImage
-from segfast.evaluate import evaluate
+from segfast.evaluation.evaluate import evaluate
 from segfast.train import Running, recipe, train
 from segfast.train import loop as loops
 
@@ -55,7 +55,7 @@ def test_a_file_that_is_damaged_later_is_named(tmp_path, monkeypatch, workers):
     """In one line, as by any command, and not as a worker's traceback."""
     root = trees.folder(tmp_path / "data")
     monkeypatch.setattr(
-        loops._Run, "_check_data", lambda run: (root / "images" / "train" / "a.jpg").write_bytes(b"no picture")
+        loops, "check_data", lambda *_: (root / "images" / "train" / "a.jpg").write_bytes(b"no picture")
     )
     row = recipe("folder", "seg-ti-mask-8", **(SMALL | {"iterations": 3}))
     with pytest.raises(BadImage, match=r"a\.jpg is no picture") as caught:

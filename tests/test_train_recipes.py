@@ -8,10 +8,11 @@ import torch
 from helpers import REPOSITORY
 
 from segfast.errors import BadOption
-from segfast.evaluate import RESIZED
+from segfast.evaluation.evaluate import RESIZED
 from segfast.train.__main__ import _heading
 from segfast.train.build import encoder_source
-from segfast.train.recipes import EXCEPTIONS, EXPECTED, RECIPES, Recipe, recipe
+from segfast.train.fields import Recipe
+from segfast.train.recipes import EXCEPTIONS, EXPECTED, RECIPES, recipe
 from segfast.train.schedule import learning_rate, make_optimizer
 from segfast.variants import VARIANTS
 

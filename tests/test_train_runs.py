@@ -18,7 +18,7 @@ from safetensors import safe_open
 import segfast
 from segfast.datasets import open_dataset
 from segfast.errors import BadOption, CannotWrite, TrainingFailed
-from segfast.evaluate import evaluate
+from segfast.evaluation.evaluate import evaluate
 from segfast.train import Running, recipe, train
 from segfast.train import loop as loops
 from segfast.train import step as steps
@@ -246,7 +246,7 @@ def test_a_corrupt_state_falls_back_and_says_so(tmp_path, whole, capsys, monkeyp
     row = recipe("shapes", **TINY)
     stop = 14
 
-    class Stopped(loops.StopRequest):
+    class Stopped(StopRequest):
         count = 0
 
         @property

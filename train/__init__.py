@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .fields import Recipe as Recipe
     from .loop import train as train
     from .recipes import RECIPES as RECIPES
-    from .recipes import Recipe as Recipe
     from .recipes import recipe as recipe
     from .running import Running as Running
 
-_HOMES = {"RECIPES": "recipes", "Recipe": "recipes", "recipe": "recipes", "Running": "running", "train": "loop"}
+_HOMES = {"RECIPES": "recipes", "Recipe": "fields", "recipe": "recipes", "Running": "running", "train": "loop"}
 __all__ = ["RECIPES", "Recipe", "Running", "recipe", "train"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 from segfast import cli
 from segfast.dependencies.imports import need
 from segfast.errors import BadOption
-from segfast.train.recipes import EXPECTED, MULTISCALE, RECIPES, Recipe, flag, recipe
+from segfast.train.fields import Recipe, flag
+from segfast.train.recipes import EXPECTED, MULTISCALE, RECIPES, recipe
 
 
 def main() -> int:
@@ -27,7 +29,8 @@ def main() -> int:
     options = _parse()
     fields = {item.name for item in dataclasses.fields(Recipe)}
     given = {name: value for name, value in vars(options).items() if name in fields}
-    chosen = recipe(options.recipe, given.pop("model", None), **_named_by(given))
+    ranges = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    chosen = recipe(options.recipe, given.pop("model", None), **given | ranges)
     if options.data is None and chosen.dataset != "shapes":
         raise BadOption(f"where is the data? name the folder of {chosen.dataset} with --data")
     need("train", "torch")
@@ -48,11 +51,6 @@ def main() -> int:
     print(f"best mIoU {100 * progress.best:.2f} at iteration {progress.best_iteration}: {options.out}/best.safetensors")
     print(f"next: python -m segfast.export --weights {options.out}/best.safetensors")
     return 0
-
-
-def _named_by(given: dict[str, Any]) -> dict[str, Any]:
-    """Options as fields: ranges as tuples, `none` as None."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _heading(chosen: Recipe, name: str) -> str:
@@ -89,7 +87,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--log-every", type=int, default=10, help="steps between reports (default: 10)")
 
 
-def _add_field(group: argparse._ArgumentGroup, item: dataclasses.Field[Any]) -> None:
+def _add_field(group: argparse._ArgumentGroup, item: dataclasses.Field[object]) -> None:
     """An option made of a field; left out, it is the recipe's."""
     default = item.default
     help = f"{item.metadata['help']} ({_shown(default)})".replace("%", "%%")
@@ -103,18 +101,18 @@ def _add_field(group: argparse._ArgumentGroup, item: dataclasses.Field[Any]) -> 
         group.add_argument(name, type=_reader(str(item.type)), metavar=flag(item).rsplit("-")[-1].upper(), **common)
 
 
-def _reader(kind: str) -> Any:
+def _reader(kind: str) -> Callable[[str], str | float | None]:
     """What reads an option of a field's type; `none` where it may be None."""
-    read = float if kind.startswith("float") else int if kind.startswith("int") else str
+    read: Callable[[str], str | float] = float if kind.startswith("float") else int if kind.startswith("int") else str
 
-    def parse(text: str) -> Any:
+    def parse(text: str) -> str | float | None:
         return None if kind.endswith("| None") and text.casefold() == "none" else read(text)
 
     parse.__name__ = "number" if read is not str else "text"
     return parse
 
 
-def _shown(default: Any) -> str:
+def _shown(default: object) -> str:
     return "none" if default is None else " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segfast.datasets.base import IGNORE
 from segfast.protocol import Size
 from segfast.train.colour import distort
-from segfast.train.recipes import Recipe
+from segfast.train.fields import Recipe
 
 Pixels = NDArray[np.uint8]
 # How often a crop is drawn again (MMSegmentation's RandomCrop).

@@ -18,7 +18,7 @@ from segfast.errors import BadOption, NotSupported
 from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.model import Segmenter, resample_positions
 from segfast.train.attend import cpu_attention
-from segfast.train.recipes import Recipe
+from segfast.train.fields import Recipe
 from segfast.variants import family_name, variant
 
 ATTENTIONS = tuple(BACKENDS)

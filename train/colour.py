@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast.train.recipes import Range, Recipe
+from segfast.train.fields import Range, Recipe
 
 Pixels = NDArray[np.uint8]
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segfast import cli, files
 from segfast.dependencies.imports import need
 from segfast.errors import BadOption
-from segfast.train.record import LOG, read_log
+from segfast.train.record import LOG, Row, read_log
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Losses are averaged over so many reports, which leaves the trend.
 SMOOTHED = 10
@@ -53,18 +56,7 @@ def draw(runs: list[Path], out: Path) -> None:
     for run, rows in logs.items():
         name = run.resolve().name if len(runs) > 1 else None
         loss.plot(*_smoothed(_series(rows, "train", "loss")), label=name, linewidth=1.4)
-        steps, values = _series(rows, "evaluation", "miou")
-        miou.plot(steps, [100 * value for value in values], "o-", label=name, linewidth=1.4, markersize=4)
-        if values:
-            place = max(range(len(values)), key=values.__getitem__)
-            miou.annotate(
-                f"{100 * values[place]:.2f}",
-                (steps[place], 100 * values[place]),
-                textcoords="offset points",
-                xytext=(0, 6),
-                ha="center",
-                fontsize=9,
-            )
+        _plot_miou(miou, *_series(rows, "evaluation", "miou"), name)
     for axes, title in ((loss, "training loss (cross-entropy)"), (miou, "validation mIoU, %")):
         axes.set(title=title, xlabel="iteration")
         axes.grid(alpha=0.3)
@@ -75,7 +67,17 @@ def draw(runs: list[Path], out: Path) -> None:
         figure.savefig(temporary, dpi=130, format="png")
 
 
-def _series(rows: list[dict[str, Any]], kind: str, value: str) -> tuple[list[int], list[float]]:
+def _plot_miou(axes: Axes, steps: list[int], values: list[float], name: str | None) -> None:
+    """In percent, the best in figures."""
+    percent = [100 * value for value in values]
+    axes.plot(steps, percent, "o-", label=name, linewidth=1.4, markersize=4)
+    if percent:
+        place = max(range(len(percent)), key=percent.__getitem__)
+        best = steps[place], percent[place]
+        axes.annotate(f"{best[1]:.2f}", best, textcoords="offset points", xytext=(0, 6), ha="center", fontsize=9)
+
+
+def _series(rows: list[Row], kind: str, value: str) -> tuple[list[int], list[float]]:
     found = [(row["iteration"], row[value]) for row in rows if row.get("kind") == kind and row.get(value) is not None]
     return [step for step, _ in found], [number for _, number in found]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import SegfastError
 from segfast.inference import normalisation
 from segfast.train.augment import augment, generator
-from segfast.train.recipes import Recipe
+from segfast.train.fields import Recipe
 from segfast.train.world import World
 
 Sample = tuple[int, int]
@@ -141,18 +142,33 @@ def loader(
 
 
 @contextmanager
-def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Batch | SegfastError]]:
-    """Its batches, and no worker of it behind the block.
+def batches(
+    dataset: Dataset, recipe: Recipe, world: World, *, first: int, workers: int
+) -> Iterator[Iterator[tuple[Batch, float]]]:
+    """The batches of `loader` with the seconds that each was waited for, and no worker of it behind the block.
 
     Workers do not heed SIGTERM, and an iterator in the traceback of a kept error lives on: they would keep the
     process from ending.
+
+    Raises:
+        BadData, BadImage: a file was damaged since it was checked.
     """
-    batches = iter(loader)
+    pin = world.device.type == "cuda"
+    stream = iter(loader(dataset, recipe, world, first=first, workers=workers, pin=pin))
     try:
-        yield batches
+        yield _timed(stream)
     finally:
-        if loader.num_workers:
-            batches._shutdown_workers()  # type: ignore[attr-defined]
+        if workers:
+            stream._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _timed(stream: Iterator[Batch | SegfastError]) -> Iterator[tuple[Batch, float]]:
+    start = time.perf_counter()
+    for batch in stream:
+        if isinstance(batch, SegfastError):
+            raise batch
+        yield batch, time.perf_counter() - start
+        start = time.perf_counter()
 
 
 def normalise(batch: Batch, mean: Tensor, std: Tensor) -> Tensor:

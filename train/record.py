@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,17 @@ from segfast import files
 from segfast.datasets.base import IGNORE
 from segfast.machine import memory
 from segfast.progress import bar
-from segfast.train.world import World
+
+if TYPE_CHECKING:  # drawing curves needs none of it
+    from segfast.evaluation.metrics import Labels
+    from segfast.train.fields import Recipe
+    from segfast.train.running import Running
+    from segfast.train.step import Outcome
+    from segfast.train.world import World
 
 LOG = "log.jsonl"
+
+Row = dict[str, Any]  # a line of it
 
 
 class Recorder:
@@ -27,44 +35,46 @@ class Recorder:
 
     Args:
         first: the step the run begins or goes on with; what the log holds of later ones is dropped.
-        tensorboard: also write its event files.
     """
 
-    def __init__(
-        self, folder: Path, world: World, *, first: int, total: int, batch: int, tensorboard: bool, every: int
-    ):
-        self.path, self.world, self.batch, self.every = folder / LOG, world, batch, every
+    def __init__(self, folder: Path, world: World, recipe: Recipe, running: Running, *, first: int):
+        self.path, self.world, self.batch, self.every = folder / LOG, world, recipe.batch, running.log_every
         self._losses: list[float] = []
         self._norms: list[float] = []
         self._writer: Any = None
         self._bar = bar(
-            desc="train", total=total, initial=first, unit="step", disable=not world.first, dynamic_ncols=True
+            desc="train",
+            total=recipe.iterations,
+            initial=first,
+            unit="step",
+            disable=not world.first,
+            dynamic_ncols=True,
         )
         if world.first:
             _drop_after(self.path, first)
-            if tensorboard:
+            if running.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
                 # A log that is only ever appended to: the one output that TensorBoard writes, not `segfast.files`.
                 self._writer = SummaryWriter(str(folder), purge_step=first + 1)
         self._waited, self._start = 0.0, time.perf_counter()
 
-    def step(self, iteration: int, loss: float, norm: float, rate: float, waited: float) -> None:
+    def step(self, iteration: int, outcome: Outcome, waited: float) -> None:
         """Take a step's numbers in; every few steps their means are reported."""
-        self._losses.append(loss)
-        self._norms.append(norm)
+        self._losses.append(outcome.loss)
+        self._norms.append(outcome.norm)
         self._waited += waited
         self._bar.update(1)
         if iteration % self.every == 0:
-            self._report(iteration, rate)
+            self._report(iteration, outcome.rate)
 
-    def evaluation(self, iteration: int, values: dict[str, Any]) -> None:
+    def evaluation(self, iteration: int, values: Mapping[str, object]) -> None:
         """Report an evaluation; its time counts for no step."""
         self._write("evaluation", iteration, values)
         self._restart()
 
-    def pictures(self, iteration: int, name: str, rows: Sequence[NDArray[np.uint8]]) -> None:
-        """Show pictures [H, W, 3] in TensorBoard."""
+    def pictures(self, iteration: int, name: str, rows: Iterable[NDArray[np.uint8]]) -> None:
+        """Show pictures [H, W, 3] in TensorBoard; without it none is asked for."""
         for number, picture in enumerate(rows if self._writer else ()):
             self._writer.add_image(f"{name}/{number}", picture, iteration, dataformats="HWC")
 
@@ -80,22 +90,19 @@ class Recorder:
             self._writer.close()
 
     def _report(self, iteration: int, rate: float) -> None:
-        seconds = time.perf_counter() - self._start
-        count = len(self._losses)
+        seconds, count, memory = time.perf_counter() - self._start, len(self._losses), self._memory()
+        loss, speed = sum(self._losses) / count, round(self.batch * count / seconds, 3)
         values = {
-            "loss": sum(self._losses) / count,
+            "loss": loss,
             "lr": rate,
             "gradient_norm": sum(self._norms) / count,
-            "images_per_second": round(self.batch * count / seconds, 3),
+            "images_per_second": speed,
             "waiting": round(self._waited / seconds, 4),
-            "memory_bytes": self._memory(),
+            "memory_bytes": memory,
         }
         self._write("train", iteration, values)
-        memory = f"{(values['memory_bytes'] or 0) / 1e9:.2f} GB"
-        speed = f"{values['images_per_second']:.1f}"
-        self._bar.set_postfix(
-            {"loss": f"{values['loss']:.4f}", "lr": f"{rate:.2e}", "images/s": speed, "memory": memory}
-        )
+        shown = {"loss": f"{loss:.4f}", "lr": f"{rate:.2e}", "images/s": f"{speed:.1f}"}
+        self._bar.set_postfix(shown | {"memory": f"{(memory or 0) / 1e9:.2f} GB"})
         self._restart()
 
     def _restart(self) -> None:
@@ -107,7 +114,7 @@ class Recorder:
             return torch.cuda.max_memory_allocated(self.world.device)
         return memory.peak()
 
-    def _write(self, kind: str, iteration: int, values: dict[str, Any]) -> None:
+    def _write(self, kind: str, iteration: int, values: Mapping[str, object]) -> None:
         if not self.world.first:
             return
         # JSON knows no NaN, which a loss may be.
@@ -121,7 +128,7 @@ class Recorder:
                 self._writer.add_scalar(f"{kind}/{name}", value, iteration)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[Row]:
     """The rows of a `log.jsonl`; a line that a crash left unfinished is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -135,7 +142,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def side_by_side(
-    image: NDArray[np.uint8], truth: NDArray[Any], labels: NDArray[Any], palette: Sequence[Sequence[int]]
+    image: NDArray[np.uint8], truth: Labels, labels: Labels, palette: Sequence[Sequence[int]]
 ) -> NDArray[np.uint8]:
     """Image, truth and prediction [H, 3·W, 3] in the palette's colours; what is ignored is black."""
     colours = np.zeros((IGNORE + 1, 3), np.uint8)

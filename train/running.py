@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
 
 from segfast.errors import BadOption
 from segfast.train.build import ATTENTIONS
-from segfast.train.recipes import Recipe
+from segfast.train.fields import Recipe
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class StopRequest:
     wanted = False
     _since = 0.0
 
-    def __call__(self, number: int, frame: Any) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         now = time.monotonic()
         if self.wanted and number == signal.SIGINT and now - self._since > ECHO:

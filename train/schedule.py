@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from segfast.train.recipes import Recipe
+from segfast.train.fields import Recipe
 
 
 def learning_rate(recipe: Recipe, iteration: int) -> float:

@@ -14,8 +14,8 @@ from segfast.datasets.base import IGNORE
 from segfast.inference.normalisation import channels
 from segfast.model import Segmenter
 from segfast.train.data import Batch, normalise
+from segfast.train.fields import Recipe
 from segfast.train.loss import pixel_loss
-from segfast.train.recipes import Recipe
 from segfast.train.schedule import learning_rate, make_optimizer
 from segfast.train.world import World
 
@@ -28,12 +28,14 @@ class Outcome(NamedTuple):
     Attributes:
         loss: mean over the valid pixels of all images.
         norm: of the gradient, before clipping.
+        rate: the learning rate.
         taken: False for a step that was left out, as its loss is no number (fp16's scaling may leave out others).
         stop: whether a process was asked to stop.
     """
 
     loss: float
     norm: float
+    rate: float
     taken: bool
     stop: bool
 
@@ -73,9 +75,9 @@ class Stepper:
         The sum of the loss is divided by the count of valid pixels of all processes and micro-batches, so that any
         division of the same images gives the same step, up to rounding.
         """
-        world = self.world
+        world, rate = self.world, learning_rate(self.recipe, iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, iteration)
+            group["lr"] = rate
         batch = Batch(*(part.to(world.device, non_blocking=True) for part in batch))
         count = world.sum((batch.labels != IGNORE).sum().double()).clamp(min=1)
         total = torch.zeros((), device=world.device, dtype=torch.float64)
@@ -94,7 +96,7 @@ class Stepper:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.optimizer.zero_grad()
-        return Outcome(mean, size, taken, stops > 0)
+        return Outcome(mean, size, rate, taken, stops > 0)
 
     def _loss(self, part: Batch) -> Tensor:
         images = normalise(part, self._mean, self._std)
@@ -110,11 +112,11 @@ class Stepper:
             nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip, norm)
         return norm
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def _autocast(self) -> AbstractContextManager[object]:
         if self.recipe.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.world.device.type, _DTYPES[self.recipe.precision])
 
-    def _sync(self, last: bool) -> AbstractContextManager[Any]:
+    def _sync(self, last: bool) -> AbstractContextManager[object]:
         """Gradients travel once a step, with the last micro-batch."""
         return nullcontext() if last or self.world.size == 1 else self.network.no_sync()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,8 @@ from segfast.errors import MissingRuntime
 
 # The first rank checks the dataset and evaluates while the others wait.
 PATIENCE = timedelta(hours=4)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,15 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank, on the first; an empty list on the others."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
-        dist.gather_object(value, values if self.first else None)
-        return values if self.first else []
+        values = [value] * self.size if self.first else []
+        dist.gather_object(value, values or None)
+        return values
 
-    def share(self, value: Any) -> Any:
+    def share(self, value: T) -> T:
         """The value of the first process."""
         values = [value]
         if self.size > 1:

@@ -6,7 +6,7 @@ import io
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     return values.astype(np.uint8, copy=False)
 
 
-def _read(source: Path | IO[bytes], path: Path) -> tuple[NDArray[Any], Any]:
+def _read(source: Path | IO[bytes], path: Path) -> tuple[NDArray[np.integer], object]:
     """The values of a mask, and Pillow's name for how they lie in the file."""
     with Image.open(source, formats=("PNG",)) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -77,7 +77,7 @@ def _read(source: Path | IO[bytes], path: Path) -> tuple[NDArray[Any], Any]:
         return np.asarray(image), raw
 
 
-def _read_without_extras(path: Path, error: Exception) -> tuple[NDArray[Any], Any]:
+def _read_without_extras(path: Path, error: Exception) -> tuple[NDArray[np.integer], object]:
     """The same where Pillow fails over what lies beside the pixels, such as a large profile."""
     with suppress(Exception):
         for stripped in png.without_extras(path.read_bytes()):

@@ -76,15 +76,8 @@ class PairsDataset(Dataset):
         """See that every pair is whole and fits: masks are read; of a JPEG, for its time, header and end alone."""
         with ThreadPoolExecutor(_THREADS, "segfast-check") as pool:
             try:
-                found = list(
-                    bar(
-                        pool.map(self._offence, range(len(self))),
-                        "check",
-                        total=len(self),
-                        unit="pair",
-                        disable=not progress,
-                    )
-                )
+                offences = pool.map(self._offence, range(len(self)))
+                found = list(bar(offences, "check", total=len(self), unit="pair", disable=not progress))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

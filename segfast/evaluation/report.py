@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segfast import __version__
-from segfast.evaluation.metrics import SIZES, Matrix, Scores, scores, scores_by_size
+from segfast.evaluation.metrics import SIZES, Labels, Matrix, Scores, scores, scores_by_size
 from segfast.protocol import Size
 
 
@@ -32,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `segfast.evaluate.evaluate`.
+    """The result of `segfast.evaluation.evaluate.evaluate`.
 
     Attributes:
         engine: what was evaluated, in words.
@@ -57,7 +56,7 @@ class Report:
     stride: int
     fit: Size | None
     seconds: float
-    kept: dict[int, NDArray[Any]] = field(default_factory=dict, repr=False)
+    kept: dict[int, Labels] = field(default_factory=dict, repr=False)
 
     @property
     def scores(self) -> Scores:
@@ -84,7 +83,7 @@ class Report:
         """mIoU of small, medium and large objects (paper, Table 4); empty where it was not asked for."""
         return {} if self.sizes is None else {name: of.miou for name, of in scores_by_size(self.sizes).items()}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything but the pictures, fractions as such."""
         total = self.scores
         return {
@@ -105,7 +104,7 @@ class Report:
             "confusion": self.confusion.tolist(),
         }
 
-    def to_json(self, **more: Any) -> str:
+    def to_json(self, **more: object) -> str:
         """One JSON object: `to_dict`, and `more`."""
         text = json.dumps({**self.to_dict(), **more}, ensure_ascii=False)
         return text.encode("utf-8", "backslashreplace").decode()  # file names need not be text

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import BadOption
+from segfast.evaluation.metrics import Labels
 from segfast.evaluation.report import Report, Sample
 from segfast.pictures.fonts import drawable, legend_name
 
 Pixels = NDArray[np.uint8]
-Labels = NDArray[np.unsignedinteger[Any]]
 
 PANELS = ("image", "truth", "prediction", "error")
 WIDTH, TALLEST = 360, 540  # a panel's sides at most, in pixels
