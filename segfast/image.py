@@ -17,6 +17,7 @@ from segfast.pictures.decoding import decode
 from segfast.pictures.encoded import read_bytes, read_file, read_path
 from segfast.pictures.inputs import ImageLike as ImageLike
 from segfast.pictures.inputs import not_an_image
+from segfast.pictures.samples import SamplesWarning as SamplesWarning
 
 # Callers may give one image or file to many threads, but Pillow reads either for one thread at a time.
 _LOCKS = [threading.Lock() for _ in range(64)]

@@ -11,8 +11,7 @@ from PIL import Image
 from tiffs import write_tiff
 
 from segfast.errors import BadImage
-from segfast.image import read_image
-from segfast.pictures.samples import SamplesWarning
+from segfast.image import SamplesWarning, read_image
 
 
 @pytest.fixture
