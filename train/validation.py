@@ -76,7 +76,7 @@ class Validation:
         """The first pictures with truth and prediction."""
         for index in range(min(SHOWN, len(self.dataset))):
             image, truth = self.dataset.image(index), self.dataset.labels(index)
-            labels = np.asarray(engine.segment(image, fit=self.fit))
+            labels = engine.segment(image, fit=self.fit).labels
             yield side_by_side(image, truth, labels, self.dataset.palette)
 
     def _publish(self, model: Segmenter, progress: Progress) -> None:
