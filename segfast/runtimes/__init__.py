@@ -54,6 +54,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def on_host(self) -> bool:
+        """Whether its lanes give arrays of the host, wherever the network runs."""
+        ...
+
+    @property
     def notes(self) -> list[str]:
         """Every fall-back that was taken, for people."""
         ...
@@ -80,6 +85,11 @@ class HostRuntime(ABC):
     """What runtimes share that take and give arrays of the host, `batch` windows a call; any thread may call `run`."""
 
     batch: int
+
+    @property
+    def on_host(self) -> bool:
+        """See `Runtime`."""
+        return True
 
     @property
     def outlives_forks(self) -> bool:

@@ -103,6 +103,11 @@ class PyTorchRuntime(HostRuntime):
         """See `Runtime`."""
         return super().group if self._lanes is None else GROUP
 
+    @property
+    def on_host(self) -> bool:
+        """See `Runtime`."""
+        return self._lanes is None
+
     def lane(self) -> AbstractContextManager[Lane]:
         """See `Runtime`."""
         return super().lane() if self._lanes is None else self._lanes.lane()
