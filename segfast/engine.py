@@ -97,8 +97,7 @@ class Engine:
             opened = select.open_model(path, options)
         self.config, self.protocol, self.output = opened.config, opened.protocol, opened.output
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
-        on_host = self._runtime.device == "cpu"
-        self._network = limits.Network(self.config.patch, self.config.num_classes, on_host)
+        self._network = limits.Network(self.config.patch, self.config.num_classes, self._runtime.on_host)
         self._source = Source(path, asdict(options))
         self._process = os.getpid()
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
@@ -289,7 +288,7 @@ class Engine:
     def __repr__(self) -> str:
         H, W = self.protocol.window
         what = f"{self.config.name}, {self.config.num_classes} classes, {H}×{W} windows, {self.output}"
-        loops_run = [] if self.output == "labels" else loops.notes(merging=self._runtime.device == "cpu")
+        loops_run = [] if self.output == "labels" else loops.notes(merging=self._runtime.on_host)
         notes = "".join(f"; {note}" for note in (*self._runtime.notes, *self._notes, *loops_run))
         return f"Engine({what}: {self.runtime}{notes})"
 

@@ -5,14 +5,16 @@ import threading
 import numpy as np
 import pytest
 import torch
+from helpers import tiny_config
 
 import segfast
 from segfast.errors import BadImage, BadOption, NotSupported
 from segfast.inference import limits
 from segfast.inference.requests import lay_out
-from segfast.kernels import merge
+from segfast.kernels import loops, merge
 from segfast.kernels.merge import Windows, merge_windows
 from segfast.machine import memory
+from segfast.runtimes import HostRuntime, select
 
 SIZES = [(64, 64), (30, 40), (100, 150)]
 OPTIONS = [{}, {"multiscale": True}, {"stride": 16}, {"fit": (120, 90)}]
@@ -159,3 +161,27 @@ def test_the_unchecked_merge_is_the_checked_one(kind, count):
     expected = merge_windows(views, (120, 140))
     np.testing.assert_array_equal(merge.merge_laid_out(views, (120, 140)), expected)
     np.testing.assert_array_equal(merge.merge_laid_out(views, (120, 140), 1), expected)
+
+
+class OnAGpu(HostRuntime):
+    """As ONNX Runtime is on one: the network runs there, the logits come back."""
+
+    name, device, precision, batch, notes = "ONNX Runtime", "cuda", "fp16", 8, []
+
+    def run(self, windows):
+        return np.zeros((len(windows), 7, 4, 4), np.float32)
+
+
+def test_logits_that_come_back_are_the_hosts(monkeypatch):
+    config = tiny_config()
+    opened = select.Opened(OnAGpu(), config, config.protocol, "logits", [])
+    monkeypatch.setattr(select, "open_model", lambda path, options: opened)
+    monkeypatch.setattr(loops, "_failed", ["numba is missing"])
+    monkeypatch.setattr(loops, "load", lambda name: None)
+    engine = segfast.Engine("model.onnx", device="cpu")
+    assert "windows merged in NumPy" in repr(engine)
+    (image,) = pictures((300, 400))
+    took = []
+    monkeypatch.setattr(limits.Need, "check", lambda need: took.append(need.bytes))
+    windows = engine.prepare(image).windows
+    assert took[0] > windows * 7 * 4 * 4 * 4 + image.nbytes
