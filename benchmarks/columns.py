@@ -78,6 +78,7 @@ _channels = lru_cache(channels)  # copied to the device once
 def normalised(images: Images, protocol: Protocol, device: str) -> torch.Tensor:
     """[B, H, W, 3] uint8 of the host → [B, 3, H, W] fp32 on a device."""
     mean, std = _channels(protocol, device)
+    # Not by `normalise`, whose cast would be one more pass over the images that the peers have to pay for.
     return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2) / 255 - mean) / std
 
 

@@ -22,6 +22,7 @@ import segfast
 from benchmarks.rounds import in_turns
 from segfast.artifacts.golden import PHOTOS, photo
 from segfast.export import export_onnx
+from segfast.kernels.checks import cpus
 from segfast.kernels.reference import upsample
 
 SIZE = 512
@@ -51,7 +52,7 @@ def report(title, rows, **values):
     print(f"\n{title}")
     for name, text in rows.items():
         print(f"  {name:52} {text}")
-    print(json.dumps({"benchmark": title, "cpus": os.cpu_count(), "torch": torch.__version__, **values}))
+    print(json.dumps({"benchmark": title, "cpus": cpus(), "torch": torch.__version__, **values}))
 
 
 def smooth_logits(K, h, w):

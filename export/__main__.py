@@ -55,9 +55,8 @@ def main() -> int:
         print("random weights: for timing only, the labels mean nothing (--weights takes trained ones)")
     path = folder / file_name(config.name, size, options.precision, options.output)
     if choice.compiler is not None:
-        replaced(
-            folder / engine_command.engine_name(path, choice.compiler), config, options.force
-        )  # said before any work
+        # Said before any work.
+        replaced(folder / engine_command.engine_name(path, choice.compiler), config, options.force)
     given = {name: getattr(options, name) for name in ("precision", "output", "opset", "force")}
     print(export_onnx(model, path, size=size, **given))
     if choice.compiler is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segfast.artifacts.golden import PHOTOS, photo
 from segfast.engine import Engine
-from segfast.evaluation.agreement import label_agreement
+from segfast.evaluation.agreement import equal_labels, label_agreement
 from segfast.inference.normalisation import channels, normalise
 from segfast.model import Segmenter
 from segfast.protocol import Size
@@ -74,11 +74,12 @@ def agreement(path: Path, expected: Expected, runtime: str | None) -> Agreement:
         MissingRuntime: it is not installed.
     """
     engine = Engine(path, runtime=runtime, device="cpu")
-    labels = label_agreement(engine.segment(expected.photo).labels, expected.pixels)
+    labels = engine.segment(expected.photo).labels
     if engine.output == "labels":
-        return Agreement(engine.runtime, labels.regret, labels.equal)
+        equal, regret = label_agreement(labels, expected.pixels)
+        return Agreement(engine.runtime, regret, equal)
     error = _norm(engine.run(expected.photo[None])[0] - expected.logits) / _norm(expected.logits)
-    return Agreement(engine.runtime, error, labels.equal)
+    return Agreement(engine.runtime, error, equal_labels(labels, expected.pixels))
 
 
 def _norm(values: NDArray[np.floating]) -> float:

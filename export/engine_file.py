@@ -179,11 +179,9 @@ def _current(job: _Job) -> Plan | None:
     try:
         plan = read_plan(job.target)
         wanted = job.digest, job.options, job.version
-        if (
-            plan is None
-            or (plan.onnx_digest, plan.options, plan.version) != wanted
-            or (job.runs_here and not plan.verified)
-        ):
+        if plan is None or (plan.onnx_digest, plan.options, plan.version) != wanted:
+            return None
+        if job.runs_here and not plan.verified:
             return None
         plan.read()
     except SegfastError:

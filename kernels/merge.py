@@ -28,6 +28,7 @@ __all__ = ["Windows", "merge_scores", "merge_windows", "upsample_argmax", "warm_
 
 FLOATS = ("float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda")
+_HALF_OR_SINGLE = (np.dtype(np.float32), np.dtype(np.float16))
 # Sums over windows of anything smaller stay finite.
 LARGEST = np.float32(1e30)
 
@@ -250,11 +251,13 @@ def _logits(x: Any) -> Any:
 def _readable(x: Any) -> Any:
     """Logits as the loops or kernels read them: an fp32 array in C order, or a CUDA tensor."""
     if not isinstance(x, np.ndarray):
-        if _stays(x):
+        if _stays(x) and _dtype(x) in FLOATS:
             from .merge_layout import readable
 
             return readable(x)
         x = _array(x)
+    if x.dtype not in _HALF_OR_SINGLE:
+        raise TypeError(f"logits must be {', '.join(FLOATS)}; got {x.dtype}")
     return np.require(x, np.float32, ["C", "W"])
 
 

@@ -66,7 +66,7 @@ def groups(controller: str, mount: Path = MOUNT, own: Path = OWN) -> Iterator[Pa
 def read(path: Path) -> str:
     """The text of a file, empty where there is none that can be read."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="replace")
     except (OSError, ValueError):
         return ""
 

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from segfast import __version__, cli
 from segfast.dependencies.packages import versions
@@ -31,7 +31,6 @@ from segfast.progress import bar
 
 if TYPE_CHECKING:
     from segfast.engine import Engine
-    from segfast.inference.requests import Request, View
     from segfast.segmentation import Segmentation
 
 STAGES = ("decode", "resize", "network", "merge")
@@ -126,46 +125,24 @@ def segment(engine: Engine, image: Any, multiscale: bool = False) -> tuple[Round
     start = clock()
     pixels = read_image(image)
     decoded = clock()
-    request = _Timed(engine.prepare(pixels, multiscale=multiscale))  # pixels are passed through
+    request = engine.prepare(pixels, multiscale=multiscale)  # pixels are passed through
     prepared = clock()
-    result = engine.infer([cast("Request", request)])[0]
+    result = engine.infer([request])[0]
     if result.views:
         result.lane.fetch(lambda: result.views[0].logits[:0])  # which waits for the device
     inferred = clock()
     answer = engine.merge(result)
     merged = clock()
-    total = clock() - start
+    for _ in request:  # once more: many views are made as the network comes to them, a single one in `prepare`
+        pass
+    views = clock() - merged
     seconds = {
         "decode": decoded - start,
-        "resize": prepared - decoded + request.seconds,  # a view of many is made when its turn comes
-        "network": inferred - prepared - request.seconds,
+        "resize": prepared - decoded + views,
+        "network": inferred - prepared - views,
         "merge": merged - inferred,
     }
-    return Round({k: s * 1e3 for k, s in seconds.items()}, total * 1e3, request.windows), answer
-
-
-class _Timed:
-    """A request, and the seconds that making its views took."""
-
-    def __init__(self, request: Request):
-        self._request = request
-        self.seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._request, name)
-
-    def __len__(self) -> int:
-        return len(self._request)
-
-    def __iter__(self) -> Iterator[View]:
-        views = iter(self._request)
-        while True:
-            start = time.perf_counter()
-            view = next(views, None)
-            self.seconds += time.perf_counter() - start
-            if view is None:
-                return
-            yield view
+    return Round({k: s * 1e3 for k, s in seconds.items()}, (merged - start) * 1e3, request.window_count), answer
 
 
 def throughput(engine: Engine, picture: Picture, rounds: int, multiscale: bool) -> float:

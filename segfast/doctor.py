@@ -145,7 +145,7 @@ def of_onnx(packages: Mapping[str, Found], device: str) -> Outlook:
         return _cannot(
             "the installed onnxruntime has no CUDA; pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
         )
-    if error := inspection.probe("engine").error:
+    if error := inspection.trial("engine").error:
         return _cannot(f"segfast.engine cannot be imported ({error}); {installation.install()}")
     if runtime == "onnxruntime":
         because = f", as {why}" if packages["openvino"].present and why else ""

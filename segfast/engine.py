@@ -95,8 +95,9 @@ class Engine:
         with border("opening the model", BadModel):
             options = select.Options(runtime, device, threads, precision, attention, trusted)
             opened = select.open_model(path, options)
-        self.config, self.protocol, self.output = opened.config, opened.protocol, opened.output
+        self.config, self.protocol, self.output = opened.config, opened.protocol.plain(), opened.output
         self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
+        self._token = object()  # by which requests and results know whose they are
         self._network = limits.Network(self.config.patch, self.config.num_classes, self._runtime.on_host)
         self._source = Source(path, asdict(options))
         self._process = os.getpid()
@@ -126,8 +127,7 @@ class Engine:
                 windows, an array of over 2^31 - 1024 numbers, or more memory than there is (told before
                 anything is allocated); or a library fails at it, whose error is then the cause.
         """
-        request = self.prepare(image, multiscale=multiscale, stride=stride, fit=fit)
-        return self.merge(self.infer([request])[0])
+        return self._merge(self.infer([self.prepare(image, multiscale=multiscale, stride=stride, fit=fit)])[0])
 
     def segment_many(
         self,
@@ -164,7 +164,7 @@ class Engine:
         stages = (
             pipeline.one_by_one(partial(self.prepare, multiscale=multiscale, stride=stride, fit=fit)),
             pipeline.Stage(self._infer_stream(), self._runtime.group),
-            pipeline.one_by_one(self.merge),
+            pipeline.one_by_one(self._merge),
         )
         return forks.Here(pipeline.answers(images, stages, errors == "raise"))
 
@@ -180,49 +180,65 @@ class Engine:
         """
         self._check_process()
         protocol, fit = self.protocol.with_stride(stride), check_fit(fit)
-        lay_out = partial(self._lay_out, multiscale=multiscale, protocol=protocol, fit=fit)
+        laid_out = partial(self._lay_out, multiscale=bool(multiscale), protocol=protocol, fit=fit)
         size = limits.size_of(image)
-        layout = None if size is None else lay_out(size)  # refused before it is copied
+        layout = None if size is None else laid_out(size)  # refused before it is copied
         with border("reading the image", BadImage):
             pixels = read_image(image)
-        layout = layout or lay_out((pixels.shape[0], pixels.shape[1]))
-        return Request(pixels, layout.placements, self._network, rounded=fit is not None, threads=self._threads)
+        layout = layout or laid_out((pixels.shape[0], pixels.shape[1]))
+        return Request(pixels, layout.placements, self._token, rounded=fit is not None, threads=self._threads)
 
     @border("running the network")
-    def infer(self, requests: Sequence[Request]) -> list[Result]:
-        """The second stage: run the network over requests of this Engine, whose windows share its batches.
-
-        Results, one for each request, keep their memory for as long as they live.
+    def infer(self, requests: Iterable[Request]) -> list[Result]:
+        """The second stage: run the network over requests of this Engine; single views share its batches.
 
         Raises:
-            BadOption: a request is another Engine's.
-            NotSupported: memory does not hold them, or a library fails at them, whose error is then the cause.
+            BadOption: a request is another Engine's, or there is one where a list of them is wanted.
+            NotSupported: memory does not hold the results, or a library fails, whose error is then the cause.
         """
         self._check_process()
-        self._check_own(requests, Request)
+        if isinstance(requests, Request):
+            raise BadOption("infer takes a list of requests, even for one: engine.infer([request])")
+        mine = list(requests)
+        for request in mine:
+            self._check_own(request, Request, "infer takes what this Engine's prepare gave")
+        size = self._runtime.group
+        return [result for start in range(0, len(mine), size) for result in self._infer(mine[start : start + size])]
+
+    def _infer(self, requests: Sequence[Request]) -> list[Result]:
+        """The results of so many requests as the runtime takes at a time."""
         with self._runtime.lane() as lane:
             if self.output == "logits":
                 found = run_requests(requests, lane)
                 return [
-                    Result(request.pixels, views, None, lane, self._network)
+                    Result(request.pixels, views, None, lane, self._token)
                     for request, views in zip(requests, found, strict=True)
                 ]
-            given = lane.run([request.pixels for request in requests]) if requests else np.empty(0)
-        labels = lane.fetch(lambda: given).astype(label_dtype(self.config.num_classes), copy=False)
+            outputs = lane.run([request.pixels for request in requests])
+        labels = lane.fetch(lambda: outputs).astype(label_dtype(self.config.num_classes), copy=False)
         return [
-            Result(request.pixels, [], part, lane, self._network)
-            for request, part in zip(requests, labels, strict=True)
+            Result(request.pixels, [], part, lane, self._token) for request, part in zip(requests, labels, strict=True)
         ]
 
-    @border("merging the windows")
     def merge(self, result: Result) -> Segmentation:
         """The third stage: the labels of an image, from what the network gave for it.
 
+        The answer's `image` is the request's own, and so read-only.
+
         Raises:
             BadOption: the result is another Engine's.
-            NotSupported: memory does not hold the labels.
+            NotSupported: memory does not hold the labels; or this is a forked child, as of `segment`.
         """
-        self._check_own([result], Result)
+        self._check_own(result, Result, "merge takes what this Engine's infer gave")
+        self._check_process()
+        pixels = result.pixels.view()
+        pixels.flags.writeable = False
+        labels = None if result.labels is None else result.labels.copy()
+        return self._merge(result._replace(pixels=pixels, labels=labels))
+
+    @border("merging the windows")
+    def _merge(self, result: Result) -> Segmentation:
+        """`merge` of what nobody else has."""
         pixels, views, labels, lane, _ = result
         names = self.config.classes, self.config.palette
         if labels is not None:
@@ -249,13 +265,13 @@ class Engine:
         """
         H, W = size = self.protocol.window
         self._check_process()
-        cut = read_windows(windows, size)
+        pixels = read_windows(windows, size)
         with self._runtime.lane() as lane:
-            given = lane.run(cut)
+            outputs = lane.run(pixels)
         if not labels or self.output == "labels":
-            return lane.fetch(lambda: given)
+            return lane.fetch(lambda: outputs)
         padded = self.protocol.padded(size, self.config.patch)
-        return lane.fetch(lambda: upsample_argmax(given, padded, threads=self._threads)[:, :H, :W])
+        return lane.fetch(lambda: upsample_argmax(outputs, padded, threads=self._threads)[:, :H, :W])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._source.reduce(type(self))
@@ -297,11 +313,12 @@ class Engine:
         if self.output == "labels":
             return whole_window(size, self.protocol.window, multiscale, fit)
         layout = lay_out(size, multiscale, protocol, fit, self._network)
+        assert layout.need is not None
         layout.need.check()
         return layout
 
     def _infer_stream(self) -> Callable[[list[Request]], list[Result]]:
-        """`infer` for a stream, which gets ready for many once it has seen MANY."""
+        """`infer` for a stream, which compiles for pairs once MANY images have passed."""
         seen = 0
 
         def infer(requests: list[Request]) -> list[Result]:
@@ -313,14 +330,11 @@ class Engine:
 
         return infer
 
-    def _check_own(self, given: Sequence[Request] | Sequence[Result], kind: type) -> None:
-        """See that these are requests, or results, of this Engine."""
-        for one in given:
-            if getattr(one, "network", None) is not self._network:
-                name = kind.__name__.lower()
-                stage = "prepare" if kind is Request else "infer"
-                got = f"a {name} of another Engine" if isinstance(one, kind) else type(one).__name__
-                raise BadOption(f"{got} is no {name} of this Engine; pass what its {stage} gives")
+    def _check_own(self, item: Request | Result, kind: type, rule: str) -> None:
+        """See that this is a request, or a result, of this Engine."""
+        if getattr(item, "owner", None) is not self._token:
+            got = f"another's {kind.__name__.lower()}" if isinstance(item, kind) else type(item).__name__
+            raise BadOption(f"{rule}; got {got}")
 
     def _check_process(self) -> None:
         """Refuse to run in a forked child what would hang there."""

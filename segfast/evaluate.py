@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from segfast import cli, files
 from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
 from segfast.dependencies.imports import need
-from segfast.evaluation.evaluate import check_classes, evaluate
+from segfast.evaluation.evaluate import check_classes
+from segfast.evaluation.evaluate import evaluate as evaluate
 from segfast.evaluation.report import Report, lost, table
 from segfast.protocol import Size
 

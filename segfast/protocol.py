@@ -57,6 +57,12 @@ class Protocol:
             raise BadOption(f"stride must be a whole number from 1 to the window, {min(self.window)}; got {stride!r}")
         return replace(self, stride=(int(stride), int(stride)))
 
+    def plain(self) -> Protocol:
+        """The same protocol with tuples for whatever sequences it was made of, so that it can be a key."""
+        mean, std = ((rgb[0], rgb[1], rgb[2]) for rgb in (self.mean, self.std))
+        window, stride = ((size[0], size[1]) for size in (self.window, self.stride))
+        return replace(self, mean=mean, std=std, window=window, stride=stride)
+
     def working_size(self, size: Size) -> Size:
         """The size at which an image is cut into windows: its own, or enlarged to cover the window.
 
@@ -85,14 +91,14 @@ class Protocol:
         )
         return rows * columns, window
 
-    def windows(self, size: Size) -> tuple[list[Size], Size]:
+    def windows(self, size: Size) -> tuple[tuple[Size, ...], Size]:
         """Origins (top, left) of the windows of an image of working size `size`, and their size."""
         window = min(self.window[0], size[0]), min(self.window[1], size[1])
         rows, columns = (
             sorted({*range(0, length - extent, step), length - extent})
             for length, extent, step in zip(size, window, self.stride, strict=True)
         )
-        return list(itertools.product(rows, columns)), window
+        return tuple(itertools.product(rows, columns)), window
 
 
 def views(size: Size, multiscale: bool, fit: Size | None = None) -> list[tuple[Size, bool]]:

@@ -11,5 +11,5 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a number, and neither infinite nor beyond what a float holds."""
+    """Whether a value is a number, and neither infinite nor of at least 1e300."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300

@@ -1,5 +1,6 @@
 """What goes by the name of `segfast.…` in a checkout: the packages that setup.py packs, and nothing else beside them."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -107,3 +108,23 @@ def test_no_other_names(module):
     assert set(module._HOMES) <= set(module.__all__)
     with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'nonsense'"):
         _ = module.nonsense
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "segfast.image.read_image",
+        "segfast.image.SamplesWarning",
+        "segfast.segmentation.Segmentation",
+        "segfast.kernels.checks.cpus",
+        "segfast.datasets.open_dataset",
+        "segfast.datasets.masks.read_mask",
+        "segfast.evaluate.evaluate",
+        "segfast.train.state.load",
+        "segfast.export.build_engine",
+    ],
+)
+def test_what_users_were_told_of_is_where_it_was(path):
+    module, _, name = path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    assert callable(found)

@@ -163,7 +163,7 @@ def test_doctors_json_has_the_same_keys_in_the_same_order(hide, monkeypatch, cap
     def keys(value):
         return {name: keys(part) for name, part in value.items()} if isinstance(value, dict) else None
 
-    monkeypatch.setattr(inspection, "probe", lambda name, device="cpu": Answer(None, None))
+    monkeypatch.setattr(inspection, "trial", lambda name, device="cpu": Answer(None, None))
     monkeypatch.setattr("segfast.machine.cpu.instructions", lambda: {"avx2": True})
     _, _, found = examined(monkeypatch, capsys)
     assert json.dumps(keys(found)) == json.dumps(KEYS)
@@ -296,7 +296,7 @@ def test_doctor_survives_everything_at_once(monkeypatch, capsys):
 
 def test_doctor_warns_of_two_onnx_runtimes(hide, monkeypatch, capsys):
     monkeypatch.setattr("segfast.dependencies.installation.foreign", lambda: None)
-    monkeypatch.setattr(inspection, "probe", lambda name, device="cpu": Answer("CPUExecutionProvider", None))
+    monkeypatch.setattr(inspection, "trial", lambda name, device="cpu": Answer("CPUExecutionProvider", None))
     for only in ("onnxruntime", "onnxruntime-gpu"):
         monkeypatch.setattr(importlib.metadata, "version", lambda name, only=only: "1.0" if name == only else None)
         assert "warning" not in examined(monkeypatch, capsys)[1]
@@ -316,11 +316,11 @@ def test_doctor_with_a_gpu(monkeypatch, capsys, providers, error, words):
     monkeypatch.setattr("segfast.machine.devices.nvidia_gpus", lambda: 1)
     asked = []
 
-    def probe(name, device="cpu"):
+    def trial(name, device="cpu"):
         asked.append((name, device))
         return Answer(providers, error if name == "onnxruntime" else None)
 
-    monkeypatch.setattr(inspection, "probe", probe)
+    monkeypatch.setattr(inspection, "trial", trial)
     code, text, _ = examined(monkeypatch, capsys)
     assert ("onnxruntime", "cuda") in asked
     assert words in text

@@ -31,8 +31,8 @@ def backward(device: str, N: int) -> None:
     from segfast.kernels.attention_cuda import launch_backward
 
     q, k, v, grad = _inputs(device, N)
-    plan = BackwardConfig(_tile(), _tile(), False) if device == "cpu" else None
-    found = launch_backward(grad, q, k, v, *_launch(q, k, v, 1), HEAD**-0.5, plan)
+    config = BackwardConfig(_tile(), _tile(), False) if device == "cpu" else None
+    found = launch_backward(grad, q, k, v, *_launch(q, k, v, 1), HEAD**-0.5, config)
     leaves = [x.float().requires_grad_() for x in (q, k, v)]
     _check(found, torch.stack(torch.autograd.grad(_twin(*leaves), leaves, grad.float()), 2))
 
@@ -60,9 +60,9 @@ def merge(device: str, K: int) -> None:
     from segfast.protocol import Protocol
 
     size, window, step = ((64, 100), 32, 24) if device == "cpu" else ((384, 600), 256, 192)
-    origins, cut = Protocol((0.5,) * 3, (0.5,) * 3, (window, window), (step, step)).windows(size)
+    origins, extent = Protocol((0.5,) * 3, (0.5,) * 3, (window, window), (step, step)).windows(size)
     logits = torch.randn(len(origins), K, window // 16, window // 16, generator=torch.Generator().manual_seed(K))
-    views = [Windows(logits.numpy(), origins, cut, cut, size, mirrored) for mirrored in (False, True)]
+    views = [Windows(logits.numpy(), origins, extent, extent, size, mirrored) for mirrored in (False, True)]
     moved: Any = [view._replace(logits=logits.to(device)) for view in views]  # type: ignore[arg-type]
     found = torch.as_tensor(merge_windows(moved, size))
     scores = reference.view_scores(views, size, 0, size[0])
@@ -107,10 +107,10 @@ def _launch(q: Any, k: Any, v: Any, splits: int) -> Any:
     from segfast.kernels import attention_configs as configs
     from segfast.kernels.attention_cuda import launch_forward
 
-    plan = configs.LaunchConfig(_tile(), splits, False) if q.device.type == "cpu" else None
-    if plan is None and splits > 1:
-        plan = configs.forward_config(q, k, v)._replace(splits=splits)
-    return launch_forward(q, k, v, HEAD**-0.5, plan)
+    config = configs.LaunchConfig(_tile(), splits, False) if q.device.type == "cpu" else None
+    if config is None and splits > 1:
+        config = configs.forward_config(q, k, v)._replace(splits=splits)
+    return launch_forward(q, k, v, HEAD**-0.5, config)
 
 
 def _tile() -> Any:

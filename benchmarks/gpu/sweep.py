@@ -22,7 +22,7 @@ from segfast.kernels import attention_backend, attention_configs
 # 512² in patches of 8 and of 16, at the batches of an Engine.
 SHAPES = ((4097, 8, 12), (1025, 16, 12))
 TINY = ((129, 1, 1),)
-# The architecture whose tiles a rehearsal goes through, and the plan beside which it does.
+# The architecture whose tiles a rehearsal goes through, and the launch config with which it does.
 REHEARSED = 90
 PLAIN = attention_configs.LaunchConfig(attention_configs.Tile(64, 128, 4, 2), 1, False)
 
@@ -61,8 +61,8 @@ def launched(tile: attention_configs.Tile | None) -> Attend:
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from segfast.kernels.attention_cuda import launch_forward
 
-        plan = attention_configs.forward_config(q, k, v) if q.is_cuda else PLAIN
-        return launch_forward(q, k, v, HEAD**-0.5, plan if tile is None else plan._replace(tile=tile, splits=1))[0]
+        config = attention_configs.forward_config(q, k, v) if q.is_cuda else PLAIN
+        return launch_forward(q, k, v, HEAD**-0.5, config if tile is None else config._replace(tile=tile, splits=1))[0]
 
     return attend
 

@@ -65,7 +65,7 @@ class Golden:
 
     @staticmethod
     def of(output: str, answer: NDArray[Any]) -> Golden:
-        """The golden of an answer.
+        """The golden answer, of the whole one.
 
         Args:
             output: `logits` [1, K, h, w] or `labels` [1, H, W].
@@ -111,10 +111,10 @@ class Golden:
         wanted = ("float16",) if output == "logits" else ("uint8", "int32")
         shape, dtype = tuple(map(int, values["shape"])), values["dtype"]
         if values["photo"] != PHOTOS[0] or dtype not in wanted or len(shape) != (2 if output == "logits" else 1):
-            raise ValueError("another golden than its output's")
+            raise ValueError("the golden answer is of another output")
         count = int(np.prod(shape))
         if not 0 < count <= 65536 * max(_PLACES.values()):
-            raise ValueError("a golden of impossible size")
+            raise ValueError("the golden answer has an impossible size")
         size = count * np.dtype(dtype).itemsize
         unpack = zlib.decompressobj()
         content = unpack.decompress(base64.b64decode(values["values"], validate=True), size + 1)

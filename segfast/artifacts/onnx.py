@@ -32,18 +32,18 @@ class Artifact:
     output: str
     identity: tuple[str, int] = ("", 0)
 
-    def check_shapes(self, given: Sequence[object], returned: Sequence[object]) -> None:
+    def check_shapes(self, inputs: Sequence[object], outputs: Sequence[object]) -> None:
         """See that the network is the one the metadata speaks of.
 
         Args:
-            given, returned: shapes of its input and output; what is no number, is not fixed.
+            inputs, outputs: shapes of the one input and the one output; what is no number, is not fixed.
 
         Raises:
             BadModel: it is another.
         """
         (H, W), P, K = self.size, self.config.patch, self.config.num_classes
         output = [K, -(-H // P), -(-W // P)] if self.output == "logits" else [H, W]
-        for shape, wanted in ((given, [H, W, 3]), (returned, output)):
+        for shape, wanted in ((inputs, [H, W, 3]), (outputs, output)):
             fixed = shape[1:]
             if len(fixed) != len(wanted) or any(
                 isinstance(side, int) and side != want for side, want in zip(fixed, wanted, strict=True)

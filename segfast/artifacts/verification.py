@@ -143,7 +143,7 @@ def verify(plan: Plan, information: str, answer: NDArray[Any]) -> Verification:
 
     Args:
         information: the inspector's JSON.
-        answer: to the golden's photo, logits [1, K, h, w] or labels [1, H, W].
+        answer: to the golden answer's photo, logits [1, K, h, w] or labels [1, H, W].
 
     Raises:
         BadModel: the information or the answer is of another kind.

@@ -132,8 +132,8 @@ def _backbone(backbone: Section, head: Section) -> Backbone:
     backbone.only("out_origin", False)
     backbone.only("interpolate_mode", "bicubic", "bilinear")
     _gelu(backbone)
-    _check_last(backbone, head)
     counts = {name: backbone.whole(name) for name in ("patch_size", "embed_dims", "num_layers")}
+    _check_last(backbone, head, counts["num_layers"])
     return Backbone(
         {name: count for name, count in counts.items() if count is not None},
         size=backbone.size("img_size", 224),
@@ -145,9 +145,10 @@ def _backbone(backbone: Section, head: Section) -> Backbone:
     )
 
 
-def _check_last(backbone: Section, head: Section) -> None:
+def _check_last(backbone: Section, head: Section, depth: int | None) -> None:
     """See that the head takes what the last layer gives."""
-    last, at, depth = backbone.get("out_indices"), head.get("in_index"), backbone.get("num_layers", 12)
+    last, at = backbone.get("out_indices"), head.get("in_index")
+    depth = depth or (12 if backbone.complete else None)
     if isinstance(last, (list, tuple)):
         at = -1 if at is None else at
         if not is_whole(at):

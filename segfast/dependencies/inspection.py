@@ -25,7 +25,7 @@ _IDENTITY = (
     "0142040a00100d"
 )
 # By module; `engine` is our own.
-_PROBES = {
+_TRIALS = {
     "openvino": "from segfast.runtimes.openvino import tolerate_no_home; tolerate_no_home()\n"
     "import openvino; core = openvino.Core(); answer = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')",
     "onnxruntime": f"""
@@ -75,7 +75,7 @@ class Found:
 
 
 class Answer(NamedTuple):
-    """Of a probe; see `Found`."""
+    """Of a trial; see `Found`."""
 
     detail: str | None
     error: str | None
@@ -92,9 +92,9 @@ def examine(device: str) -> dict[str, Found]:
         return {package.module: one for package, one in zip(PACKAGES, found, strict=True)}
 
 
-def probe(name: str, device: str = "cpu") -> Answer:
+def trial(name: str, device: str = "cpu") -> Answer:
     """What a package says in a process of its own."""
-    code = f"import json\n{_PROBES[name]}\nprint('\\n' + json.dumps(answer))"
+    code = f"import json\n{_TRIALS[name]}\nprint('\\n' + json.dumps(answer))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         ended = subprocess.run(  # noqa: S603 (our own code)
@@ -126,7 +126,7 @@ def _examine(package: Package, device: str) -> Found:
     spec = _spec(package.module)
     if spec is None or spec.origin is None:  # a folder of that name is no package
         return Found(False, None, None, None, f"pip install {package.pip}")
-    detail, error = probe(package.module, device) if package.module in _PROBES else (None, None)
+    detail, error = trial(package.module, device) if package.module in _TRIALS else (None, None)
     if package.module == "torch":
         detail = _cuda_of_torch(spec)
     return Found(True, package.version, detail or None, error, _remedy(package, error))

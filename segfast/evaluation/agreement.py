@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from segfast.evaluation.metrics import Labels
 
 
+def equal_labels(labels: Labels, logits: NDArray[np.float32]) -> float:
+    """Share of pixels, 0 … 1, where labels [H, W] are the best class of a reference's logits [K, H, W]."""
+    return float((labels == logits.argmax(0)).mean())
+
+
 class LabelAgreement(NamedTuple):
     """Labels against the reference's.
 
@@ -25,7 +30,7 @@ class LabelAgreement(NamedTuple):
 
 def label_agreement(labels: Labels, logits: NDArray[np.float32]) -> LabelAgreement:
     """Compare labels [H, W] with a reference's logits [K, H, W]."""
-    equal = float((labels == logits.argmax(0)).mean())
+    equal = equal_labels(labels, logits)
     if labels.min() < 0 or labels.max() >= len(logits):
         return LabelAgreement(equal, float("inf"))
     chosen = np.take_along_axis(logits, labels[None].astype(np.intp), 0)[0]

@@ -37,7 +37,7 @@ class Placement(NamedTuple):
     size: Size
     mirrored: bool
     working: Size
-    origins: list[Size]
+    origins: tuple[Size, ...]
     window: Size
     padded: Size
 
@@ -46,11 +46,11 @@ class Layout(NamedTuple):
     """How images of one size are laid out.
 
     Attributes:
-        need: the memory that a request for them takes.
+        need: the memory that a request for them takes; None where it is no more than the image.
     """
 
     placements: tuple[Placement, ...]
-    need: limits.Need
+    need: limits.Need | None = None
 
 
 @lru_cache(8)
@@ -85,7 +85,7 @@ def whole_window(size: Size, window: Size, multiscale: bool, fit: Size | None) -
             f"this artifact gives labels of exactly {H}×{W} pixels, not {asked}; export the model for any size: "
             "python -m segfast.export --output logits, with the same --model or --weights"
         )
-    return Layout((Placement(size, False, size, [(0, 0)], size, size),), limits.Need("", 0, ""))
+    return Layout((Placement(size, False, size, ((0, 0),), size, size),))
 
 
 class View(NamedTuple):
@@ -99,7 +99,7 @@ class View(NamedTuple):
     """
 
     image: NDArray[Any]
-    origins: list[Size]
+    origins: tuple[Size, ...]
     window: Size
     padded: Size
     mirrored: bool
@@ -111,7 +111,7 @@ class View(NamedTuple):
 
 
 class Request:
-    """An image that is ready for the network. It is never changed, so that it may be run again, by any thread.
+    """An image that is ready for the network. It may be run again and again, by any thread of its process.
 
     A single view is resized at once, the many of a multi-scale request each time their turn comes.
 
@@ -119,7 +119,7 @@ class Request:
         rounded: resized views are rounded to bytes before they are enlarged, as the original's evaluation does
             with datasets' pictures.
         threads: for resizing.
-        network: which it is for; told by identity.
+        owner: the Engine's token.
 
     Attributes:
         pixels: RGB [H, W, 3], uint8, at the image's own size.
@@ -129,12 +129,12 @@ class Request:
         self,
         pixels: Pixels,
         placements: Sequence[Placement],
-        network: limits.Network,
+        owner: object,
         *,
         rounded: bool = False,
         threads: int | None = None,
     ):
-        self.pixels, self.network = pixels, network
+        self.pixels, self.owner = pixels, owner
         self._placements, self._rounded, self._threads = placements, rounded, threads
         self._single = [self._view(placements[0])] if len(placements) == 1 else None
 
@@ -147,9 +147,12 @@ class Request:
         return iter(self._single) if self._single else map(self._view, self._placements)
 
     @property
-    def windows(self) -> int:
+    def window_count(self) -> int:
         """How many windows all views have."""
         return sum(len(placement.origins) for placement in self._placements)
+
+    def __reduce__(self) -> str:
+        raise NotSupported("a request stays in its process; send the image, and prepare it there")
 
     def _view(self, placement: Placement) -> View:
         image = resize(self.pixels, placement.size, self._threads)
@@ -159,21 +162,27 @@ class Request:
 
 
 class Result(NamedTuple):
-    """What the network gave for an image. It stays as it is, whatever runs next, and may be merged at any time.
+    """What the network gave for an image. It may be merged at any time, by any thread of its process, whatever runs next.
+
+    Results of images that shared a batch share its memory, and a result keeps its lane.
 
     Attributes:
         pixels: of the image.
-        views: logits of the windows of each view, where they were computed: arrays, or tensors on a GPU.
+        views: logits of the windows of each view, where they were computed: arrays; or tensors on a GPU, perhaps still
+            on their way, and so for `merge` and `lane.fetch` alone to read.
         labels: [H, W], where the network gives those; then there are no views.
         lane: which computed it.
-        network: which it is of; told by identity.
+        owner: the Engine's token.
     """
 
     pixels: Pixels
     views: Sequence[Windows]
     labels: Labels | None
     lane: Lane
-    network: limits.Network
+    owner: object
+
+    def __reduce__(self) -> str:
+        raise NotSupported("a result stays in its process; merge it there, and send the Segmentation")
 
 
 def resize(image: NDArray[Any], size: Size, threads: int | None = None) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from segfast.errors import BadModel, BadOption, MissingRuntime
 from segfast.machine.devices import check_device
 from segfast.protocol import Protocol
 from segfast.runtimes import Runtime
+from segfast.values import is_whole
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -40,8 +41,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.device is not None:
             check_device(self.device)
-        whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
-        if self.threads is not None and not (whole and 1 <= self.threads <= 1024):
+        if self.threads is not None and not (is_whole(self.threads) and 1 <= self.threads <= 1024):
             raise BadOption(f"threads must be a whole number from 1 to 1024; got {self.threads!r}")
         if self.runtime not in (None, *choice.RUNTIMES):
             raise BadOption(f"runtime must be one of {', '.join(choice.RUNTIMES)}; got {self.runtime!r}")

@@ -97,7 +97,7 @@ class TensorRTRuntime:
         self._keep_kernels()
 
     def verification(self, plan: Plan) -> Verification:
-        """Run the plan on its golden's photo, and judge it."""
+        """Run the plan on the photo of its golden answer, and compare."""
         with self._lanes.lane() as lane:  # the plan may not be published yet
             logits = lane.run([photo(self.artifact.size)])
         return verify(plan, self._program.layers(), lane.fetch(lambda: logits))

@@ -240,6 +240,13 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, case):
         load(tmp_path, said)
 
 
+@pytest.mark.parametrize("depth", ["'12'", "[12]", "-1", "1.5", "False"])
+@pytest.mark.parametrize("out", ["", "out_indices=(1,), "])
+def test_impossible_depths(tmp_path, depth, out):
+    with pytest.raises(BadModel, match=r"backbone\.num_layers"):
+        load(tmp_path, but("num_layers=2,", f"{out}num_layers={depth},"))
+
+
 @pytest.mark.parametrize("threshold", ["0", "1", "-0.5", "'half'", "True", "1e999"])
 def test_impossible_thresholds(tmp_path, threshold):
     with pytest.raises(BadModel, match=r"decode_head\.threshold"):
