@@ -29,15 +29,15 @@ def test_oblong_windows_are_covered():
 def test_mmsegmentation_leaves_small_images_alone():
     mmseg = Protocol((0.5,) * 3, (0.5,) * 3, (64, 64), (32, 32), small_windows=True, crop_padding=False)
     assert mmseg.working_size((60, 90)) == (60, 90)
-    assert mmseg.windows((60, 90)) == ([(0, 0), (0, 26)], (60, 64))
+    assert mmseg.windows((60, 90)) == (((0, 0), (0, 26)), (60, 64))
 
 
 def test_windows_end_at_the_border():
     origins, window = PLAIN.windows((64, 160))
     assert window == (64, 64)
-    assert origins == [(0, 0), (0, 48), (0, 96)]
-    assert PLAIN.windows((64, 161))[0] == [(0, 0), (0, 48), (0, 96), (0, 97)]
-    assert PLAIN.windows((64, 64))[0] == [(0, 0)]
+    assert origins == ((0, 0), (0, 48), (0, 96))
+    assert PLAIN.windows((64, 161))[0] == ((0, 0), (0, 48), (0, 96), (0, 97))
+    assert PLAIN.windows((64, 64))[0] == ((0, 0),)
 
 
 def test_another_window_keeps_the_overlap():
