@@ -4,7 +4,8 @@
     python -m segfast.models 'seg-b*' --json
 
 Sizes and work are those for ADE20K, 150 classes at 512×512. Accuracy is the paper's single-scale mIoU
-on ADE20K; behind published weights stands their own.
+on ADE20K; behind published weights stands their own. An encoder of today has what its owner published of
+it, frozen under one Linear, marked *: of the encoder, not of a trained Segmenter.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from segfast.checkpoints import download
 from segfast.config import Config, check_size, family_config
 from segfast.errors import UnknownModel
 from segfast.protocol import Size
-from segfast.variants import MIOU, VARIANTS, list_models, near
+from segfast.variants import MIOU, PROBES, VARIANTS, Probe, list_models, near
 
 SIZE = 512
 
@@ -39,7 +40,8 @@ class Row:
     Attributes:
         flops: of one image of SIZE × SIZE, two per multiply-add.
         miou: the paper's, single-scale on ADE20K, in percent.
-        encoder: the timm name of the ImageNet weights to start from.
+        encoder: the timm name of the weights to start from.
+        probe: what the encoder's owner published of it, if anything.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Row:
     miou: float | None
     encoder: str | None
     weights: tuple[Published, ...]
+    probe: Probe | None = None
 
 
 def main() -> int:
@@ -57,12 +60,14 @@ def main() -> int:
     if options.json:
         print(json.dumps({"classes": 150, "size": [SIZE, SIZE], "models": [asdict(row) for row in rows]}))
         return 0
-    print(f"{'model':<20} {'M params':>8} {'GFLOPs':>8} {'mIoU':>6}  {'ImageNet encoder (timm)':<42} weights (mIoU)")
+    print(f"{'model':<24} {'M params':>8} {'GFLOPs':>8} {'mIoU':>6}  {'encoder (timm)':<42} weights (mIoU)")
     for row in rows:
-        miou = f"{row.miou:.2f}" if row.miou is not None else "-"
+        miou = f"{row.miou:.2f}" if row.miou is not None else f"{row.probe.miou:.1f}*" if row.probe else "-"
         weights = ", ".join(f"{w.name} ({w.miou:.2f}){', cached' if w.cached else ''}" for w in row.weights)
-        size = f"{row.name:<20} {row.parameters / 1e6:>8.1f} {row.flops / 1e9:>8.1f} {miou:>6}"
+        size = f"{row.name:<24} {row.parameters / 1e6:>8.1f} {row.flops / 1e9:>8.1f} {miou:>6}"
         print(f"{size}  {row.encoder or '-':<42} {weights or '-'}")
+    for source in dict.fromkeys(row.probe.source for row in rows if row.probe):
+        print(f"* of the encoder alone: {source}")
     return 0
 
 
@@ -83,12 +88,22 @@ def parameters(config: Config) -> int:
     D, K, P = config.width, config.num_classes, config.patch
     h, w = config.grid
     block = 12 * D * D + 13 * D  # qkv 3D² + 3D, proj D² + D, MLP 8D² + 5D, two LayerNorms 4D
-    tokens = 2 * config.prefix_tokens + h * w  # the prefix itself, and position embeddings of all
-    encoder = (3 * P * P + 1) * D + tokens * D + config.depth * block + 2 * D
+    # The prefix itself, and position embeddings.
+    tokens = config.prefix_tokens + (0 if config.rope else config.position_prefix + h * w)
+    encoder = (3 * P * P + 1) * D + tokens * D + config.depth * _encoder_block(config) + 2 * D
     if config.decoder == "linear":
         return encoder + (D + 1) * K
     projections = 3 * D * D + D  # proj_dec with its bias, proj_patch, proj_classes
     return encoder + projections + K * D + config.decoder_depth * block + 2 * D + 2 * K
+
+
+def _encoder_block(config: Config) -> int:
+    """The numbers of one block of the encoder."""
+    D, hidden = config.width, config.hidden or 4 * config.width
+    gates = 2 if config.mlp == "swiglu" else 1
+    attention = 4 * D * D + D + (3 * D if config.qkv_bias else 0)
+    mlp = gates * (D + 1) * hidden + hidden * D + D
+    return attention + mlp + 4 * D + (2 * D if config.layer_scale else 0)  # two LayerNorms, two LayerScales
 
 
 def flops(config: Config, size: int | Size = SIZE) -> int:
@@ -103,7 +118,9 @@ def flops(config: Config, size: int | Size = SIZE) -> int:
     H, W = check_size(size, P)
     patches = -(-H // P) * -(-W // P)
     embedding = patches * 3 * P * P * D
-    encoder = config.depth * _block(config.prefix_tokens + patches, D)
+    hidden = (config.hidden or 4 * D) * (1.5 if config.mlp == "swiglu" else 1)  # of two products rather than three
+    tokens = config.prefix_tokens + patches
+    encoder = config.depth * (_block(tokens, D) + tokens * D * (int(2 * hidden) - 8 * D))
     if config.decoder == "linear":
         return 2 * (embedding + encoder + patches * D * K)
     decoder = patches * D * D  # proj_dec
@@ -125,7 +142,9 @@ def _row(name: str) -> Row:
         for known, row in download.PUBLISHED.items()
         if known.partition("@")[0] == name
     )
-    return Row(name, parameters(config), flops(config), MIOU["ade20k"].get(name), VARIANTS[name].encoder, weights)
+    row = VARIANTS[name]
+    miou, probe = MIOU["ade20k"].get(name), PROBES.get(row.encoder or "")
+    return Row(name, parameters(config), flops(config), miou, row.encoder, weights, probe)
 
 
 def _parse() -> argparse.Namespace:

@@ -1,17 +1,57 @@
-"""The family: Ti, S, B, L and their DeiT twins × patch 8, 16, 32 × linear or mask decoder (paper, Table 1); its mIoU."""
+"""The family: Ti, S, B, L and their DeiT twins × patch 8, 16, 32 × linear or mask decoder (paper, Table 1); its mIoU.
+
+Beside the paper's encoders stand those of today: DINOv2, DINOv3 and SigLIP2 in their own patch size.
+"""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
-from segfast.errors import UnknownModel
+from segfast import refusals
+from segfast.errors import BadOption, UnknownModel
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """What encoders of one kind have in common; the attributes are those of `Config`.
+
+    Attributes:
+        name: in the names of members, empty for the paper's own.
+    """
+
+    name: str = ""
+    distilled: bool = False
+    encoder_eps: float = 1e-5
+    position_mode: str = "bilinear"
+    position_antialias: bool = False
+    layer_scale: bool = False
+    registers: int = 0
+    class_token: bool = True
+    patch_positions: bool = False
+    rope: bool = False
+    qkv_bias: bool = True
+    mlp: str = "gelu"
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a Config."""
+        return {name: value for name, value in asdict(self).items() if name != "name"}
+
+    def structure(self) -> dict[str, Any]:
+        """Those of them that say which tensors there are and what they mean."""
+        return {name: getattr(self, name) for name in STRUCTURE}
+
+
+STRUCTURE = (
+    "distilled", "layer_scale", "registers", "class_token", "patch_positions", "rope", "qkv_bias", "mlp",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,7 +60,9 @@ class Variant:
 
     Attributes:
         width, depth, heads: of the encoder; the mask decoder has its width and heads.
-        encoder: the timm name of the ImageNet weights the paper starts from, if any are public.
+        encoder: the timm name of the weights to start from, if any are public: on ImageNet for the paper's encoders,
+            self-supervised or on captions for today's.
+        kind: what the encoder is beside its sizes.
     """
 
     name: str
@@ -33,6 +75,12 @@ class Variant:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     encoder: str | None
+    kind: EncoderKind
+
+    @property
+    def window(self) -> int:
+        """The side of its windows in pixels by default: 512, or the next multiple of the patch."""
+        return 512 + -512 % self.patch
 
 
 #            width depth heads  {patch: ImageNet weights in timm}
@@ -52,20 +100,70 @@ _DEIT = {
     "b": (768, 12, 12, {16: "deit_base_distilled_patch16_384.fb_in1k"}),
 }
 PATCHES = (8, 16, 32)
+RESIZED = (8, 14, 16, 32)  # that weights of any patch are resampled to
+
+PLAIN = EncoderKind()
+DEIT = EncoderKind("deit", distilled=True)
+# Oquab et al. 2023; with registers, Darcet et al. 2024. timm resamples the positions of all with antialiasing.
+DINOV2 = EncoderKind(
+    "dinov2", encoder_eps=1e-6, position_mode="bicubic", position_antialias=True, layer_scale=True
+)  # fmt: skip
+DINOV2_REGISTERS = replace(DINOV2, name="dinov2reg", registers=4, patch_positions=True)
+# Siméoni et al. 2025; S+ has SwiGLU. The biases of q, k and v are zero in the published weights.
+DINOV3 = EncoderKind("dinov3", layer_scale=True, registers=4, rope=True, qkv_bias=False)
+DINOV3_SWIGLU = replace(DINOV3, mlp="swiglu")
+# Tschannen et al. 2025; timm has the exact GELU in B.
+SIGLIP2 = EncoderKind(
+    "siglip2", encoder_eps=1e-6, position_mode="bicubic", position_antialias=True, class_token=False, patch_positions=True
+)  # fmt: skip
+SIGLIP2_TANH = replace(SIGLIP2, mlp="gelu-tanh")
+
+_S, _B, _L = (384, 12, 6), (768, 12, 12), (1024, 24, 16)
+#    size     kind           width, depth, heads  patch  weights in timm
+_TODAY = (
+    ("s", DINOV2, _S, 14, "vit_small_patch14_dinov2.lvd142m"),
+    ("b", DINOV2, _B, 14, "vit_base_patch14_dinov2.lvd142m"),
+    ("l", DINOV2, _L, 14, "vit_large_patch14_dinov2.lvd142m"),
+    ("s", DINOV2_REGISTERS, _S, 14, "vit_small_patch14_reg4_dinov2.lvd142m"),
+    ("b", DINOV2_REGISTERS, _B, 14, "vit_base_patch14_reg4_dinov2.lvd142m"),
+    ("l", DINOV2_REGISTERS, _L, 14, "vit_large_patch14_reg4_dinov2.lvd142m"),
+    ("s", DINOV3, _S, 16, "vit_small_patch16_dinov3.lvd1689m"),
+    ("splus", DINOV3_SWIGLU, _S, 16, "vit_small_plus_patch16_dinov3.lvd1689m"),
+    ("b", DINOV3, _B, 16, "vit_base_patch16_dinov3.lvd1689m"),
+    ("l", DINOV3, _L, 16, "vit_large_patch16_dinov3.lvd1689m"),
+    ("b", SIGLIP2, _B, 16, "vit_base_patch16_siglip_512.v2_webli"),
+    ("l", SIGLIP2_TANH, _L, 16, "vit_large_patch16_siglip_512.v2_webli"),
+)  # fmt: skip
+DECODERS = ("linear", "mask")
 
 
 def _family() -> dict[str, Variant]:
-    family = {}
-    for deit, rows in ((False, _VIT), (True, _DEIT)):
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if deit else (HALF, HALF)
-        for size, (width, depth, heads, encoders) in rows.items():
-            for decoder in ("linear", "mask"):
-                for patch in PATCHES:
-                    name = f"seg-{size}{'-deit' if deit else ''}{'-mask' if decoder == 'mask' else ''}-{patch}"
-                    family[name] = Variant(
-                        name, width, depth, heads, patch, decoder, deit, mean, std, encoders.get(patch)
-                    )
-    return family
+    rows = [
+        _variant(size, kind, (width, depth, heads), patch, decoder, encoders.get(patch))
+        for kind, table in ((PLAIN, _VIT), (DEIT, _DEIT))
+        for size, (width, depth, heads, encoders) in table.items()
+        for decoder in DECODERS
+        for patch in PATCHES
+    ]
+    rows += [
+        _variant(size, kind, sizes, patch, decoder, encoder)
+        for size, kind, sizes, patch, encoder in _TODAY
+        for decoder in DECODERS
+    ]
+    return {row.name: row for row in rows}
+
+
+def _variant(
+    size: str, kind: EncoderKind, sizes: tuple[int, int, int], patch: int, decoder: str, encoder: str | None
+) -> Variant:
+    width, depth, heads = sizes
+    mean, std = (HALF, HALF) if kind.name in ("", "siglip2") else (IMAGENET_MEAN, IMAGENET_STD)
+    name = _name(size, kind, decoder, patch)
+    return Variant(name, width, depth, heads, patch, decoder, kind.distilled, mean, std, encoder, kind)
+
+
+def _name(size: str, kind: EncoderKind, decoder: str, patch: int) -> str:
+    return "-".join(["seg", size, *filter(None, [kind.name, "mask" if decoder == "mask" else ""]), str(patch)])
 
 
 VARIANTS = MappingProxyType(_family())
@@ -88,6 +186,31 @@ MIOU: Mapping[str, Mapping[str, float]] = MappingProxyType({
 MIOU_AT_640 = MappingProxyType({"seg-l-mask-16": 51.82})
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What an encoder's owner published of it on ADE20K, frozen under one Linear: no accuracy of a trained Segmenter.
+
+    Attributes:
+        miou: on the validation set, in percent.
+    """
+
+    miou: float
+    source: str
+
+
+_DINOV2_PROBE = "frozen, one Linear, ADE20K, multi-scale (DINOv2, model card of facebookresearch/dinov2)"
+_DINOV3_PROBE = "frozen, one Linear, ADE20K, single-scale (DINOv3, Siméoni et al. 2025)"
+# By timm's name of the weights.
+PROBES = MappingProxyType({
+    "vit_small_patch14_dinov2.lvd142m": Probe(47.2, _DINOV2_PROBE),
+    "vit_base_patch14_dinov2.lvd142m": Probe(51.3, _DINOV2_PROBE),
+    "vit_large_patch14_dinov2.lvd142m": Probe(53.1, _DINOV2_PROBE),
+    "vit_small_patch16_dinov3.lvd1689m": Probe(47.0, _DINOV3_PROBE),
+    "vit_base_patch16_dinov3.lvd1689m": Probe(51.8, _DINOV3_PROBE),
+    "vit_large_patch16_dinov3.lvd1689m": Probe(54.9, _DINOV3_PROBE),
+})  # fmt: skip
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the family that match a shell pattern, such as `seg-b*` (paper, Table 1)."""
     return fnmatch.filter(VARIANTS, pattern)
@@ -99,18 +222,54 @@ def variant(name: str) -> Variant:
     Raises:
         UnknownModel: there is none; the message lists the near ones.
     """
-    if not isinstance(name, str) or name not in VARIANTS:
-        raise UnknownModel(f"no model is named {name!r}; {near(name)}")
-    return VARIANTS[name]
+    if isinstance(name, str) and name in VARIANTS:
+        return VARIANTS[name]
+    if isinstance(name, str) and (why := refusals.of_name(name)) is not None:
+        raise UnknownModel(f"no model is named {name!r}, which would have {why}; {near(name)}")
+    raise UnknownModel(f"no model is named {name!r}; {near(name)}")
 
 
-def family_name(*, width: int, depth: int, heads: int, patch: int, decoder: str, distilled: bool) -> str:
-    """The family member of these sizes, or `seg-custom-…`."""
-    sizes = (width, depth, heads, patch, decoder, distilled)
+def at_patch(row: Variant, patch: int) -> Variant:
+    """A member with a patch of another size, named after it.
+
+    Its weights stay those of its row, whose patch embedding is resampled.
+
+    Raises:
+        BadOption: the patch is not among RESIZED.
+    """
+    if isinstance(patch, bool) or patch not in RESIZED:
+        raise BadOption(f"patch must be one of {', '.join(map(str, RESIZED))} pixels; got {patch!r}")
+    return replace(row, name=f"{row.name.rpartition('-')[0]}-{patch}", patch=patch)
+
+
+def family_name(
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    patch: int,
+    decoder: str,
+    kind: EncoderKind | None = None,
+    distilled: bool = False,
+) -> str:
+    """The family member of these sizes, or `seg-custom-…`.
+
+    Args:
+        kind: of the encoder; by default one of the paper's, `distilled` or not.
+    """
+    kind = (DEIT if distilled else PLAIN) if kind is None else kind
+    sizes = (width, depth, heads, patch, decoder, kind.structure())
     for row in VARIANTS.values():
-        if (row.width, row.depth, row.heads, row.patch, row.decoder, row.distilled) == sizes:
+        if (row.width, row.depth, row.heads, row.patch, row.decoder, row.kind.structure()) == sizes:
             return row.name
-    return f"seg-custom{'-deit' if distilled else ''}{'-mask' if decoder == 'mask' else ''}-{patch}"
+    return _name("custom", kind, decoder, patch)
+
+
+def kind_of(config: Any) -> EncoderKind:
+    """The kind of a Config's encoder; one that is no row of the table has the plain name."""
+    structure = {name: getattr(config, name) for name in STRUCTURE}
+    known = {row.kind.name: row.kind for row in VARIANTS.values() if row.kind.structure() == structure}
+    return next(iter(known.values()), EncoderKind(**structure))
 
 
 def near(name: str, names: list[str] | None = None) -> str:
