@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from segfast.train.fields import Recipe
+from segfast.train.layers import Group
 
 
 def learning_rate(recipe: Recipe, iteration: int) -> float:
@@ -27,8 +28,8 @@ def learning_rate(recipe: Recipe, iteration: int) -> float:
     return (recipe.lr - recipe.min_lr) * share + recipe.min_lr
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD or AdamW over one group of parameters."""
+def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter] | list[Group]) -> torch.optim.Optimizer:
+    """SGD or AdamW over parameters, or groups of them; the step sets a group's rate."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,
