@@ -108,7 +108,7 @@ def _model(options: argparse.Namespace) -> Segmenter:
     names = _class_names(options.classes)
     count = len(names) if isinstance(names, tuple) else names
     if options.weights is None:
-        size = check_size(512 if options.size is None else options.size, row.patch)
+        size = check_size(row.window if options.size is None else options.size, row.patch)
         model = _random(options.model, 150 if count is None else count, size)
     else:
         from segfast.checkpoints.load import load_model

@@ -7,8 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from segfast.config import whole_patches
 from segfast.kernels import reference
 from segfast.model import Segmenter
+from segfast.network.blocks import Block, LayerScale
 from segfast.protocol import Size
 
 
@@ -48,15 +50,33 @@ class Deployed(nn.Module):
 
 
 def at_size(model: Segmenter, size: Size) -> Segmenter:
-    """A copy of a model for windows of `size` only: position embeddings resampled, attention plain.
+    """A copy of a model for windows of `size` only: where patches lie is constant, attention plain.
 
     The plain attention is the pattern that inference compilers recognise and fuse.
     """
     config = model.config
-    P = config.patch
-    h, w = -(-size[0] // P), -(-size[1] // P)
-    fixed = Segmenter(replace(config, image_size=(h * P, w * P), protocol=config.protocol.with_window(size)))
+    padded = whole_patches(size, config.patch)
+    fixed = Segmenter(replace(config, image_size=padded, protocol=config.protocol.with_window(size)))
     state = dict(model.state_dict())
-    state["encoder.pos_embed"] = model.encoder.positions(h, w)
+    if not config.rope:
+        state["encoder.pos_embed"] = model.encoder.positions(*fixed.config.grid)
     fixed.load_state_dict(state)
+    fixed.encoder.keep_rotation()
     return fixed.set_attention(reference.attention).eval()
+
+
+@torch.no_grad()
+def fold_layer_scale(model: Segmenter) -> None:
+    """Multiply LayerScale into the Linears before it, in place: nothing is left of it to compute."""
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.ls1 = _folded(block.ls1, block.attn.proj)
+            block.ls2 = _folded(block.ls2, block.mlp.fc2)
+
+
+def _folded(scale: nn.Module, linear: nn.Linear) -> nn.Identity:
+    """What is left of a LayerScale, whose factors the Linear takes."""
+    if isinstance(scale, LayerScale):
+        linear.weight.mul_(scale.gamma[:, None])
+        linear.bias.mul_(scale.gamma)
+    return nn.Identity()

@@ -20,7 +20,7 @@ from segfast.config import check_size
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
 from segfast.export import check
 from segfast.export.bars import Phases
-from segfast.export.graph import Deployed, at_size
+from segfast.export.graph import Deployed, at_size, fold_layer_scale
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
 from segfast.export.replacing import replaced
 from segfast.model import Segmenter
@@ -117,6 +117,7 @@ def _export(
             expected = check.expect(fixed)
             more = {"size": window, "precision": precision, "output": output, "digest": digest(model)}
             metadata = fixed.config.to_json(**more)
+            fold_layer_scale(fixed)
         with phases("activations"):
             peak = None
             if precision == "fp16":

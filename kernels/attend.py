@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from . import attention_op, attention_table
+from . import attention_op, attention_table, rotary
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 PINNED = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
@@ -62,12 +62,18 @@ def attention_backend(name: str) -> Callable[..., Tensor]:
     return BACKENDS[name]
 
 
-def attend_packed(attend: AttentionFunction, qkv: Tensor) -> Tensor:
+def attend_packed(attend: AttentionFunction, qkv: Tensor, rotation: Tensor | None = None) -> Tensor:
     """`attend` of q, k, v = qkv.unbind(2), for qkv [B, N, 3, heads, d] → [B, N, heads, d].
 
     Where our kernels run, the gradient of qkv is the packed tensor that they write; of any other
-    attention autograd copies three gradients together.
+    attention, and of rotated tokens, autograd copies three gradients together.
+
+    Args:
+        rotation: [2, N, d], by which q and k are rotated first (`rotary.rotate`).
     """
+    if rotation is not None:
+        q, k, v = attention_op.unpack(qkv)
+        return attend(rotary.rotate(q, rotation), rotary.rotate(k, rotation), v)
     ours = attend is triton_attention or (attend is attention and choose(qkv) == "triton")
     if not ours:
         return attend(*attention_op.unpack(qkv))

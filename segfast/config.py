@@ -38,8 +38,17 @@ class Config:
         distilled: the encoder has a distillation token (DeiT).
         encoder_eps, decoder_eps: of the LayerNorms (original 1e-5; MMSegmentation's encoder 1e-6).
         position_mode: resampling of position embeddings, `bilinear` or `bicubic` (MMSegmentation).
+        position_antialias: resample them with antialiasing, and for every other grid (timm).
         encoder_dropout, decoder_dropout, drop_path: in training only (section 4.3; code).
         provenance: where the weights come from, in words.
+        layer_scale: the encoder's blocks scale their branches channel by channel (DINOv2, DINOv3).
+        registers: tokens after the class token that only the encoder uses (Darcet et al. 2024).
+        class_token: there is one; SigLIP2 has none.
+        patch_positions: position embeddings are for patches alone (DINOv2 with registers).
+        rope, rope_temperature: q and k are rotated by the places of patches instead (DINOv3).
+        qkv_bias: the Linear of the encoder's q, k and v has a bias.
+        mlp: of the encoder: `gelu`, `gelu-tanh` (its approximation by tanh) or `swiglu` (DINOv3's S+).
+        hidden: width inside that MLP; 0 for four times `width`.
     """
 
     name: str
@@ -62,6 +71,17 @@ class Config:
     decoder_dropout: float = 0.1
     drop_path: float = 0.1
     provenance: Mapping[str, str] = field(default_factory=dict)
+    # Later than format 1 (`segfast.formats`).
+    layer_scale: bool = False
+    registers: int = 0
+    class_token: bool = True
+    patch_positions: bool = False
+    position_antialias: bool = False
+    rope: bool = False
+    rope_temperature: float = 100.0
+    qkv_bias: bool = True
+    mlp: str = "gelu"
+    hidden: int = 0
 
     def __post_init__(self) -> None:
         """Names are keys of answers, so no two are alike, wherever they come from."""
@@ -74,8 +94,13 @@ class Config:
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens before the patches: the class token, and DeiT's distillation token."""
-        return 2 if self.distilled else 1
+        """Tokens before the patches: the class token, DeiT's distillation token, registers."""
+        return self.class_token + self.distilled + self.registers
+
+    @property
+    def position_prefix(self) -> int:
+        """How many of the tokens before the patches have position embeddings."""
+        return 0 if self.patch_positions or self.rope else self.prefix_tokens
 
     @property
     def random_weights(self) -> bool:
@@ -95,7 +120,7 @@ class Config:
             _require(is_whole(getattr(self, name)) and 1 <= getattr(self, name) <= most, name, getattr(self, name))
         for name in _FRACTIONS:
             _require(is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, name, getattr(self, name))
-        for owner, name in ((self, "distilled"), (p, "small_windows"), (p, "crop_padding")):
+        for owner, name in (*((self, name) for name in _YES_OR_NO), (p, "small_windows"), (p, "crop_padding")):
             _require(isinstance(getattr(owner, name), bool), name, getattr(owner, name))
         _require(self.width % self.heads == 0, "heads", f"{self.heads}, which does not divide width {self.width}")
         _require(self.decoder in ("linear", "mask"), "decoder", self.decoder)
@@ -113,7 +138,26 @@ class Config:
         _require(len(self.palette) == self.num_classes, "palette", f"{len(self.palette)} colours")
         colours_fit = all(len(c) == 3 and all(is_whole(x) and 0 <= x <= 255 for x in c) for c in self.palette)
         _require(colours_fit, "palette", "colours that are not three numbers from 0 to 255")
+        self._check_encoder()
         return self
+
+    def _check_encoder(self) -> None:
+        """See that the fields of today's encoders go together."""
+        for name, most in (("registers", 1024), ("hidden", 65536)):
+            _require(is_whole(getattr(self, name)) and 0 <= getattr(self, name) <= most, name, getattr(self, name))
+        temperature = self.rope_temperature
+        _require(is_number(temperature) and 1 <= temperature < 1e9, "rope_temperature", temperature)
+        _require(self.mlp in ("gelu", "gelu-tanh", "swiglu"), "mlp", self.mlp)
+        antialiased = self.position_antialias
+        _require(
+            not antialiased or self.position_mode == "bicubic", "position_antialias", f"set with {self.position_mode}"
+        )
+        _require(self.class_token or not self.distilled, "distilled", "set without a class token")
+        if self.rope:
+            head = self.width // self.heads
+            _require(head % 4 == 0, "rope", f"set with heads of {head}, which 4 does not divide")
+            for name in ("patch_positions", "position_antialias"):
+                _require(not getattr(self, name), name, "set beside rope, which has no position embeddings")
 
     def to_json(self, **more: object) -> str:
         """One JSON object: the lowest `format` that says enough, the fields, and `more` (see `segfast.formats`)."""
@@ -147,17 +191,23 @@ def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
         raise BadModel(f"the segfast metadata in {source} is damaged ({error!r}); export or save it again") from None
 
 
-def family_config(variant: Variant, num_classes: int = 150, image_size: int | Size = 512, **provenance: str) -> Config:
+def family_config(
+    variant: Variant, num_classes: int = 150, image_size: int | Size | None = None, **provenance: str
+) -> Config:
     """The Config of a family member, windows of the training size without overlap (ADE20K's protocol).
 
     150, 60 and 19 classes are named after ADE20K, Pascal Context and Cityscapes, others by number.
+
+    Args:
+        image_size: of training, by default the variant's: 512 pixels, 518 where the patch is 14. Where it is no multiple of
+            the patch, windows are padded to one, whose grid is that of the position embeddings.
 
     Raises:
         BadOption: the class count or the image size is out of range.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or not 1 <= num_classes <= 65536:
         raise BadOption(f"num_classes must be a whole number from 1 to 65536; got {num_classes!r}")
-    size = check_size(image_size, variant.patch, "image_size")
+    size = check_size(variant.window if image_size is None else image_size, variant.patch, "image_size")
     num_classes = int(num_classes)
     names, palette = labels.for_count(num_classes)
     return Config(
@@ -168,13 +218,18 @@ def family_config(variant: Variant, num_classes: int = 150, image_size: int | Si
         heads=variant.heads,
         decoder=variant.decoder,
         num_classes=num_classes,
-        image_size=size,
+        image_size=whole_patches(size, variant.patch),
         protocol=Protocol(variant.mean, variant.std, window=size, stride=size),
         classes=names,
         palette=palette,
-        distilled=variant.distilled,
         provenance=provenance,
+        **variant.kind.fields(),
     )
+
+
+def whole_patches(size: Size, patch: int) -> Size:
+    """The size to which the network pads images: (height, width), each the next multiple of the patch."""
+    return size[0] + -size[0] % patch, size[1] + -size[1] % patch
 
 
 def check_size(size: int | Size, patch: int, option: str = "size") -> Size:
@@ -192,8 +247,17 @@ def check_size(size: int | Size, patch: int, option: str = "size") -> Size:
     return int(pair[0]), int(pair[1])
 
 
-# The largest values of whole-number fields, which are 1 at least, and the fields in [0, 1).
+# The largest values of whole-number fields, which are 1 at least, the fields that are yes or no, and those in [0, 1).
 _WHOLE = {"patch": 256, "width": 16384, "depth": 1024, "heads": 1024, "decoder_depth": 1024, "num_classes": 65536}
+_YES_OR_NO = (
+    "distilled",
+    "layer_scale",
+    "class_token",
+    "patch_positions",
+    "position_antialias",
+    "rope",
+    "qkv_bias",
+)
 _FRACTIONS = ("encoder_eps", "decoder_eps", "encoder_dropout", "decoder_dropout", "drop_path")
 
 

@@ -21,7 +21,7 @@ def create_model(
     name: str,
     *,
     num_classes: int = 150,
-    image_size: int | Size = 512,
+    image_size: int | Size | None = None,
     pretrained: bool | str | os.PathLike[str] = False,
 ) -> Segmenter:
     """A family member in evaluation mode.
@@ -30,7 +30,7 @@ def create_model(
         name: such as `seg-b-mask-16`; `segfast.list_models()` names all.
         num_classes: K.
         image_size: training size in pixels, one side or (height, width): the grid of the position
-            embeddings and the sliding window.
+            embeddings and the sliding window. By default 512, or 518 where the patch is 14.
         pretrained: False draws all weights at random. True loads the encoder the paper starts from
             (section 4.2), a timm name that one, and a path an encoder from a `.npz` of the ViT
             authors, a timm or DeiT checkpoint, or any Segmenter checkpoint. Position embeddings are

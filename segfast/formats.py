@@ -33,7 +33,18 @@ class Late(NamedTuple):
 
 # Every field that came after format 1 and must not be overlooked, by its dotted name. Of the metadata in `.safetensors`
 # and `.onnx` files (`protocol.window` would be one of its names), and of the sidecar of `.engine` files.
-METADATA: Mapping[str, Late] = MappingProxyType({})
+METADATA: Mapping[str, Late] = MappingProxyType({
+    "layer_scale": Late(2, False),
+    "registers": Late(2, 0),
+    "class_token": Late(2, True),
+    "patch_positions": Late(2, False),
+    "position_antialias": Late(2, False),
+    "rope": Late(2, False),
+    "rope_temperature": Late(2, 100.0),
+    "qkv_bias": Late(2, True),
+    "mlp": Late(2, "gelu"),
+    "hidden": Late(2, 0),
+})  # fmt: skip
 SIDECAR: Mapping[str, Late] = MappingProxyType({})
 
 

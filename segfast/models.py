@@ -83,12 +83,22 @@ def parameters(config: Config) -> int:
     D, K, P = config.width, config.num_classes, config.patch
     h, w = config.grid
     block = 12 * D * D + 13 * D  # qkv 3D² + 3D, proj D² + D, MLP 8D² + 5D, two LayerNorms 4D
-    tokens = 2 * config.prefix_tokens + h * w  # the prefix itself, and position embeddings of all
-    encoder = (3 * P * P + 1) * D + tokens * D + config.depth * block + 2 * D
+    # The prefix itself, and position embeddings.
+    tokens = config.prefix_tokens + (0 if config.rope else config.position_prefix + h * w)
+    encoder = (3 * P * P + 1) * D + tokens * D + config.depth * _encoder_block(config) + 2 * D
     if config.decoder == "linear":
         return encoder + (D + 1) * K
     projections = 3 * D * D + D  # proj_dec with its bias, proj_patch, proj_classes
     return encoder + projections + K * D + config.decoder_depth * block + 2 * D + 2 * K
+
+
+def _encoder_block(config: Config) -> int:
+    """The numbers of one block of the encoder."""
+    D, hidden = config.width, config.hidden or 4 * config.width
+    gates = 2 if config.mlp == "swiglu" else 1
+    attention = 4 * D * D + D + (3 * D if config.qkv_bias else 0)
+    mlp = gates * (D + 1) * hidden + hidden * D + D
+    return attention + mlp + 4 * D + (2 * D if config.layer_scale else 0)  # two LayerNorms, two LayerScales
 
 
 def flops(config: Config, size: int | Size = SIZE) -> int:
@@ -103,7 +113,9 @@ def flops(config: Config, size: int | Size = SIZE) -> int:
     H, W = check_size(size, P)
     patches = -(-H // P) * -(-W // P)
     embedding = patches * 3 * P * P * D
-    encoder = config.depth * _block(config.prefix_tokens + patches, D)
+    hidden = (config.hidden or 4 * D) * (1.5 if config.mlp == "swiglu" else 1)  # of two products rather than three
+    tokens = config.prefix_tokens + patches
+    encoder = config.depth * (_block(tokens, D) + tokens * D * (int(2 * hidden) - 8 * D))
     if config.decoder == "linear":
         return 2 * (embedding + encoder + patches * D * K)
     decoder = patches * D * D  # proj_dec

@@ -1,12 +1,16 @@
-"""The family: Ti, S, B, L and their DeiT twins × patch 8, 16, 32 × linear or mask decoder (paper, Table 1); its mIoU."""
+"""The family: Ti, S, B, L and their DeiT twins × patch 8, 16, 32 × linear or mask decoder (paper, Table 1); its mIoU.
+
+Beside the paper's encoders stand those of today: DINOv2, DINOv3 and SigLIP2 in their own patch size.
+"""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from segfast.errors import UnknownModel
 
@@ -15,12 +19,49 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
+class EncoderKind:
+    """What encoders of one kind have in common; the attributes are those of `Config`.
+
+    Attributes:
+        name: in the names of members, empty for the paper's own.
+    """
+
+    name: str = ""
+    distilled: bool = False
+    encoder_eps: float = 1e-5
+    position_mode: str = "bilinear"
+    position_antialias: bool = False
+    layer_scale: bool = False
+    registers: int = 0
+    class_token: bool = True
+    patch_positions: bool = False
+    rope: bool = False
+    qkv_bias: bool = True
+    mlp: str = "gelu"
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a Config."""
+        return {name: value for name, value in asdict(self).items() if name != "name"}
+
+    def structure(self) -> dict[str, Any]:
+        """Those of them that say which tensors there are and what they mean."""
+        return {name: getattr(self, name) for name in STRUCTURE}
+
+
+STRUCTURE = (
+    "distilled", "layer_scale", "registers", "class_token", "patch_positions", "rope", "qkv_bias", "mlp",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Variant:
     """One member of the family.
 
     Attributes:
         width, depth, heads: of the encoder; the mask decoder has its width and heads.
-        encoder: the timm name of the ImageNet weights the paper starts from, if any are public.
+        encoder: the timm name of the weights to start from, if any are public: on ImageNet for the paper's encoders,
+            self-supervised or on captions for today's.
+        kind: what the encoder is beside its sizes.
     """
 
     name: str
@@ -33,6 +74,12 @@ class Variant:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     encoder: str | None
+    kind: EncoderKind
+
+    @property
+    def window(self) -> int:
+        """The side of its windows in pixels by default: 512, or the next multiple of the patch."""
+        return 512 + -512 % self.patch
 
 
 #            width depth heads  {patch: ImageNet weights in timm}
@@ -53,19 +100,68 @@ _DEIT = {
 }
 PATCHES = (8, 16, 32)
 
+PLAIN = EncoderKind()
+DEIT = EncoderKind("deit", distilled=True)
+# Oquab et al. 2023; with registers, Darcet et al. 2024. timm resamples the positions of all with antialiasing.
+DINOV2 = EncoderKind(
+    "dinov2", encoder_eps=1e-6, position_mode="bicubic", position_antialias=True, layer_scale=True
+)  # fmt: skip
+DINOV2_REGISTERS = replace(DINOV2, name="dinov2reg", registers=4, patch_positions=True)
+# Siméoni et al. 2025; S+ has SwiGLU. The biases of q, k and v are zero in the published weights.
+DINOV3 = EncoderKind("dinov3", layer_scale=True, registers=4, rope=True, qkv_bias=False)
+DINOV3_SWIGLU = replace(DINOV3, mlp="swiglu")
+# Tschannen et al. 2025; timm has the exact GELU in B.
+SIGLIP2 = EncoderKind(
+    "siglip2", encoder_eps=1e-6, position_mode="bicubic", position_antialias=True, class_token=False, patch_positions=True
+)  # fmt: skip
+SIGLIP2_TANH = replace(SIGLIP2, mlp="gelu-tanh")
+
+_S, _B, _L = (384, 12, 6), (768, 12, 12), (1024, 24, 16)
+#    size     kind           width, depth, heads  patch  weights in timm
+_TODAY = (
+    ("s", DINOV2, _S, 14, "vit_small_patch14_dinov2.lvd142m"),
+    ("b", DINOV2, _B, 14, "vit_base_patch14_dinov2.lvd142m"),
+    ("l", DINOV2, _L, 14, "vit_large_patch14_dinov2.lvd142m"),
+    ("s", DINOV2_REGISTERS, _S, 14, "vit_small_patch14_reg4_dinov2.lvd142m"),
+    ("b", DINOV2_REGISTERS, _B, 14, "vit_base_patch14_reg4_dinov2.lvd142m"),
+    ("l", DINOV2_REGISTERS, _L, 14, "vit_large_patch14_reg4_dinov2.lvd142m"),
+    ("s", DINOV3, _S, 16, "vit_small_patch16_dinov3.lvd1689m"),
+    ("splus", DINOV3_SWIGLU, _S, 16, "vit_small_plus_patch16_dinov3.lvd1689m"),
+    ("b", DINOV3, _B, 16, "vit_base_patch16_dinov3.lvd1689m"),
+    ("l", DINOV3, _L, 16, "vit_large_patch16_dinov3.lvd1689m"),
+    ("b", SIGLIP2, _B, 16, "vit_base_patch16_siglip_512.v2_webli"),
+    ("l", SIGLIP2_TANH, _L, 16, "vit_large_patch16_siglip_512.v2_webli"),
+)  # fmt: skip
+DECODERS = ("linear", "mask")
+
 
 def _family() -> dict[str, Variant]:
-    family = {}
-    for deit, rows in ((False, _VIT), (True, _DEIT)):
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if deit else (HALF, HALF)
-        for size, (width, depth, heads, encoders) in rows.items():
-            for decoder in ("linear", "mask"):
-                for patch in PATCHES:
-                    name = f"seg-{size}{'-deit' if deit else ''}{'-mask' if decoder == 'mask' else ''}-{patch}"
-                    family[name] = Variant(
-                        name, width, depth, heads, patch, decoder, deit, mean, std, encoders.get(patch)
-                    )
-    return family
+    rows = [
+        _variant(size, kind, (width, depth, heads), patch, decoder, encoders.get(patch))
+        for kind, table in ((PLAIN, _VIT), (DEIT, _DEIT))
+        for size, (width, depth, heads, encoders) in table.items()
+        for decoder in DECODERS
+        for patch in PATCHES
+    ]
+    rows += [
+        _variant(size, kind, sizes, patch, decoder, encoder)
+        for size, kind, sizes, patch, encoder in _TODAY
+        for decoder in DECODERS
+    ]
+    return {row.name: row for row in rows}
+
+
+def _variant(
+    size: str, kind: EncoderKind, sizes: tuple[int, int, int], patch: int, decoder: str, encoder: str | None
+) -> Variant:
+    width, depth, heads = sizes
+    mean, std = (HALF, HALF) if kind.name in ("", "siglip2") else (IMAGENET_MEAN, IMAGENET_STD)
+    name = _name(size, kind, decoder, patch)
+    return Variant(name, width, depth, heads, patch, decoder, kind.distilled, mean, std, encoder, kind)
+
+
+def _name(size: str, kind: EncoderKind, decoder: str, patch: int) -> str:
+    return "-".join(["seg", size, *filter(None, [kind.name, "mask" if decoder == "mask" else ""]), str(patch)])
 
 
 VARIANTS = MappingProxyType(_family())
@@ -104,13 +200,34 @@ def variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def family_name(*, width: int, depth: int, heads: int, patch: int, decoder: str, distilled: bool) -> str:
-    """The family member of these sizes, or `seg-custom-…`."""
-    sizes = (width, depth, heads, patch, decoder, distilled)
+def family_name(
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    patch: int,
+    decoder: str,
+    kind: EncoderKind | None = None,
+    distilled: bool = False,
+) -> str:
+    """The family member of these sizes, or `seg-custom-…`.
+
+    Args:
+        kind: of the encoder; by default one of the paper's, `distilled` or not.
+    """
+    kind = (DEIT if distilled else PLAIN) if kind is None else kind
+    sizes = (width, depth, heads, patch, decoder, kind.structure())
     for row in VARIANTS.values():
-        if (row.width, row.depth, row.heads, row.patch, row.decoder, row.distilled) == sizes:
+        if (row.width, row.depth, row.heads, row.patch, row.decoder, row.kind.structure()) == sizes:
             return row.name
-    return f"seg-custom{'-deit' if distilled else ''}{'-mask' if decoder == 'mask' else ''}-{patch}"
+    return _name("custom", kind, decoder, patch)
+
+
+def kind_of(config: Any) -> EncoderKind:
+    """The kind of a Config's encoder; one that is no row of the table has the plain name."""
+    structure = {name: getattr(config, name) for name in STRUCTURE}
+    known = {row.kind.name: row.kind for row in VARIANTS.values() if row.kind.structure() == structure}
+    return next(iter(known.values()), EncoderKind(**structure))
 
 
 def near(name: str, names: list[str] | None = None) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from segfast.checkpoints.load import load_model
-from segfast.config import Config
+from segfast.config import Config, whole_patches
 from segfast.create import create_model
 from segfast.datasets.base import Dataset
 from segfast.errors import BadOption, NotSupported
@@ -19,7 +19,7 @@ from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.model import Segmenter, resample_positions
 from segfast.train.attend import cpu_attention
 from segfast.train.fields import Recipe
-from segfast.variants import family_name, variant
+from segfast.variants import family_name, kind_of, variant
 
 ATTENTIONS = tuple(BACKENDS)
 # Encoders of the first ViT paper, trained by random cropping only (section 4.2), and DeiT's without distillation
@@ -120,9 +120,13 @@ def save_activations(model: Segmenter) -> None:
         block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
 
 
-def _recomputed(forward: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+def _recomputed(
+    forward: Callable[[Tensor, Tensor | None], Tensor], tokens: Tensor, rotation: Tensor | None = None
+) -> Tensor:
     """A block's output, recomputed for the gradient if one is wanted; the Engine of an evaluation wants none."""
-    return checkpoint(forward, tokens, use_reentrant=False) if torch.is_grad_enabled() else forward(tokens)
+    if not torch.is_grad_enabled():
+        return forward(tokens, rotation)
+    return checkpoint(forward, tokens, rotation, use_reentrant=False)
 
 
 def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str]]:
@@ -150,10 +154,11 @@ def _from_checkpoint(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[
     same = replace(recipe, decoder_depth=theirs.config.decoder_depth, width=None, depth=None)
     config = _trained_config(theirs.config, same, dataset, recipe.checkpoint)
     model, state = Segmenter(config), theirs.state_dict()
-    prefix, old = config.prefix_tokens, theirs.config.grid
-    if config.grid != old:
+    prefix, old = config.position_prefix, theirs.config.grid
+    if config.grid != old and not config.rope:
         positions = state["encoder.pos_embed"]
-        state["encoder.pos_embed"] = resample_positions(positions, prefix, old, config.grid, config.position_mode)
+        how = config.position_mode, config.position_antialias
+        state["encoder.pos_embed"] = resample_positions(positions, prefix, old, config.grid, *how)
     fresh = model.state_dict()
     new = [name for name in fresh if state[name].shape != fresh[name].shape]
     model.load_state_dict({name: fresh[name] if name in new else state[name] for name in fresh})
@@ -182,7 +187,7 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
             heads=heads,
             patch=config.patch,
             decoder=config.decoder,
-            distilled=config.distilled,
+            kind=kind_of(config),
         )
     )
     protocol = replace(config.protocol, window=(window, window), stride=(stride, stride))
@@ -194,7 +199,7 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
         heads=heads,
         decoder_depth=recipe.decoder_depth,
         num_classes=len(dataset.classes),
-        image_size=(recipe.crop, recipe.crop),
+        image_size=whole_patches((recipe.crop, recipe.crop), config.patch),
         protocol=protocol,
         classes=tuple(dataset.classes),
         palette=tuple(dataset.palette),

@@ -34,7 +34,7 @@ def regrid(positions: Tensor, config: Config, grids: Sequence[Size], source: str
     """
     from segfast.model import resample_positions
 
-    prefix = config.prefix_tokens
+    prefix = config.position_prefix
     tokens = positions.shape[1] - prefix if positions.ndim == 3 else 0
     side = math.isqrt(max(0, tokens))
     grid = next(((h, w) for h, w in (*grids, (side, side)) if h * w == tokens > 0), None)
@@ -46,7 +46,8 @@ def regrid(positions: Tensor, config: Config, grids: Sequence[Size], source: str
         )
     if grid == config.grid:
         return positions
-    return resample_positions(positions.float(), prefix, grid, config.grid, config.position_mode)
+    how = config.position_mode, config.position_antialias
+    return resample_positions(positions.float(), prefix, grid, config.grid, *how)
 
 
 def stated_grids(content: Mapping[str, object], patch: int) -> list[Size]:
