@@ -32,7 +32,9 @@ class Recipe:
     source: str = _option("where these values come from", "", fixed=True)
     model: str | None = _option("family member, such as seg-b-mask-16; none: the checkpoint's", "seg-b-mask-16")
     encoder: str = _option(
-        "weights to start from: augreg, orig, deit (a DeiT's own; section 4.2), a timm name, a file, or none", "augreg"
+        "weights to start from: augreg, orig (section 4.2), the model's own (deit, dinov2, dinov2reg, dinov3, siglip2), "
+        "a timm name, a file, or none",
+        "augreg",
     )
     checkpoint: str | None = _option("a trained Segmenter to continue from instead: file or published name", None)
     width: int | None = _option("of the encoder, a multiple of 64, instead of the model's", None, within=(64, 16384))
@@ -90,7 +92,9 @@ class Recipe:
     )
     decoder_dropout: float = _option("in the mask decoder", 0.1, within=(0, _BELOW_ONE))
     fraction: float = _option("share of the training set to use (Table 5)", 1.0, within=(1e-9, 1))
-    precision: str = _option("fp32, autocast to bf16 or fp16, or auto: bf16 where the machine has it", "fp32", choices=PRECISIONS)
+    precision: str = _option(
+        "fp32, autocast to bf16 or fp16, or auto: bf16 where the machine has it", "fp32", choices=PRECISIONS
+    )
     seed: int = _option("of every random number", 0, within=(0, 2**63 - 1))
     evaluate_every: int = _option("iterations between evaluations; 0: only the last", 5000, within=(0, _MANY))
     save_every: int = _option("iterations between saved states", 1000, within=(1, _MANY))
@@ -142,7 +146,9 @@ class Recipe:
                 f"--freeze{'' if self.freeze else '-blocks'} would keep random weights; name an --encoder, or leave it out"
             )
         if self.freeze and (self.freeze_blocks or self.encoder_lr is not None or self.layer_decay != 1):
-            raise BadOption("--freeze leaves nothing for --freeze-blocks, --encoder-lr and --layer-decay; leave them out")
+            raise BadOption(
+                "--freeze leaves nothing for --freeze-blocks, --encoder-lr and --layer-decay; leave them out"
+            )
         if self.encoder_lr is not None and not 0 < self.encoder_lr <= _HIGHEST:
             raise BadOption(
                 f"--encoder-lr must lie over 0 and up to {_HIGHEST:g}; got {self.encoder_lr}; --freeze keeps the encoder"

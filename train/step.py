@@ -15,7 +15,7 @@ from segfast.inference.normalisation import channels
 from segfast.model import Segmenter
 from segfast.train.data import Batch, normalise
 from segfast.train.fields import Recipe
-from segfast.train.layers import freeze, groups
+from segfast.train.layers import groups
 from segfast.train.loss import pixel_loss
 from segfast.train.precision import autocast, resolve
 from segfast.train.schedule import learning_rate, make_optimizer
@@ -59,7 +59,6 @@ class Stepper:
         self.recipe, self.world, self.accumulate = recipe, world, accumulate
         self.model = model.to(world.device).train()
         self.precision = resolve(recipe.precision, world.device)
-        freeze(self.model, recipe)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(recipe, groups(self.model, recipe))
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.precision == "fp16")
