@@ -61,7 +61,7 @@ def at_size(model: Segmenter, size: Size) -> Segmenter:
     if not config.rope:
         state["encoder.pos_embed"] = model.encoder.positions(*fixed.config.grid)
     fixed.load_state_dict(state)
-    fixed.encoder.keep_rotation()
+    fixed.encoder.keep_rotations()
     return fixed.set_attention(reference.attention).eval()
 
 

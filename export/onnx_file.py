@@ -37,6 +37,8 @@ OPSETS = range(18, 23)
 # Largest relative error of the logits against fp32 PyTorch, the ratio of the norms. Measured on
 # random weights: fp16 2.8e-3 (seg-b-mask-16), 3.0e-3 (seg-l-mask-16).
 GATES = {"fp16": 5e-3, "fp32": 1e-4}
+# Of weights, in bytes: a Protocol Buffers message, which an .onnx file is, ends at 2 GiB.
+LARGEST = 2_100_000_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def export_onnx(
         force: let a model of random weights replace a file of trained ones.
 
     Raises:
-        BadOption: an option is out of range, or a trained file would be replaced by one of random weights.
+        BadOption: an option is out of range, the weights would pass the 2 GB that an .onnx file holds, or a trained file would
+            be replaced by one of random weights.
         ExportFailed: the file does not pass; nothing was written.
         CannotWrite: the destination is full, read-only or missing; nothing was written.
     """
@@ -101,6 +104,7 @@ def export_onnx(
     _check_option("precision", precision, PRECISIONS)
     _check_option("output", output, OUTPUTS)
     _check_option("opset", opset, OPSETS)
+    _check_bytes(model, precision)
     return made(_export, model, path, window, precision, output, opset, force)
 
 
@@ -215,6 +219,15 @@ def _check_option(name: str, value: object, allowed: range | Collection[str]) ->
     if isinstance(value, bool) or value not in allowed:
         choices = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(allowed)
         raise BadOption(f"{name} must be one of {choices}; got {value!r}")
+
+
+def _check_bytes(model: Segmenter, precision: str) -> None:
+    weights = sum(parameter.numel() for parameter in model.parameters()) * PRECISIONS[precision].itemsize
+    if weights > LARGEST:
+        remedy = "export with --fp16" if precision == "fp32" and weights // 2 <= LARGEST else "choose a smaller encoder"
+        raise BadOption(
+            f"{model.config.name} has {weights / 1e9:.1f} GB of weights in {precision}, and an .onnx file holds 2 GB; {remedy}"
+        )
 
 
 @contextmanager

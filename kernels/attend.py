@@ -62,14 +62,14 @@ def attention_backend(name: str) -> Callable[..., Tensor]:
     return BACKENDS[name]
 
 
-def attend_packed(attend: AttentionFunction, qkv: Tensor, rotation: Tensor | None = None) -> Tensor:
+def attend_packed(attend: AttentionFunction, qkv: Tensor, rotation: rotary.Rotation | None = None) -> Tensor:
     """`attend` of q, k, v = qkv.unbind(2), for qkv [B, N, 3, heads, d] → [B, N, heads, d].
 
     Where our kernels run, the gradient of qkv is the packed tensor that they write; of any other
     attention, and of rotated tokens, autograd copies three gradients together.
 
     Args:
-        rotation: [2, N, d], by which q and k are rotated first (`rotary.rotate`).
+        rotation: cosines and sines [N, 1, d] by which q and k are rotated first (`rotary.rotate`).
     """
     if rotation is not None:
         q, k, v = attention_op.unpack(qkv)

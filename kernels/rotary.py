@@ -5,18 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Rotation = tuple[Tensor, Tensor]
 
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """x [B, N, heads, d] with its pairs of channels (i, i + d/2) rotated by the angles of their token.
 
     Args:
-        rotation: [2, N, d]: the cosine of every channel's angle, and its sine, negative for the first half of the channels.
+        rotation: the cosine of every channel's angle and its sine, both [N, 1, d], the sine with a minus in the first d/2.
 
     Raises:
         ValueError: the rotation is not that of N tokens and heads of d.
     """
-    if rotation.shape != (2, x.shape[1], x.shape[3]):
-        raise ValueError(f"tokens {list(x.shape)} take a rotation [2, N, d], not {list(rotation.shape)}")
-    cos, sin = rotation.to(x.dtype).unsqueeze(2)  # 2 × [N, 1, d]
+    cos, sin = rotation
+    if cos.shape != (x.shape[1], 1, x.shape[3]) or sin.shape != cos.shape:
+        shapes = f"{list(cos.shape)} and {list(sin.shape)}"
+        raise ValueError(f"tokens {list(x.shape)} take cosines and sines [N, 1, d], not {shapes}")
     first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([second, first], -1) * sin
+    return x * cos.to(x.dtype) + torch.cat([second, first], -1) * sin.to(x.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -12,9 +11,9 @@ from typing import Any
 
 from segfast import classes as labels
 from segfast import formats
+from segfast.config_values import check_values
 from segfast.errors import BadModel, BadOption
 from segfast.protocol import Protocol, Size
-from segfast.values import is_number, is_whole
 from segfast.variants import Variant
 
 METADATA_KEY = "segfast"
@@ -114,50 +113,8 @@ class Config:
         Raises:
             BadModel: a value is not; the message names it.
         """
-        p, named = self.protocol, isinstance(self.name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name)
-        _require(named, "name", self.name)
-        for name, most in _WHOLE.items():
-            _require(is_whole(getattr(self, name)) and 1 <= getattr(self, name) <= most, name, getattr(self, name))
-        for name in _FRACTIONS:
-            _require(is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, name, getattr(self, name))
-        for owner, name in (*((self, name) for name in _YES_OR_NO), (p, "small_windows"), (p, "crop_padding")):
-            _require(isinstance(getattr(owner, name), bool), name, getattr(owner, name))
-        _require(self.width % self.heads == 0, "heads", f"{self.heads}, which does not divide width {self.width}")
-        _require(self.decoder in ("linear", "mask"), "decoder", self.decoder)
-        _require(self.position_mode in ("bilinear", "bicubic"), "position_mode", self.position_mode)
-        for name, size in (("image_size", self.image_size), ("window", p.window), ("stride", p.stride)):
-            _require(len(size) == 2 and all(is_whole(side) and 1 <= side <= 65536 for side in size), name, size)
-        _require(min(self.grid) >= 1, "image_size", f"{self.image_size}, smaller than the patch")
-        for name, values in (("mean", p.mean), ("std", p.std)):
-            _require(len(values) == 3 and all(is_number(value) and abs(value) < 1e6 for value in values), name, "those")
-        _require(min(p.std) > 0, "std", p.std)
-        gaps = any(s > w for s, w in zip(p.stride, p.window, strict=True))
-        _require(not gaps, "stride", f"{p.stride}, over the window {p.window}")
-        _require(len(self.classes) == self.num_classes, "classes", f"{len(self.classes)} names")
-        _require(all(isinstance(name, str) for name in self.classes), "classes", "anything but names")
-        _require(len(self.palette) == self.num_classes, "palette", f"{len(self.palette)} colours")
-        colours_fit = all(len(c) == 3 and all(is_whole(x) and 0 <= x <= 255 for x in c) for c in self.palette)
-        _require(colours_fit, "palette", "colours that are not three numbers from 0 to 255")
-        self._check_encoder()
+        check_values(self)
         return self
-
-    def _check_encoder(self) -> None:
-        """See that the fields of today's encoders go together."""
-        for name, most in (("registers", 1024), ("hidden", 65536)):
-            _require(is_whole(getattr(self, name)) and 0 <= getattr(self, name) <= most, name, getattr(self, name))
-        temperature = self.rope_temperature
-        _require(is_number(temperature) and 1 <= temperature < 1e9, "rope_temperature", temperature)
-        _require(self.mlp in ("gelu", "gelu-tanh", "swiglu"), "mlp", self.mlp)
-        antialiased = self.position_antialias
-        _require(
-            not antialiased or self.position_mode == "bicubic", "position_antialias", f"set with {self.position_mode}"
-        )
-        _require(self.class_token or not self.distilled, "distilled", "set without a class token")
-        if self.rope:
-            head = self.width // self.heads
-            _require(head % 4 == 0, "rope", f"set with heads of {head}, which 4 does not divide")
-            for name in ("patch_positions", "position_antialias"):
-                _require(not getattr(self, name), name, "set beside rope, which has no position embeddings")
 
     def to_json(self, **more: object) -> str:
         """One JSON object: the lowest `format` that says enough, the fields, and `more` (see `segfast.formats`)."""
@@ -247,28 +204,9 @@ def check_size(size: int | Size, patch: int, option: str = "size") -> Size:
     return int(pair[0]), int(pair[1])
 
 
-# The largest values of whole-number fields, which are 1 at least, the fields that are yes or no, and those in [0, 1).
-_WHOLE = {"patch": 256, "width": 16384, "depth": 1024, "heads": 1024, "decoder_depth": 1024, "num_classes": 65536}
-_YES_OR_NO = (
-    "distilled",
-    "layer_scale",
-    "class_token",
-    "patch_positions",
-    "position_antialias",
-    "rope",
-    "qkv_bias",
-)
-_FRACTIONS = ("encoder_eps", "decoder_eps", "encoder_dropout", "decoder_dropout", "drop_path")
-
-
 def _fields(kind: type[Config] | type[Protocol]) -> tuple[str, ...]:
     return tuple(item.name for item in dataclasses.fields(kind))
 
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
-
-
-def _require(condition: object, name: str, value: object) -> None:
-    if not condition:
-        raise BadModel(f"{name} cannot be {value}")

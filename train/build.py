@@ -16,6 +16,7 @@ from segfast.create import create_model
 from segfast.datasets.base import Dataset
 from segfast.errors import BadOption, NotSupported
 from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
+from segfast.kernels.rotary import Rotation
 from segfast.model import Segmenter, resample_positions
 from segfast.train.attend import cpu_attention
 from segfast.train.fields import Recipe
@@ -125,7 +126,7 @@ def save_activations(model: Segmenter) -> None:
 
 
 def _recomputed(
-    forward: Callable[[Tensor, Tensor | None], Tensor], tokens: Tensor, rotation: Tensor | None = None
+    forward: Callable[[Tensor, Rotation | None], Tensor], tokens: Tensor, rotation: Rotation | None = None
 ) -> Tensor:
     """A block's output, recomputed for the gradient if one is wanted; the Engine of an evaluation wants none."""
     if not torch.is_grad_enabled():

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segfast import kernels
+from segfast.kernels.rotary import Rotation
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 # What DINOv2 and DINOv3 start LayerScale at.
@@ -51,11 +52,11 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, rotation: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, rotation: Rotation | None = None) -> Tensor:
         """[B, N, D] → [B, N, D].
 
         Args:
-            rotation: cosines and sines [2, N, d] for q and k (`segfast.network.positions.rotation`).
+            rotation: cosines and sines [N, 1, d] for q and k (`segfast.network.positions.rotation`).
         """
         tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens), rotation)))
         return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))
@@ -72,7 +73,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.attend: AttentionFunction = kernels.attention
 
-    def forward(self, tokens: Tensor, rotation: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, rotation: Rotation | None = None) -> Tensor:
         """[B, N, D] → [B, N, D]; `rotation` as in `Block`."""
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # [B, N, 3, heads, d]
         dropping = self.training and self.dropout.p > 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segfast.config import Config
+from segfast.kernels.rotary import Rotation
 from segfast.network.blocks import Block, init_weights
 from segfast.network.positions import resample_positions, rotation
 
@@ -27,8 +28,10 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.encoder_dropout)
         self.blocks = nn.ModuleList(_blocks(config))
         self.norm = nn.LayerNorm(D, eps=config.encoder_eps)
-        self.rotation: Tensor | None
-        self.register_buffer("rotation", None, persistent=False)
+        self.cos: Tensor | None
+        self.sin: Tensor | None
+        self.register_buffer("cos", None, persistent=False)
+        self.register_buffer("sin", None, persistent=False)
         self.apply(init_weights)
         for token in (self.cls_token, self.dist_token, self.pos_embed, self.reg_token):
             if token is not None:
@@ -68,18 +71,20 @@ class Encoder(nn.Module):
         prefix, mode, antialias = config.position_prefix, config.position_mode, config.position_antialias
         return resample_positions(self.pos_embed, prefix, grid, (h, w), mode, antialias)
 
-    def rotations(self, h: int, w: int) -> Tensor | None:
-        """What turns q and k for a grid of h × w patches (RoPE), [2, prefix + h·w, d]."""
-        config = self.config
-        if not config.rope or (self.rotation is not None and (h, w) == config.grid):
-            return self.rotation
-        d, device = config.width // config.heads, self.norm.weight.device
-        return rotation((h, w), config.prefix_tokens, d, config.rope_temperature, device)
+    def rotations(self, h: int, w: int) -> Rotation | None:
+        """What turns q and k for a grid of h × w patches (RoPE), each [prefix + h·w, 1, d]."""
+        config, weight = self.config, self.norm.weight
+        if not config.rope:
+            return None
+        if self.cos is not None and self.sin is not None and (h, w) == config.grid:
+            return self.cos, self.sin
+        d = config.width // config.heads
+        cos, sin = rotation((h, w), config.prefix_tokens, d, config.rope_temperature, weight.device)
+        return cos.to(weight.dtype), sin.to(weight.dtype)
 
-    def keep_rotation(self) -> None:
-        """Hold the rotations of the config's grid as a constant from now on."""
-        self.rotation = None
-        self.rotation = self.rotations(*self.config.grid)
+    def keep_rotations(self) -> None:
+        """Hold the rotations of the config's grid as constants from now on."""
+        self.cos, self.sin = self.rotations(*self.config.grid) or (None, None)
 
 
 class PatchEmbedding(nn.Module):

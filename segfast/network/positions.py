@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segfast.kernels.rotary import Rotation
 from segfast.protocol import Size
 
 
@@ -26,8 +27,8 @@ def resample_positions(
     return torch.cat([fixed, patches.to(fixed.dtype).flatten(2).transpose(1, 2)], dim=1)
 
 
-def rotation(grid: Size, prefix: int, d: int, temperature: float, device: torch.device | str | None = None) -> Tensor:
-    """Cosines and sines [2, prefix + h·w, d] by which q and k of head size d are rotated (RoPE), fp32.
+def rotation(grid: Size, prefix: int, d: int, temperature: float, device: torch.device | str | None = None) -> Rotation:
+    """Cosines and sines [prefix + h·w, 1, d] by which q and k of head size d are rotated (RoPE), fp32.
 
     As in DINOv3 (Siméoni et al. 2025, section 3.2) and timm: the centres of patches lie in -1 … 1 in each direction; half of
     a head's pairs of channels (i, i + d/2) turn with the row, half with the column. Tokens before the patches stay as
@@ -41,4 +42,4 @@ def rotation(grid: Size, prefix: int, d: int, temperature: float, device: torch.
     angles = (2 * math.pi * places[..., None] / periods).flatten(1)  # [h·w, d/2]
     angles = F.pad(angles, (0, 0, prefix, 0))
     cos, sin = angles.cos(), angles.sin()
-    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
+    return torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
