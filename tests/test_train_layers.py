@@ -181,8 +181,8 @@ def test_crops_are_of_whole_patches_and_windows_overlap_as_the_recipe_s():
     row = recipe("ade20k", "seg-b-dinov2-mask-14")
     assert (row.crop, row.sides, row.image_size) == (518, (518, 518), 518)
     assert recipe("folder", "seg-b-dinov2-14").sides == (518, 480)
-    assert recipe("folder", "seg-s-dinov2-14", crop=252).sides == (252, 252 * 480 // 512)
-    assert recipe("cityscapes", crop=256).sides == (256, 170)
+    assert recipe("folder", "seg-s-dinov2-14", crop=252).sides == (252, 236)
+    assert recipe("cityscapes", crop=256).sides == (256, 171)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
     chosen = dataclasses.replace(row, **{**fields, "model": model, **overrides})
     window, stride = chosen.sides
     if stride > window and "stride" not in overrides:  # as much overlap as the recipe has, in smaller windows
-        chosen = dataclasses.replace(chosen, stride=window * stride // row.sides[0])
+        chosen = dataclasses.replace(chosen, stride=round(window * stride / row.sides[0]))
     return chosen.check()
 
 
