@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from segfast.checkpoints.encoders import find_encoder
-from segfast.checkpoints.load import fit
+from segfast.checkpoints.encoders import start_from
 from segfast.config import Config, family_config
 from segfast.dependencies.imports import need
 from segfast.errors import BadModel, BadOption
 from segfast.protocol import Size
-from segfast.variants import VARIANTS, Variant, variant
+from segfast.variants import VARIANTS, Variant, at_patch, variant
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -23,6 +22,7 @@ def create_model(
     num_classes: int = 150,
     image_size: int | Size | None = None,
     pretrained: bool | str | os.PathLike[str] = False,
+    patch: int | None = None,
 ) -> Segmenter:
     """A family member in evaluation mode.
 
@@ -31,19 +31,23 @@ def create_model(
         num_classes: K.
         image_size: training size in pixels, one side or (height, width): the grid of the position
             embeddings and the sliding window. By default 512, or 518 where the patch is 14.
-        pretrained: False draws all weights at random. True loads the encoder the paper starts from
-            (section 4.2), a timm name that one, and a path an encoder from a `.npz` of the ViT
-            authors, a timm or DeiT checkpoint, or any Segmenter checkpoint. Position embeddings are
-            resampled bilinearly to the training grid, from the grid that the file says they have, else from
-            a square; mean and std are those of the weights where they say so; the decoder stays random.
+        pretrained: False draws all weights at random. True loads the encoder of the member's row (the paper's of
+            section 4.2, or today's), a timm name that one, and a path an encoder from a `.npz` of the ViT
+            authors, a timm or DeiT checkpoint, the file of DINOv2's, DINOv3's or SigLIP2's owner or of Transformers, or
+            any Segmenter checkpoint. Position embeddings are resampled to the training grid as the family does, from the
+            grid that the file says they have, else from a square; mean and std are those of the weights where they
+            say so; the decoder stays random.
+        patch: 8, 14, 16 or 32 instead of the name's, in pixels: the patch embedding is resampled by pseudo-inverse
+            (Beyer et al. 2023, FlexiViT). The model is then named after it, as `seg-l-dinov3-mask-32` is.
 
     Raises:
-        UnknownModel: no such name; the near ones are listed.
+        UnknownModel: no such name; the near ones are listed, or why there is none.
         BadModel: the weights do not fit, or no public encoder exists for this member.
-        BadOption: the class count or size is out of range.
-        DownloadFailed: the encoder cannot be fetched.
+        BadOption: the class count, size or patch is out of range.
+        DownloadFailed: the encoder cannot be fetched, or its owner gives it on request only.
+        MissingRuntime: timm is missing or too old.
     """
-    row = variant(name)
+    row = variant(name) if patch is None else at_patch(variant(name), patch)
     source = _source(row, pretrained)
     weights = {"weights": f"encoder {source}, decoder random" if source else "random"}
     config = family_config(row, num_classes, image_size, **weights)
@@ -51,7 +55,7 @@ def create_model(
 
     from segfast.processes.torch_state import made
 
-    return made(_create, config, source)
+    return made(_create, config, source, patch is not None)
 
 
 def _source(row: Variant, pretrained: object) -> str | None:
@@ -67,17 +71,8 @@ def _source(row: Variant, pretrained: object) -> str | None:
     return row.encoder if pretrained is True else os.fspath(pretrained) if pretrained else None
 
 
-def _create(config: Config, source: str | None) -> Segmenter:
+def _create(config: Config, source: str | None, resize: bool) -> Segmenter:
     """The model of a configuration, its encoder from `source`, if any."""
     from segfast.model import Segmenter
 
-    if source is None:
-        return Segmenter(config).eval()
-    config, encoder = find_encoder(source, config)
-    if encoder.heads not in (None, config.heads):  # no tensor's shape would say so
-        raise BadModel(
-            f"{source} has {encoder.heads} heads, {config.name} {config.heads}; choose the encoder of that model"
-        )
-    model = Segmenter(config)
-    fit(model.encoder, encoder.state, config, source, encoder.grids)
-    return model.eval()
+    return (Segmenter(config) if source is None else start_from(source, config, resize)).eval()

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from segfast.errors import UnknownModel
+from segfast import refusals
+from segfast.errors import BadOption, UnknownModel
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -99,6 +100,7 @@ _DEIT = {
     "b": (768, 12, 12, {16: "deit_base_distilled_patch16_384.fb_in1k"}),
 }
 PATCHES = (8, 16, 32)
+RESIZED = (8, 14, 16, 32)  # that weights of any patch are resampled to
 
 PLAIN = EncoderKind()
 DEIT = EncoderKind("deit", distilled=True)
@@ -195,9 +197,24 @@ def variant(name: str) -> Variant:
     Raises:
         UnknownModel: there is none; the message lists the near ones.
     """
-    if not isinstance(name, str) or name not in VARIANTS:
-        raise UnknownModel(f"no model is named {name!r}; {near(name)}")
-    return VARIANTS[name]
+    if isinstance(name, str) and name in VARIANTS:
+        return VARIANTS[name]
+    if isinstance(name, str) and (why := refusals.of_name(name)) is not None:
+        raise UnknownModel(f"no model is named {name!r}, which would have {why}; {near(name)}")
+    raise UnknownModel(f"no model is named {name!r}; {near(name)}")
+
+
+def at_patch(row: Variant, patch: int) -> Variant:
+    """A member with a patch of another size, named after it.
+
+    Its weights stay those of its row, whose patch embedding is resampled.
+
+    Raises:
+        BadOption: the patch is not among RESIZED.
+    """
+    if isinstance(patch, bool) or patch not in RESIZED:
+        raise BadOption(f"patch must be one of {', '.join(map(str, RESIZED))} pixels; got {patch!r}")
+    return replace(row, name=f"{row.name.rpartition('-')[0]}-{patch}", patch=patch)
 
 
 def family_name(

@@ -1,60 +1,77 @@
-"""Encoders to start a model from: by timm's names, from the ViT authors' `.npz`, from timm, DeiT and Segmenter checkpoints."""
+"""Encoders to start a model from: by timm's names, from the ViT authors' `.npz`, from timm's, the owners' and Segmenter files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from segfast.checkpoints import native, states
-from segfast.checkpoints.load import existing, first_entries, is_plain, segmenter
+from segfast import refusals
+from segfast.checkpoints import native, owners, states, timm_encoders
+from segfast.checkpoints.load import existing, first_entries, fit, segmenter
+from segfast.checkpoints.matching import Encoder, adapted, check
 from segfast.checkpoints.pickles import load_pickle
 from segfast.checkpoints.positions import stated_grids
 from segfast.checkpoints.states import State
 from segfast.config import Config
-from segfast.dependencies.imports import brief
-from segfast.errors import BadModel, DownloadFailed, UnknownModel
-from segfast.protocol import Size
-from segfast.variants import near
+from segfast.errors import BadModel
+
+if TYPE_CHECKING:
+    from segfast.model import Segmenter
 
 
-class Encoder(NamedTuple):
-    """An encoder alone, as a file has it.
+def start_from(source: str, config: Config, resize: bool = False) -> Segmenter:
+    """The model of a Config, its encoder's weights from a timm name or a file, its decoder's random.
 
-    Attributes:
-        config: of the Segmenter that it is part of, if it is.
-        grids: of patches that its position embeddings may have, the weightiest first.
-        heads: of its attentions, where the file says so.
+    Args:
+        resize: a patch embedding of another patch is resampled (FlexiViT), else refused.
+
+    Raises:
+        As `find_encoder`, or
+        BadModel: the encoder is of another family, size, patch or number of heads.
     """
+    from segfast.model import Segmenter
 
-    config: Config | None
-    state: State
-    grids: list[Size]
-    heads: int | None = None
+    config, encoder = find_encoder(source, config, resize)
+    check(encoder.state, config, source, resize)
+    if encoder.heads not in (None, config.heads):  # no tensor's shape would say so
+        raise BadModel(
+            f"{source} has {encoder.heads} heads, {config.name} {config.heads}; choose the encoder of that model"
+        )
+    config, state = adapted(config, encoder.state, resize)
+    model = Segmenter(config)
+    fit(model.encoder, state, config, source, encoder.grids)
+    return model
 
 
-def find_encoder(source: str, config: Config) -> tuple[Config, Encoder]:
+def find_encoder(source: str, config: Config, resize: bool = False) -> tuple[Config, Encoder]:
     """An encoder by timm name or path, and the Config of the model it is for, with the preprocessing it was trained with.
 
     Raises:
-        UnknownModel, DownloadFailed: timm does not have it, or cannot fetch it.
-        BadModel: the file is missing, damaged, of no encoder, or of one of another size.
+        UnknownModel, MissingRuntime, DownloadFailed: timm does not have it, is too old, or cannot fetch it.
+        BadModel: the file is missing, damaged, of no encoder, or of one that segfast does not have.
     """
     path = Path(source)
     if path.suffix.lower() == ".npz":
-        return config, _from_npz(path, config)
+        return config, timm_encoders.from_npz(path, config)
     if path.suffix.lower() not in (".pth", ".pt", ".bin", ".safetensors") and not path.exists():
-        return _from_timm(source, config)
+        return timm_encoders.by_name(source, config, resize)
     encoder = read_encoder(path)
     if (theirs := encoder.config) is not None:
         protocol = replace(config.protocol, mean=theirs.protocol.mean, std=theirs.protocol.std)
-        config = replace(config, protocol=protocol, encoder_eps=theirs.encoder_eps, position_mode=theirs.position_mode)
+        config = replace(
+            config,
+            protocol=protocol,
+            encoder_eps=theirs.encoder_eps,
+            position_mode=theirs.position_mode,
+            position_antialias=theirs.position_antialias,
+        )
     return config, encoder
 
 
 def read_encoder(path: Path) -> Encoder:
-    """The encoder in a Segmenter checkpoint or a timm or DeiT `.pth`/`.safetensors`.
+    """The encoder in a Segmenter checkpoint, or in a `.pth` or `.safetensors` with timm's names or its owner's.
 
     Raises:
         As `load_model`.
@@ -69,74 +86,22 @@ def read_encoder(path: Path) -> Encoder:
         content = load_pickle(path)
         if (whole := states.find(content, states.SEGMENTER, str(path))) is not None:
             return _part_of(*segmenter(path, content, whole.state, encoder_only=True))
-    found = states.find(content, states.VIT, str(path), allowed=("encoder", "backbone"))
-    if found is None or "cls_token" not in found.state:
-        raise BadModel(
-            f"{path} holds no ViT encoder (its entries: {first_entries(content)}); pass one of timm, DeiT or segfast"
-        )
-    patch = found.state.get("patch_embed.proj.weight")  # [D, 3, P, P]
-    grids = stated_grids(content, patch.shape[-1]) if is_plain(patch) and patch.ndim == 4 else []
-    return Encoder(None, found.state, grids)
+    found = states.find(content, owners.FIRST, str(path), allowed=owners.PARTS)
+    other = refusals.architecture(found.state if found else content)
+    if other is not None:
+        raise BadModel(f"{path} holds {other}, which is no plain ViT; {_REMEDY}")
+    if found is None:
+        raise BadModel(f"{path} holds no ViT encoder (its entries: {first_entries(content)}); {_REMEDY}")
+    state = owners.in_timms_names(found.state)
+    patch = state.get("patch_embed.proj.weight")  # [D, 3, P, P]
+    grids = stated_grids(content, patch.shape[-1]) if patch is not None and patch.ndim == 4 else []
+    return Encoder(None, state, grids)
+
+
+_REMEDY = "pass one of timm, of its owner or Transformers (DINOv2, DINOv3, SigLIP2), DeiT or segfast"
 
 
 def _part_of(config: Config, state: State) -> Encoder:
     """The encoder of a Segmenter."""
     encoder = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
     return Encoder(config, encoder, [config.grid], config.heads)
-
-
-def _from_timm(name: str, config: Config) -> tuple[Config, Encoder]:
-    """The encoder of a pretrained timm model, and the Config with its mean and std.
-
-    The LayerNorms keep the eps of the original code, 1e-5, though timm's have 1e-6.
-    """
-    import timm
-
-    if not timm.is_model(name.split(".")[0]):
-        known = timm.list_models("vit_*patch*") + timm.list_models("deit_*")
-        raise UnknownModel(f"timm has no model named {name!r}, and no file has that path; {near(name, known)}")
-    try:
-        vit = timm.create_model(name, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DownloadFailed(
-            f"timm could not load the weights {name!r} ({brief(error)}); check the connection, or pass pretrained=FILE"
-        ) from error
-    trained: Any = vit.pretrained_cfg
-    protocol = replace(config.protocol, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
-    return replace(config, protocol=protocol), _inside(vit)
-
-
-def _from_npz(path: Path, config: Config) -> Encoder:
-    """The encoder in a `.npz` of the ViT authors, read by timm into a ViT of the file's own grid."""
-    import numpy as np
-    import timm
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            tokens = arrays["Transformer/posembed_input/pos_embedding"].shape[1] - 1
-            side = round(tokens**0.5)
-            if side < 1 or side * side != tokens:
-                raise ValueError(f"{tokens} position embeddings are no square")
-    except FileNotFoundError:
-        raise BadModel(f"there is no file {path}; check the path") from None
-    except Exception as error:  # damaged archives are met with nearly any exception
-        raise BadModel(f"{path} is no `.npz` of ViT weights ({error}); download it again") from None
-    vit = timm.models.vision_transformer.VisionTransformer(
-        img_size=side * config.patch,
-        patch_size=config.patch,
-        embed_dim=config.width,
-        depth=config.depth,
-        num_heads=config.heads,
-        num_classes=0,
-    )
-    try:
-        vit.load_pretrained(str(path))
-    except Exception as error:  # timm checks little: shapes that differ come out as anything
-        raise BadModel(f"{path} does not fit {config.name} ({error}); choose the file of the same size") from error
-    return _inside(vit)
-
-
-def _inside(vit: Any) -> Encoder:
-    """What a timm ViT holds, and the grid it was made for."""
-    rows, columns = vit.patch_embed.grid_size
-    return Encoder(None, dict(vit.state_dict()), [(rows, columns)], vit.blocks[0].attn.num_heads)
