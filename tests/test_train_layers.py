@@ -7,6 +7,7 @@ import torch
 from helpers import tiny_model
 from torch import nn
 
+from segfast.create import create_model
 from segfast.datasets import open_dataset
 from segfast.errors import BadOption
 from segfast.model import DropPath
@@ -183,6 +184,19 @@ def test_crops_are_of_whole_patches_and_windows_overlap_as_the_recipe_s():
     assert recipe("folder", "seg-b-dinov2-14").sides == (518, 480)
     assert recipe("folder", "seg-s-dinov2-14", crop=252).sides == (252, 236)
     assert recipe("cityscapes", crop=256).sides == (256, 171)
+
+
+def test_an_encoder_at_another_patch(tmp_path):
+    """Its weights resampled; crops of whole patches."""
+    create_model("seg-ti-16", num_classes=4, image_size=64).save(tmp_path / "pre.safetensors")
+    given = {"width": None, "depth": None, "encoder": str(tmp_path / "pre.safetensors"), "patch": 14}
+    row = recipe("shapes", "seg-ti-16", **given)
+    model, _ = build_model(row, open_dataset("shapes"))
+    expected = create_model("seg-ti-16", image_size=98, pretrained=tmp_path / "pre.safetensors", patch=14)
+    assert (row.crop, model.config.patch, model.config.grid) == (98, 14, (7, 7))
+    assert torch.equal(model.encoder.patch_embed.proj.weight, expected.encoder.patch_embed.proj.weight)
+    with pytest.raises(BadOption, match="--patch resamples an encoder's weights"):
+        recipe("folder", checkpoint="other.safetensors", patch=32)
 
 
 @pytest.mark.parametrize(

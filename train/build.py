@@ -141,7 +141,11 @@ def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str
         raise BadOption("--width and --depth make a model that no encoder fits; add --encoder none")
     assert recipe.model is not None
     base = create_model(
-        recipe.model, num_classes=len(dataset.classes), image_size=recipe.crop, pretrained=source or False
+        recipe.model,
+        num_classes=len(dataset.classes),
+        image_size=recipe.crop,
+        pretrained=source or False,
+        patch=recipe.patch,
     )
     model = Segmenter(_trained_config(base.config, recipe, dataset, source))
     if not resized:

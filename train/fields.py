@@ -39,6 +39,9 @@ class Recipe:
     checkpoint: str | None = _option("a trained Segmenter to continue from instead: file or published name", None)
     width: int | None = _option("of the encoder, a multiple of 64, instead of the model's", None, within=(64, 16384))
     depth: int | None = _option("blocks of the encoder, instead of the model's", None, within=(1, 1024))
+    patch: int | None = _option(
+        "of the encoder: 8, 14, 16 or 32, whose weights are resampled; none: the model's", None, within=(1, 256)
+    )
     decoder_depth: int = _option("blocks of a mask decoder (section 3.2)", 2, within=(1, 1024))
 
     freeze: bool = _option("train the decoder alone: the encoder keeps its weights and drops nothing", False)
@@ -141,6 +144,8 @@ class Recipe:
 
     def _check_encoder(self) -> None:
         """That what is said of the encoder's training fits together."""
+        if self.patch is not None and self.checkpoint is not None:
+            raise BadOption("--patch resamples an encoder's weights; a --checkpoint has its own patch: leave one out")
         if (self.freeze or self.freeze_blocks) and self.encoder == "none" and self.checkpoint is None:
             raise BadOption(
                 f"--freeze{'' if self.freeze else '-blocks'} would keep random weights; name an --encoder, or leave it out"

@@ -51,7 +51,7 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
         raise BadOption(f"a recipe has no field {', '.join(unknown)}; see python -m segfast.train --help")
     row = RECIPES[name]
     model = model or (None if overrides.get("checkpoint") else row.model)
-    encoder = _encoder_of(model, overrides.get("checkpoint"))
+    encoder = _encoder_of(model, overrides)
     exceptions = EXCEPTIONS.get((name, model or ""), {})
     fields: dict[str, Any] = {**_of_encoder(row, encoder), **exceptions, **_of_optimizer(row, encoder, overrides)}
     chosen = dataclasses.replace(row, **{**fields, "model": model, **overrides})
@@ -72,10 +72,11 @@ class _Encoder(NamedTuple):
         return self.kind not in ("", DEIT.name)
 
 
-def _encoder_of(model: str | None, checkpoint: object) -> _Encoder | None:
+def _encoder_of(model: str | None, overrides: Mapping[str, object]) -> _Encoder | None:
     """The encoder of a family member or of a checkpoint of ours; None where only reading the weights would tell."""
+    checkpoint, patch = overrides.get("checkpoint"), overrides.get("patch")
     if (row := VARIANTS.get(model or "")) is not None:
-        return _Encoder(row.kind.name, row.patch)
+        return _Encoder(row.kind.name, patch if isinstance(patch, int) and patch > 0 else row.patch)
     config = (
         config_of(Path(checkpoint)) if isinstance(checkpoint, str) and checkpoint.endswith(".safetensors") else None
     )
