@@ -12,6 +12,7 @@ from segfast.evaluation.evaluate import RESIZED
 from segfast.train.__main__ import _heading
 from segfast.train.build import encoder_source
 from segfast.train.fields import Recipe
+from segfast.train.layers import Group
 from segfast.train.recipes import EXCEPTIONS, EXPECTED, RECIPES, recipe
 from segfast.train.schedule import learning_rate, make_optimizer
 from segfast.variants import VARIANTS
@@ -135,7 +136,7 @@ def test_cosine_rises_and_falls():
 def test_sgd_is_nesterov_s():
     """Two steps by hand (Sutskever's form, as in PyTorch): v ← 0.9 v + g; w ← w − lr (g + 0.9 v)."""
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = make_optimizer(recipe("ade20k", lr=0.1), [weight])
+    optimizer = make_optimizer(recipe("ade20k", lr=0.1), [Group(params=[weight], factor=1.0)])
     gradients = [torch.tensor([0.5, 1.0]), torch.tensor([-1.0, 0.25])]
     expected, speed = weight.detach().clone(), torch.zeros(2)
     for gradient in gradients:
@@ -148,7 +149,9 @@ def test_sgd_is_nesterov_s():
 
 def test_adamw_decays_weights_apart_from_the_gradient():
     weight = torch.nn.Parameter(torch.tensor([2.0]))
-    optimizer = make_optimizer(recipe("ade20k", optimizer="adamw", lr=0.1, weight_decay=0.5), [weight])
+    optimizer = make_optimizer(
+        recipe("ade20k", optimizer="adamw", lr=0.1, weight_decay=0.5), [Group(params=[weight], factor=1.0)]
+    )
     weight.grad = torch.zeros(1)
     optimizer.step()
     torch.testing.assert_close(weight.detach(), torch.tensor([2.0 * (1 - 0.1 * 0.5)]))

@@ -152,7 +152,7 @@ def test_activations_are_recomputed_for_a_gradient_alone(monkeypatch):
     save_activations(model)
     calls = []
     monkeypatch.setattr(
-        "segfast.train.build.checkpoint", lambda forward, tokens, **_: (calls.append(1), forward(tokens))[1]
+        "segfast.train.build.checkpoint", lambda forward, *given, **_: (calls.append(1), forward(*given))[1]
     )
     with torch.no_grad():
         model(torch.zeros(1, 3, 96, 96))

@@ -2,6 +2,7 @@
 
     python -m segfast.train --recipe ade20k --model seg-b-mask-16 --data ADEChallengeData2016 --out run
     python -m segfast.train --recipe folder --model seg-s-mask-16 --data my/pictures --out run --precision bf16
+    python -m segfast.train --recipe folder --model seg-s-dinov2-14 --data my/pictures --out run --freeze
     python -m segfast.train --recipe shapes --out run
     torchrun --nproc-per-node 2 -m segfast.train --recipe cityscapes --model seg-l-mask-16 --data cityscapes --out run
 
@@ -21,7 +22,7 @@ from segfast import cli
 from segfast.dependencies.imports import need
 from segfast.errors import BadOption
 from segfast.train.fields import Recipe, flag
-from segfast.train.recipes import EXPECTED, MULTISCALE, RECIPES, recipe
+from segfast.train.recipes import EXPECTED, MULTISCALE, RECIPES, TODAY, recipe
 
 
 def main() -> int:
@@ -59,6 +60,8 @@ def _heading(chosen: Recipe, name: str) -> str:
     if expected is not None and chosen == recipe(name, chosen.model):
         scale = "multi-scale" if name in MULTISCALE else "single-scale"
         what += f"; the paper has {expected} mIoU for {chosen.model}, {scale}"
+    if chosen.source != RECIPES[name].source:  # the encoder has brought its own
+        what += ": " + ", ".join(f"{item.replace('_', '-')} {_shown(getattr(chosen, item))}" for item in TODAY)
     return what
 
 

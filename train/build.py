@@ -20,9 +20,12 @@ from segfast.kernels.rotary import Rotation
 from segfast.model import Segmenter, resample_positions
 from segfast.train.attend import cpu_attention
 from segfast.train.fields import Recipe
-from segfast.variants import family_name, kind_of, variant
+from segfast.train.layers import freeze
+from segfast.variants import VARIANTS, family_name, kind_of, variant
 
 ATTENTIONS = tuple(BACKENDS)
+# Words for the weights that a member of the family starts from.
+ENCODERS = {"augreg", "orig"} | {row.kind.name for row in VARIANTS.values() if row.kind.name}
 # Encoders of the first ViT paper, trained by random cropping only (section 4.2), and DeiT's without distillation
 # token; by width and patch.
 ORIG = {
@@ -53,6 +56,7 @@ def build_model(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str]]
             model, notes = _from_checkpoint(recipe, dataset)
         else:
             model, notes = _from_encoder(recipe, dataset)
+    freeze(model, recipe)
     return model.train(), notes
 
 
@@ -66,11 +70,11 @@ def encoder_source(recipe: Recipe) -> str | None:
     row, kind = variant(recipe.model), recipe.encoder
     if kind == "none":
         return None
-    if kind not in ("augreg", "orig", "deit"):
+    if kind not in ENCODERS:
         return kind
     wants_deit = kind == "deit"
-    if row.distilled:
-        found = row.encoder if wants_deit else None
+    if row.kind.name:
+        found = row.encoder if kind == row.kind.name else None
     elif kind == "augreg":
         found = row.encoder if row.encoder and "augreg" in row.encoder else None
     else:

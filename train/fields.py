@@ -11,8 +11,8 @@ from segfast.errors import BadOption
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("poly", "cosine")
-PRECISIONS = ("fp32", "bf16", "fp16")
-_MANY, _SIDE, _BELOW_ONE = 10**9, 8192, 0.999999
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+_MANY, _SIDE, _BELOW_ONE, _HIGHEST = 10**9, 8192, 0.999999, 1e3
 
 Range = tuple[float, float]
 
@@ -32,7 +32,9 @@ class Recipe:
     source: str = _option("where these values come from", "", fixed=True)
     model: str | None = _option("family member, such as seg-b-mask-16; none: the checkpoint's", "seg-b-mask-16")
     encoder: str = _option(
-        "weights to start from: augreg, orig, deit (a DeiT's own; section 4.2), a timm name, a file, or none", "augreg"
+        "weights to start from: augreg, orig (section 4.2), the model's own (deit, dinov2, dinov2reg, dinov3, siglip2), "
+        "a timm name, a file, or none",
+        "augreg",
     )
     patch: int | None = _option(
         "8, 14, 16 or 32 pixels instead of the model's, to which the encoder's weights are resampled",
@@ -42,15 +44,27 @@ class Recipe:
     checkpoint: str | None = _option("a trained Segmenter to continue from instead: file or published name", None)
     width: int | None = _option("of the encoder, a multiple of 64, instead of the model's", None, within=(64, 16384))
     depth: int | None = _option("blocks of the encoder, instead of the model's", None, within=(1, 1024))
+    patch: int | None = _option(
+        "of the encoder: 8, 14, 16 or 32, whose weights are resampled; none: the model's", None, within=(1, 256)
+    )
     decoder_depth: int = _option("blocks of a mask decoder (section 3.2)", 2, within=(1, 1024))
+
+    freeze: bool = _option("train the decoder alone: the encoder keeps its weights and drops nothing", False)
+    freeze_blocks: int = _option(
+        "blocks of the encoder, from its first, that keep their weights, and the embeddings before them",
+        0,
+        within=(0, 1024),
+    )
+    encoder_lr: float | None = _option("learning rate of the encoder at its highest; none: --lr", None)
+    layer_decay: float = _option("factor of the encoder's rate from each block to the one before it", 1.0)
 
     iterations: int = _option("steps of the optimizer", 160_000, within=(1, _MANY))
     batch: int = _option("images per step, over all devices and micro-batches", 8, within=(1, 65536))
     optimizer: str = _option(
         "sgd (section 4.2), or adamw with cosine and warm-up (Appendix A)", "sgd", choices=OPTIMIZERS
     )
-    lr: float = _option("learning rate at its highest", 1e-3, within=(0, 1e3))
-    min_lr: float = _option("learning rate at its lowest", 1e-5, within=(0, 1e3))
+    lr: float = _option("learning rate at its highest", 1e-3, within=(0, _HIGHEST))
+    min_lr: float = _option("learning rate at its lowest", 1e-5, within=(0, _HIGHEST))
     schedule: str = _option("how the rate falls", "poly", choices=SCHEDULES)
     power: float = _option("of the poly schedule", 0.9, within=(0, 100))
     warmup: float = _option("share of the iterations in which the rate rises linearly", 0.0, within=(0, _BELOW_ONE))
@@ -86,7 +100,9 @@ class Recipe:
     )
     decoder_dropout: float = _option("in the mask decoder", 0.1, within=(0, _BELOW_ONE))
     fraction: float = _option("share of the training set to use (Table 5)", 1.0, within=(1e-9, 1))
-    precision: str = _option("fp32, or autocast to bf16 or fp16", "fp32", choices=PRECISIONS)
+    precision: str = _option(
+        "fp32, autocast to bf16 or fp16, or auto: bf16 where the machine has it", "fp32", choices=PRECISIONS
+    )
     seed: int = _option("of every random number", 0, within=(0, 2**63 - 1))
     evaluate_every: int = _option("iterations between evaluations; 0: only the last", 5000, within=(0, _MANY))
     save_every: int = _option("iterations between saved states", 1000, within=(1, _MANY))
@@ -128,7 +144,31 @@ class Recipe:
             raise BadOption(f"--width must be a multiple of 64, the size of a head (section 4.2); got {self.width}")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             raise BadOption("--nesterov needs a --momentum over 0; add --no-nesterov")
+        self._check_encoder()
         return self
+
+    def _check_encoder(self) -> None:
+        """That what is said of the encoder's training fits together."""
+        if self.patch is not None and self.checkpoint is not None:
+            raise BadOption("--patch resamples an encoder's weights; a --checkpoint has its own patch: leave one out")
+        if (self.freeze or self.freeze_blocks) and self.encoder == "none" and self.checkpoint is None:
+            raise BadOption(
+                f"--freeze{'' if self.freeze else '-blocks'} would keep random weights; name an --encoder, or leave it out"
+            )
+        if self.freeze and (self.freeze_blocks or self.encoder_lr is not None or self.layer_decay != 1):
+            raise BadOption(
+                "--freeze leaves nothing for --freeze-blocks, --encoder-lr and --layer-decay; leave them out"
+            )
+        if self.encoder_lr is not None and not 0 < self.encoder_lr <= _HIGHEST:
+            raise BadOption(
+                f"--encoder-lr must lie over 0 and up to {_HIGHEST:g}; got {self.encoder_lr}; --freeze keeps the encoder"
+            )
+        if self.encoder_lr is not None and not self.lr:
+            raise BadOption("--encoder-lr follows the schedule of --lr, which must be over 0")
+        if not 0 < self.layer_decay <= 1:
+            raise BadOption(
+                f"--layer-decay must lie over 0 and up to 1, where every layer has the same rate; got {self.layer_decay}"
+            )
 
 
 def flag(item: dataclasses.Field[object]) -> str:

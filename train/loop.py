@@ -20,6 +20,7 @@ from segfast.train import state
 from segfast.train.build import build_model, save_activations, set_attention
 from segfast.train.data import batches
 from segfast.train.fields import Recipe
+from segfast.train.precision import resolve
 from segfast.train.record import Recorder
 from segfast.train.resume import SETTINGS, agree, resume, settings_of
 from segfast.train.running import Running, stop_request
@@ -118,6 +119,8 @@ def _model(recipe: Recipe, dataset: Dataset, running: Running, world: World) -> 
     set_attention(model, running.attention, world.device)
     if running.save_activations:
         save_activations(model)
+    if recipe.precision == "auto":
+        notes.append(f"precision: {resolve(recipe.precision, world.device)} on this machine")
     return model, notes
 
 

@@ -1,5 +1,7 @@
 """How a model is trained: one Recipe per dataset of the paper, one for anyone's folder, one for drawn shapes.
 
+A pretrained encoder of today brings its own fine-tuning along, whatever the dataset (TODAY).
+
 Where the paper and its code differ, the code is followed: Nesterov momentum, a lowest learning rate, photometric
 distortion, and dropout 0.1 in the mask decoder are in the code alone.
 """
@@ -8,15 +10,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
+from segfast.checkpoints.native import config_of
 from segfast.errors import BadOption
 from segfast.train.fields import Recipe
-from segfast.variants import MIOU, MIOU_AT_640, VARIANTS, near
+from segfast.variants import DEIT, MIOU, MIOU_AT_640, VARIANTS, kind_of, near
 
 # What AdamW brings along where nothing else is said (Appendix A).
 ADAMW = MappingProxyType({"schedule": "cosine", "warmup": 0.1, "min_lr": 0.0, "nesterov": False})
+
+# What fine-tunes DINOv2, DINOv3 and SigLIP2 (docs/results/encoders.md). Their weights, and LayerScale's most of all, are
+# so small that one rate for all, high enough for a new decoder, ruins them.
+TODAY: Mapping[str, Any] = MappingProxyType(
+    {
+        "optimizer": "adamw", "lr": 1e-3, "encoder_lr": 3e-5, "min_lr": 0.0, "schedule": "poly", "power": 0.9, "warmup": 0.1,
+        "nesterov": False, "weight_decay": 0.05, "clip": 1.0, "drop_path": 0.0, "precision": "auto",
+    }
+)  # fmt: skip
 
 
 def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
@@ -25,8 +38,8 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
     Args:
         name: a key of RECIPES.
         model: a member of the family; None is the recipe's own.
-        overrides: fields of Recipe; AdamW brings cosine and warm-up unless they say otherwise, and a DeiT's
-            encoder is DeiT's.
+        overrides: fields of Recipe; AdamW brings cosine and warm-up unless they say otherwise, a DeiT's encoder is
+            DeiT's, and an encoder of today is fine-tuned as TODAY says, unless it is random or SGD is asked for.
 
     Raises:
         BadOption: no such recipe or field, or a value out of range.
@@ -38,12 +51,57 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
         raise BadOption(f"a recipe has no field {', '.join(unknown)}; see python -m segfast.train --help")
     row = RECIPES[name]
     model = model or (None if overrides.get("checkpoint") else row.model)
-    optimizer = ADAMW if overrides.get("optimizer") == "adamw" and row.optimizer != "adamw" else {}
-    exceptions = EXCEPTIONS.get((name, model), {}) if model else {}
-    known = VARIANTS.get(model or "")
-    encoder = {"encoder": "deit"} if known and known.distilled and row.encoder == "augreg" else {}
-    fields: dict[str, Any] = {**exceptions, **optimizer, **encoder, "model": model, **overrides}
-    return dataclasses.replace(row, **fields).check()
+    encoder = _encoder_of(model, overrides)
+    exceptions = EXCEPTIONS.get((name, model or ""), {})
+    fields: dict[str, Any] = {**_of_encoder(row, encoder), **exceptions, **_of_optimizer(row, encoder, overrides)}
+    chosen = dataclasses.replace(row, **{**fields, "model": model, **overrides})
+    window, stride = chosen.sides
+    if stride > window and "stride" not in overrides:  # as much overlap as the recipe has, in smaller windows
+        chosen = dataclasses.replace(chosen, stride=round(window * stride / row.sides[0]))
+    return chosen.check()
+
+
+class _Encoder(NamedTuple):
+    """An encoder that weights are loaded into: the name of its kind, empty for the paper's, and its patch."""
+
+    kind: str
+    patch: int
+
+    @property
+    def of_today(self) -> bool:
+        return self.kind not in ("", DEIT.name)
+
+
+def _encoder_of(model: str | None, overrides: Mapping[str, object]) -> _Encoder | None:
+    """The encoder of a family member or of a checkpoint of ours; None where only reading the weights would tell."""
+    checkpoint, patch = overrides.get("checkpoint"), overrides.get("patch")
+    if (row := VARIANTS.get(model or "")) is not None:
+        return _Encoder(row.kind.name, patch if isinstance(patch, int) and patch > 0 else row.patch)
+    config = (
+        config_of(Path(checkpoint)) if isinstance(checkpoint, str) and checkpoint.endswith(".safetensors") else None
+    )
+    return _Encoder(kind_of(config).name, config.patch) if config else None
+
+
+def _of_encoder(row: Recipe, encoder: _Encoder | None) -> dict[str, Any]:
+    """What an encoder changes in a recipe: its own weights, and crops of whole patches."""
+    if encoder is None:
+        return {}
+    weights = {"encoder": encoder.kind} if encoder.kind and row.encoder == "augreg" else {}
+    if row.crop % encoder.patch == 0:
+        return weights
+    crop = row.crop + -row.crop % encoder.patch  # Variant.window's rule
+    return weights | {name: crop for name in ("crop", "stride", "image_size") if getattr(row, name) == row.crop}
+
+
+def _of_optimizer(row: Recipe, encoder: _Encoder | None, overrides: Mapping[str, object]) -> dict[str, Any]:
+    """What goes with the optimizer: how an encoder of today is fine-tuned, or what AdamW brings along."""
+    random = overrides.get("encoder", row.encoder) == "none" and not overrides.get("checkpoint")
+    if encoder and encoder.of_today and not random and overrides.get("optimizer") != "sgd":
+        source = f"{row.source}; {encoder.kind} fine-tuned as in docs/results/encoders.md"
+        kept = {name: value for name, value in TODAY.items() if not (overrides.get("freeze") and name == "encoder_lr")}
+        return {**kept, "source": source}
+    return dict(ADAMW) if overrides.get("optimizer") == "adamw" and row.optimizer != "adamw" else {}
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({

@@ -45,7 +45,7 @@ def agree(folder: Path, settings: dict[str, object]) -> bool:
     ours = json.loads(json.dumps(settings))  # lists in place of tuples
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(dict(theirs[part]), ours[part]) for part in ("recipe", "data")]
+        pairs = [({**_defaults(), **theirs["recipe"]}, ours["recipe"]), (dict(theirs["data"]), ours["data"])]
     except (OSError, ValueError, KeyError, TypeError):
         raise BadOption(f"{path} is damaged; choose another --out") from None
     differences = [
@@ -57,6 +57,12 @@ def agree(folder: Path, settings: dict[str, object]) -> bool:
     if differences:
         raise BadOption(f"{folder} holds a run with other settings: {'; '.join(differences)}; choose another --out")
     return True
+
+
+def _defaults() -> dict[str, object]:
+    """What a run did that knew nothing of a field, as JSON has it."""
+    known = (item for item in dataclasses.fields(Recipe) if item.default is not dataclasses.MISSING)
+    return dict(json.loads(json.dumps({item.name: item.default for item in known})))
 
 
 def resume(folder: Path, stepper: Stepper, notes: list[str]) -> tuple[Progress, list[str]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
 
 from segfast.train.fields import Recipe
+from segfast.train.layers import Group
 
 
 def learning_rate(recipe: Recipe, iteration: int) -> float:
@@ -27,11 +28,12 @@ def learning_rate(recipe: Recipe, iteration: int) -> float:
     return (recipe.lr - recipe.min_lr) * share + recipe.min_lr
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD or AdamW over one group of parameters."""
+def make_optimizer(recipe: Recipe, groups: Iterable[Group]) -> torch.optim.Optimizer:
+    """SGD or AdamW over groups of parameters, whose rates the step sets."""
+    rows: list[dict[str, Any]] = [{**group} for group in groups]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters,
+            rows,
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
@@ -39,4 +41,4 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.
             fused=True,
         )
     betas = (recipe.beta1, recipe.beta2)
-    return torch.optim.AdamW(parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.AdamW(rows, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)

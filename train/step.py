@@ -15,11 +15,11 @@ from segfast.inference.normalisation import channels
 from segfast.model import Segmenter
 from segfast.train.data import Batch, normalise
 from segfast.train.fields import Recipe
+from segfast.train.layers import groups
 from segfast.train.loss import pixel_loss
+from segfast.train.precision import autocast, resolve
 from segfast.train.schedule import learning_rate, make_optimizer
 from segfast.train.world import World
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Outcome(NamedTuple):
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     Attributes:
         loss: mean over the valid pixels of all images.
         norm: of the gradient, before clipping.
-        rate: the learning rate.
+        rate: the learning rate, the decoder's where the encoder has its own.
         taken: False for a step that was left out, as its loss is no number (fp16's scaling may leave out others).
         stop: whether a process was asked to stop.
     """
@@ -58,9 +58,10 @@ class Stepper:
     def __init__(self, model: Segmenter, recipe: Recipe, world: World, *, accumulate: int = 1, compile: bool = False):
         self.recipe, self.world, self.accumulate = recipe, world, accumulate
         self.model = model.to(world.device).train()
-        self.parameters = list(self.model.parameters())
-        self.optimizer = make_optimizer(recipe, self.parameters)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "fp16")
+        self.precision = resolve(recipe.precision, world.device)
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(recipe, groups(self.model, recipe))
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.precision == "fp16")
         network: Any = PatchLogits(self.model)
         network = torch.compile(network) if compile else network
         if world.size > 1:
@@ -77,7 +78,7 @@ class Stepper:
         """
         world, rate = self.world, learning_rate(self.recipe, iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         batch = Batch(*(part.to(world.device, non_blocking=True) for part in batch))
         count = world.sum((batch.labels != IGNORE).sum().double()).clamp(min=1)
         total = torch.zeros((), device=world.device, dtype=torch.float64)
@@ -100,7 +101,7 @@ class Stepper:
 
     def _loss(self, part: Batch) -> Tensor:
         images = normalise(part, self._mean, self._std)
-        with self._autocast():
+        with autocast(self.precision, self.world.device):
             logits = self.network(images)  # [B, K, h, w]
         return pixel_loss(logits, part.labels, self.model.enlarge)
 
@@ -111,11 +112,6 @@ class Stepper:
         if self.recipe.clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip, norm)
         return norm
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.recipe.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.world.device.type, _DTYPES[self.recipe.precision])
 
     def _sync(self, last: bool) -> AbstractContextManager[object]:
         """Gradients travel once a step, with the last micro-batch."""

@@ -73,3 +73,16 @@ def read(path: Path) -> tuple[Config | None, State]:
         return None, state
     found = states.find(state, states.SEGMENTER, str(path))
     return configs.from_json(text, str(path))[0], found.state if found else state
+
+
+def config_of(path: Path) -> Config | None:
+    """The Config of a `.safetensors` file, whose tensors are left unread; None where it is not one of ours."""
+    need("export", "safetensors")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(configs.METADATA_KEY)
+        return configs.from_json(text, str(path))[0] if text else None
+    except (SafetensorError, OSError, BadModel):
+        return None
