@@ -141,11 +141,7 @@ def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str
         raise BadOption("--width and --depth make a model that no encoder fits; add --encoder none")
     assert recipe.model is not None
     base = create_model(
-        recipe.model,
-        num_classes=len(dataset.classes),
-        image_size=recipe.crop,
-        pretrained=source or False,
-        patch=recipe.patch,
+        recipe.model, num_classes=len(dataset.classes), image_size=recipe.crop, pretrained=source or False
     )
     model = Segmenter(_trained_config(base.config, recipe, dataset, source))
     if not resized:
@@ -158,10 +154,6 @@ def _from_checkpoint(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[
     """A checkpoint's model; where its classes are not as many, with a new head; its positions resampled to the crop."""
     assert recipe.checkpoint is not None
     theirs = load_model(recipe.checkpoint)
-    if recipe.patch not in (None, theirs.config.patch):
-        raise BadOption(
-            f"{recipe.checkpoint} has patches of {theirs.config.patch}, not {recipe.patch}; leave --patch out"
-        )
     if recipe.model not in (None, theirs.config.name):
         raise BadOption(f"{recipe.checkpoint} holds {theirs.config.name}, not {recipe.model}; leave --model out")
     same = replace(recipe, decoder_depth=theirs.config.decoder_depth, width=None, depth=None)

@@ -36,11 +36,6 @@ class Recipe:
         "a timm name, a file, or none",
         "augreg",
     )
-    patch: int | None = _option(
-        "8, 14, 16 or 32 pixels instead of the model's, to which the encoder's weights are resampled",
-        None,
-        within=(8, 32),
-    )
     checkpoint: str | None = _option("a trained Segmenter to continue from instead: file or published name", None)
     width: int | None = _option("of the encoder, a multiple of 64, instead of the model's", None, within=(64, 16384))
     depth: int | None = _option("blocks of the encoder, instead of the model's", None, within=(1, 1024))
