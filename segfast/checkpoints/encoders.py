@@ -99,7 +99,8 @@ def _from_timm(name: str, config: Config) -> tuple[Config, Encoder]:
         vit = timm.create_model(name, pretrained=True, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
         raise DownloadFailed(
-            f"timm could not load the weights {name!r} ({brief(error)}); check the connection, or pass pretrained=FILE"
+            f"timm could not load the weights {name!r} ({brief(error)}); check the connection, or name "
+            "a file that was downloaded elsewhere: --encoder FILE of segfast.train, pretrained=FILE in Python"
         ) from error
     trained: Any = vit.pretrained_cfg
     protocol = replace(config.protocol, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
