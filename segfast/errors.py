@@ -11,7 +11,7 @@ SegfastError
 ├── ExportFailed       an export that did not pass its gate; nothing was written
 ├── MissingRuntime     a library or device that is not there
 ├── NotSupported       a request that this model cannot serve here, of a sound picture: its output, limits, or memory
-├── TrainingFailed     a run whose loss stopped being a number; its last good state is kept
+├── TrainingFailed     a run that cannot go on: its loss, memory, or a process that helps; its last good state is kept
 └── CannotWrite        a full, read-only or missing destination; nothing is left half written
 """
 
@@ -98,7 +98,7 @@ class NotSupported(SegfastError):
 
 
 class TrainingFailed(SegfastError):
-    """A run whose loss stopped being a number; its last good state is kept."""
+    """A run that cannot go on: its loss is no number, memory ran out, or a process has gone; its last good state is kept."""
 
 
 class CannotWrite(SegfastError):

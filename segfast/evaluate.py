@@ -4,6 +4,7 @@
     python -m segfast.evaluate best.safetensors --data my/pictures --multiscale --sheet errors.png
     python -m segfast.evaluate best.safetensors --data my/pictures --compare best-fp16.onnx --json scores.json
     python -m segfast.evaluate seg-b-mask-16@ade20k --data ADEChallengeData2016 --by-size
+    python -m segfast.evaluate seg-b-mask-16@ade20k --data ADEChallengeData2016 --predictions out --as ade20k
 
 The protocol is that of the original's evaluation. Every image is covered with windows that overlap by 32
 pixels, whatever the model's own stride; labels are compared at the image's own size. On ADE20K, Pascal
@@ -22,8 +23,10 @@ from typing import TYPE_CHECKING
 from segfast import cli, files
 from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
 from segfast.dependencies.imports import need
+from segfast.errors import BadOption
 from segfast.evaluation.evaluate import check_classes
 from segfast.evaluation.evaluate import evaluate as evaluate
+from segfast.evaluation.predictions import STYLES, Predictions
 from segfast.evaluation.report import Report, lost, table
 from segfast.protocol import Size
 
@@ -46,9 +49,13 @@ def main() -> int:
 
     from segfast.engine import Engine
 
+    if options.compare and options.predictions:
+        raise BadOption("--predictions is of one engine; leave --compare out")
     names = [options.engine, *([options.compare] if options.compare else [])]
     dataset = open_dataset(*_named(options), options.split)
     dataset = dataset.take(range(min(options.limit, len(dataset)))) if options.limit else dataset
+    if options.predictions:
+        Predictions(dataset, Path(options.predictions), options.style).check()
     settings = {"runtime": options.runtime, "device": options.device, "threads": options.threads}
     engines = [Engine(name, **settings) for name in names]
     for engine in engines:
@@ -77,6 +84,7 @@ def _evaluate(engine: Engine, dataset: Dataset, options: argparse.Namespace) -> 
         check_names=not options.ignore_names,
         keep=SHOWN if options.sheet else 0,
         progress=True,
+        each=Predictions(dataset, Path(options.predictions), options.style) if options.predictions else None,
     )
 
 
@@ -137,6 +145,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write everything, as fractions")
     parser.add_argument(
         "--sheet", metavar="PNG", help="draw ENGINE's best and worst pictures with truth, prediction and error"
+    )
+    parser.add_argument("--predictions", metavar="DIR", help="write the labels of every picture as PNG")
+    parser.add_argument(
+        "--as",
+        dest="style",
+        choices=tuple(STYLES),
+        default="index",
+        help="what those hold: class indices, or what the servers of ADE20K (index + 1) and Cityscapes (labelIds) take",
     )
     parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N pictures only")
     parser.add_argument("--ignore-names", action="store_true", help="take classes to be the same whatever their names")

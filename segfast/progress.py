@@ -50,6 +50,11 @@ def bar(
     return tqdm(items, desc, file=lines or file, **options)
 
 
+def on_terminal() -> bool:
+    """Whether bars are redrawn in place."""
+    return sys.stderr is not None and _is_terminal(sys.stderr)
+
+
 def _is_terminal(file: TextIO) -> bool:
     try:
         return file.isatty()

@@ -13,8 +13,10 @@ from segfast.train.__main__ import _heading
 from segfast.train.build import encoder_source
 from segfast.train.fields import Recipe
 from segfast.train.layers import Group
+from segfast.train.length import settled
 from segfast.train.recipes import EXCEPTIONS, EXPECTED, RECIPES, recipe
 from segfast.train.schedule import learning_rate, make_optimizer
+from segfast.train.state import Progress
 from segfast.variants import VARIANTS
 
 # dataset: iterations, batch, lr, im, crop, stride, max_ratio (section 4.2, and the code where the paper is silent)
@@ -101,7 +103,6 @@ def test_adamw_brings_cosine_and_warm_up():
         ("optimizer", "adam", "--optimizer must be one of sgd, adamw"),
         ("precision", "int8", "--precision must be one of"),
         ("width", 100, "--width must be a multiple of 64"),
-        ("momentum", 0.0, "--no-nesterov"),
         ("nonsense", 1, "no field nonsense"),
     ],
 )
@@ -186,3 +187,63 @@ def test_impossible_commands_end_before_anything_is_written(arguments, words, tm
     assert ended.returncode == 2
     assert words in ended.stderr
     assert not (REPOSITORY / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("ade20k", {"crop": 256}, {"sides": (256, 256)}),
+        ("cityscapes", {"crop": 384}, {"sides": (384, 256)}),
+        ("folder", {"crop": 256}, {"sides": (256, 240)}),
+        ("folder", {"window": 256}, {"sides": (256, 240), "crop": 512}),
+        ("pascal_context", {"crop": 240, "stride": 100}, {"sides": (240, 100)}),
+        ("ade20k", {"lr": 1e-6}, {"min_lr": 1e-8}),
+        ("ade20k", {"lr": 5e-3}, {"min_lr": 1e-5}),
+        ("ade20k", {"momentum": 0.0}, {"nesterov": False}),
+        ("folder", {"width": 128}, {"encoder": "none"}),
+        ("ade20k", {"epochs": 3.0}, {"iterations": 0}),
+    ],
+)
+def test_what_was_not_given_yields(name, given, expected):
+    row = recipe(name, **given)
+    for field, value in expected.items():
+        found = getattr(row, field)
+        assert found == (pytest.approx(value) if isinstance(value, float) else value), field
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"momentum": 0.0, "nesterov": True}, "--no-nesterov"),
+        ({"crop": 256, "stride": 300}, "--stride must be at most the window, 256"),
+        ({"iterations": 5, "epochs": 2.0}, "give one of them"),
+        ({"class_weights": "1,two"}, "--class-weights must be inverse"),
+        ({"class_weights": "0,0"}, "--class-weights must be inverse"),
+    ],
+)
+def test_what_was_given_does_not_yield(given, words):
+    with pytest.raises(BadOption, match=words):
+        recipe("folder", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "expected"),
+    [
+        ({}, 10, (1000, 100)),  # a small set needs so many steps
+        ({}, 509, (4072, 408)),  # 64 epochs
+        ({}, 10_000, (20_000, 2000)),
+        ({"epochs": 10.0}, 21, (27, 3)),  # the last batch of 8 begins another epoch
+        ({"iterations": 50, "evaluate_every": 7}, 21, (50, 7)),
+    ],
+)
+def test_a_run_s_length_fits_the_set(given, size, expected):
+    row = settled(recipe("folder", **given), size)
+    assert (row.iterations, row.evaluate_every) == expected
+    assert settled(recipe("ade20k"), size).iterations == 160_000
+
+
+def test_epochs_count_pictures_where_the_batch_changes():
+    """Half of 10 epochs of 80 pictures in batches of 8, the rest in batches of 4."""
+    progress = Progress(iteration=50, seen=400)
+    assert settled(recipe("folder", epochs=10.0), 80, progress).iterations == 100
+    assert settled(recipe("folder", epochs=10.0, batch=4), 80, progress).iterations == 150

@@ -243,18 +243,12 @@ def test_other_settings_are_named(whole):
 
 
 def test_a_corrupt_state_falls_back_and_says_so(tmp_path, whole, capsys, monkeypatch):
-    row = recipe("shapes", **TINY)
-    stop = 14
+    row, real, stop = recipe("shapes", **TINY), steps.Stepper.step, 14
 
-    class Stopped(StopRequest):
-        count = 0
+    def step(self, batch, iteration, wanted=False):
+        return real(self, batch, iteration, wanted or iteration + 1 == stop)
 
-        @property
-        def wanted(self):
-            self.count += 1
-            return self.count >= stop
-
-    monkeypatch.setattr("segfast.train.running.StopRequest", Stopped)
+    monkeypatch.setattr(steps.Stepper, "step", step)
     assert train(row, None, tmp_path, QUIET).iteration == stop
     monkeypatch.undo()
     assert (tmp_path / OLDER).exists()

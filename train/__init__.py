@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .fields import Recipe as Recipe
     from .loop import train as train
+    from .mapped import fit as fit
     from .recipes import RECIPES as RECIPES
     from .recipes import recipe as recipe
     from .running import Running as Running
 
-_HOMES = {"RECIPES": "recipes", "Recipe": "fields", "recipe": "recipes", "Running": "running", "train": "loop"}
-__all__ = ["RECIPES", "Recipe", "Running", "recipe", "train"]
+_HOMES = {
+    "RECIPES": "recipes",
+    "Recipe": "fields",
+    "recipe": "recipes",
+    "Running": "running",
+    "fit": "mapped",
+    "train": "loop",
+}
+__all__ = ["RECIPES", "Recipe", "Running", "fit", "recipe", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -4,17 +4,18 @@
     python -m segfast.train --recipe folder --model seg-s-mask-16 --data my/pictures --out run --precision bf16
     python -m segfast.train --recipe folder --model seg-s-dinov2-14 --data my/pictures --out run --freeze
     python -m segfast.train --recipe shapes --out run
+    python -m segfast.train --recipe folder --data my/pictures --out run --epochs 100 --patience 5
     torchrun --nproc-per-node 2 -m segfast.train --recipe cityscapes --model seg-l-mask-16 --data cityscapes --out run
 
 A folder of your own holds images/train, images/val, masks/train, masks/val (PNGs of class numbers, 255 for none) and
-classes.txt. Ctrl-C and SIGTERM save before they end the run. RUN/best.safetensors goes into segfast.export.
+classes.txt. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 save before they end the run. RUN/best.safetensors goes into
+segfast.export.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from segfast.train.recipes import EXPECTED, MULTISCALE, RECIPES, TODAY, recipe
 
 
 def main() -> int:
-    """Train as the command line says; 0 when the last iteration is done, 130 when stopped before."""
+    """Train as the command line says; 0 when the run is finished, 130 when stopped before."""
     options = _parse()
     fields = {item.name for item in dataclasses.fields(Recipe)}
     given = {name: value for name, value in vars(options).items() if name in fields}
@@ -36,18 +37,26 @@ def main() -> int:
         raise BadOption(f"where is the data? name the folder of {chosen.dataset} with --data")
     need("train", "torch")
 
+    from segfast.train.launch import place
     from segfast.train.loop import train
     from segfast.train.running import Running
+    from segfast.train.world import EndedElsewhere
 
     names = {item.name for item in dataclasses.fields(Running)}
     running = Running(**{name: value for name, value in vars(options).items() if name in names})
-    first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
+    first = place().rank == 0
     if first:
-        print(_heading(chosen, options.recipe))
-    progress = train(chosen, options.data, options.out, running)
-    if progress.iteration < chosen.iterations:
+        print(_heading(chosen, options.recipe), flush=True)
+    try:
+        progress = train(chosen, options.data, options.out, running)
+    except EndedElsewhere:
+        return 2  # the process that failed says why
+    if not progress.finished:
         return 130
     if not first:
+        return 0
+    if not progress.best_iteration:
+        print("no evaluation found a labelled pixel: there is no best model")
         return 0
     print(f"best mIoU {100 * progress.best:.2f} at iteration {progress.best_iteration}: {options.out}/best.safetensors")
     print(f"next: python -m segfast.export --weights {options.out}/best.safetensors")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -40,16 +37,17 @@ class Batch(NamedTuple):
     sizes: Tensor
 
 
-def samples(step: int, size: int, batch: int, seed: int) -> list[Sample]:
+def samples(step: int, size: int, batch: int, seed: int, shift: int = 0) -> list[Sample]:
     """(epoch, index) of every sample of a step, over all ranks.
 
     Epochs follow each other without a gap: a batch may end one and begin the next, none is dropped.
 
     Args:
         size: of the training set.
+        shift: how many more were taken before than steps of this batch take, of a run whose batch changed.
     """
     taken = []
-    for position in range(step * batch, (step + 1) * batch):
+    for position in range(step * batch + shift, (step + 1) * batch + shift):
         epoch, place = divmod(position, size)
         taken.append((epoch, int(order(epoch, size, seed)[place])))
     return taken
@@ -72,8 +70,8 @@ _orders: dict[tuple[int, int, int], np.ndarray] = {}
 class Steps(Sampler[list[Sample]]):
     """The samples of one rank, step by step."""
 
-    def __init__(self, recipe: Recipe, size: int, world: World, first: int):
-        self.recipe, self.size, self.world, self.first = recipe, size, world, first
+    def __init__(self, recipe: Recipe, size: int, world: World, first: int, shift: int = 0):
+        self.recipe, self.size, self.world, self.first, self.shift = recipe, size, world, first, shift
 
     def __len__(self) -> int:
         return self.recipe.iterations - self.first
@@ -82,7 +80,7 @@ class Steps(Sampler[list[Sample]]):
         share = self.recipe.batch // self.world.size
         begin = share * self.world.rank
         for step in range(self.first, self.recipe.iterations):
-            yield samples(step, self.size, self.recipe.batch, self.recipe.seed)[begin : begin + share]
+            yield samples(step, self.size, self.recipe.batch, self.recipe.seed, self.shift)[begin : begin + share]
 
 
 class Augmented(TorchDataset[Crop | SegfastError]):
@@ -126,49 +124,34 @@ class Collate:
 
 
 def loader(
-    dataset: Dataset, recipe: Recipe, world: World, *, first: int, workers: int, pin: bool
+    dataset: Dataset,
+    recipe: Recipe,
+    world: World,
+    *,
+    first: int,
+    workers: int,
+    pin: bool,
+    ahead: int = 4,
+    shift: int = 0,
+    begin: Callable[[int], None] | None = None,
 ) -> DataLoader[Batch | SegfastError]:
-    """Batches of this rank from step `first` to the last, prepared ahead by worker processes."""
+    """Batches of this rank from step `first` to the last, prepared ahead by worker processes.
+
+    Args:
+        ahead: batches that each worker prepares ahead.
+        shift: see `samples`.
+        begin: what every worker calls first, with its number.
+    """
     return DataLoader(
         Augmented(dataset, recipe),  # type: ignore[arg-type]
-        batch_sampler=Steps(recipe, len(dataset), world, first),
+        batch_sampler=Steps(recipe, len(dataset), world, first, shift),
         collate_fn=Collate(recipe.crop),
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_begin_worker,
+        prefetch_factor=ahead if workers else None,
+        worker_init_fn=begin,
         generator=torch.Generator(),  # a draw of the global one would be no resume
     )
-
-
-@contextmanager
-def batches(
-    dataset: Dataset, recipe: Recipe, world: World, *, first: int, workers: int
-) -> Iterator[Iterator[tuple[Batch, float]]]:
-    """The batches of `loader` with the seconds that each was waited for, and no worker of it behind the block.
-
-    Workers do not heed SIGTERM, and an iterator in the traceback of a kept error lives on: they would keep the
-    process from ending.
-
-    Raises:
-        BadData, BadImage: a file was damaged since it was checked.
-    """
-    pin = world.device.type == "cuda"
-    stream = iter(loader(dataset, recipe, world, first=first, workers=workers, pin=pin))
-    try:
-        yield _timed(stream)
-    finally:
-        if workers:
-            stream._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def _timed(stream: Iterator[Batch | SegfastError]) -> Iterator[tuple[Batch, float]]:
-    start = time.perf_counter()
-    for batch in stream:
-        if isinstance(batch, SegfastError):
-            raise batch
-        yield batch, time.perf_counter() - start
-        start = time.perf_counter()
 
 
 def normalise(batch: Batch, mean: Tensor, std: Tensor) -> Tensor:
@@ -182,9 +165,3 @@ def normalise(batch: Batch, mean: Tensor, std: Tensor) -> Tensor:
     rows = torch.arange(H, device=images.device) < batch.sizes[:, :1]  # [B, H]
     columns = torch.arange(W, device=images.device) < batch.sizes[:, 1:]  # [B, W]
     return images * (rows[:, None, :, None] & columns[:, None, None, :])
-
-
-def _begin_worker(number: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which reach the whole group of processes, to the process that trains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

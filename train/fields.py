@@ -53,7 +53,11 @@ class Recipe:
     encoder_lr: float | None = _option("learning rate of the encoder at its highest; none: --lr", None)
     layer_decay: float = _option("factor of the encoder's rate from each block to the one before it", 1.0)
 
-    iterations: int = _option("steps of the optimizer", 160_000, within=(1, _MANY))
+    iterations: int = _option(
+        "steps of the optimizer; 0: as --epochs or the training set's size say", 160_000, within=(0, _MANY)
+    )
+    epochs: float | None = _option("passes over the training set, instead of iterations", None, within=(1e-6, 1e6))
+    patience: int = _option("evaluations without a better mIoU after which a run ends; 0: none", 0, within=(0, _MANY))
     batch: int = _option("images per step, over all devices and micro-batches", 8, within=(1, 65536))
     optimizer: str = _option(
         "sgd (section 4.2), or adamw with cosine and warm-up (Appendix A)", "sgd", choices=OPTIMIZERS
@@ -70,6 +74,11 @@ class Recipe:
     weight_decay: float = _option("of all parameters", 0.0, within=(0, 1e3))
     clip: float | None = _option("largest norm of the gradient", None, within=(1e-9, 1e9))
 
+    class_weights: str | None = _option(
+        "of the cross-entropy: inverse (of the classes' frequency), or K numbers with commas; none: all alike", None
+    )
+    dice: float = _option("weight of a Dice loss beside the cross-entropy", 0.0, within=(0, 1e3))
+
     image_size: int | None = _option(
         "short side that images are resized to before augmentation; none: their own", 512, within=(8, _SIDE)
     )
@@ -82,6 +91,9 @@ class Recipe:
     ratio: tuple[float, float] = _option("range of the random resizing", (0.5, 2.0), within=(0.01, 100))
     cat_max_ratio: float = _option("a crop of which one class covers this share is drawn again", 0.75, within=(0, 1))
     flip: float = _option("probability of the mirror image", 0.5, within=(0, 1))
+    vertical_flip: float = _option("probability of the picture upside down", 0.0, within=(0, 1))
+    quarter_turns: float = _option("probability of a turn by 90, 180 or 270 degrees", 0.0, within=(0, 1))
+    rotate: float = _option("largest turn to either side, in degrees", 0.0, within=(0, 180))
     brightness: int = _option("photometric distortion: added at most", 32, within=(0, 255))
     contrast: tuple[float, float] = _option("photometric distortion: range of the factor", (0.5, 1.5), within=(0, 100))
     saturation: tuple[float, float] = _option(
@@ -99,7 +111,9 @@ class Recipe:
         "fp32, autocast to bf16 or fp16, or auto: bf16 where the machine has it", "fp32", choices=PRECISIONS
     )
     seed: int = _option("of every random number", 0, within=(0, 2**63 - 1))
-    evaluate_every: int = _option("iterations between evaluations; 0: only the last", 5000, within=(0, _MANY))
+    evaluate_every: int | None = _option(
+        "iterations between evaluations; 0: only the last; none: ten in a run", 5000, within=(0, _MANY)
+    )
     save_every: int = _option("iterations between saved states", 1000, within=(1, _MANY))
 
     @property
@@ -135,6 +149,10 @@ class Recipe:
             raise BadOption(f"--stride must be at most the window, {window}; got {stride}")
         if self.min_lr > self.lr:
             raise BadOption(f"--min-lr must be at most --lr, {self.lr}; got {self.min_lr}")
+        if self.iterations and self.epochs is not None:
+            raise BadOption("--iterations and --epochs both say how long to train; give one of them")
+        if self.class_weights not in (None, "inverse"):
+            weights_of(self.class_weights)
         if self.width is not None and self.width % 64:
             raise BadOption(f"--width must be a multiple of 64, the size of a head (section 4.2); got {self.width}")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
@@ -164,6 +182,23 @@ class Recipe:
             raise BadOption(
                 f"--layer-decay must lie over 0 and up to 1, where every layer has the same rate; got {self.layer_decay}"
             )
+
+
+def weights_of(text: str) -> tuple[float, ...]:
+    """The numbers of `class_weights`, one a class.
+
+    Raises:
+        BadOption: they are none, or none is over 0.
+    """
+    try:
+        weights = tuple(float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        weights = ()
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise BadOption(
+            f"--class-weights must be inverse, or a number from 0 for every class such as 1,2.5,1; got {text!r}"
+        )
+    return weights
 
 
 def flag(item: dataclasses.Field[object]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from segfast import files
 from segfast.datasets import Dataset, open_dataset
 from segfast.dependencies.imports import need
 from segfast.errors import BadOption, TrainingFailed
@@ -18,21 +17,27 @@ from segfast.machine.devices import check_device
 from segfast.model import Segmenter
 from segfast.train import state
 from segfast.train.build import build_model, save_activations, set_attention
-from segfast.train.data import batches
+from segfast.train.data import Batch
 from segfast.train.fields import Recipe
+from segfast.train.frequency import class_weights
+from segfast.train.length import length, settled
+from segfast.train.owner import owned
 from segfast.train.precision import resolve
 from segfast.train.record import Recorder
-from segfast.train.resume import SETTINGS, agree, resume, settings_of
-from segfast.train.running import Running, stop_request
+from segfast.train.resume import agree, find, restore, settings_of, write_settings
+from segfast.train.running import Running, StopRequest, stop_request
 from segfast.train.state import Progress
 from segfast.train.step import Stepper
+from segfast.train.troubles import told
 from segfast.train.validation import BEST, Validation
+from segfast.train.workers import WorkersFailed, batches, queue
 from segfast.train.world import World, join
 
 # After so many losses in a row that are no numbers, more will follow.
 PATIENCE = 5
 
 Source = str | os.PathLike[str] | None
+Sets = Callable[[], tuple[Dataset, Dataset]]
 
 
 def train(recipe: Recipe, data: Source, out: str | os.PathLike[str], running: Running) -> Progress:
@@ -45,64 +50,155 @@ def train(recipe: Recipe, data: Source, out: str | os.PathLike[str], running: Ru
         data: the dataset's folder; None for shapes.
 
     Raises:
-        BadOption: settings are impossible, contradict each other, or are not those of the run in `out`.
+        BadOption: settings are impossible, contradict each other, or are not those of the run in `out`; or another
+            process trains into it.
         BadData: the dataset cannot be used; the files at fault are listed.
         BadImage: a picture was damaged since it was checked.
         BadModel, UnknownModel, DownloadFailed: the weights to start from cannot be had.
-        MissingRuntime: a library or device is not there.
-        TrainingFailed: the loss stopped being a number.
+        MissingRuntime: a library, compiler or device is not there, or other processes of the run do not come.
+        TrainingFailed: the loss stopped being a number, memory ran out, or a process that helps has gone.
         CannotWrite: `out` is full, read-only or missing.
     """
-    need("train", "torch", "timm", "safetensors", *(["tensorboard"] if running.tensorboard else []))
+    return train_on(lambda: _datasets(recipe, data), recipe, out, running)
+
+
+def train_on(sets: Sets, recipe: Recipe, out: str | os.PathLike[str], running: Running) -> Progress:
+    """`train` on what `sets` opens: the training set and the validation set."""
+    need("train", "torch", "timm", "safetensors", "filelock", *(["tensorboard"] if running.tensorboard else []))
     recipe.check()
     world = join(check_device(running.device))
-    try:
+    with world.together(), told():
         running.check(recipe, world.size)
         if running.threads is not None:
             torch.set_num_threads(running.threads)
-        return run(recipe, data, Path(out), running, world)
-    finally:
-        world.close()
+        train_set, val_set = sets()
+        with owned(Path(out)) if world.first else nullcontext():
+            return run(recipe, (train_set, val_set), Path(out), running, world)
 
 
-def run(recipe: Recipe, data: Source, folder: Path, running: Running, world: World) -> Progress:
+def run(recipe: Recipe, sets: tuple[Dataset, Dataset], folder: Path, running: Running, world: World) -> Progress:
     """See `train`: one process's part of it."""
-    train_set, val_set = _datasets(recipe, data)
-    settings = settings_of(recipe, train_set, val_set)
+    train_set, val_set = sets
+    found = find(folder, world)
+    recipe = settled(recipe, len(train_set), found.progress if found else None)
     # The first process alone looks: others may be so late that they would see what it has written since.
+    settings = settings_of(recipe, train_set, val_set) if world.first else {}
     resuming = world.share(agree(folder, settings) if world.first else None)
     model, notes = _model(recipe, train_set, running, world)
     if not resuming:
-        check_data((train_set, val_set), world)
-    files.make_folder(folder)
-    if world.first and not resuming:
-        files.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", folder / SETTINGS)
-    stepper = Stepper(model, recipe, world, accumulate=running.accumulate, compile=running.compile)
-    progress, notes = resume(folder, stepper, notes)
+        check_data(sets, world)
+    weights = class_weights(recipe, train_set, world)
+    stepper = Stepper(
+        model, recipe, world, accumulate=running.accumulate, compile=running.compile, class_weights=weights
+    )
+    progress, notes = restore(found, folder, stepper, [*notes, length(recipe, len(train_set))])
+    if world.first:
+        write_settings(folder, settings)
     record = Recorder(folder, world, recipe, running, first=progress.iteration)
-    for note in notes:
+    prefetch = queue(recipe, world, running.workers)
+    for note in (*notes, *prefetch.notes):
         record.say(note)
-    validation, bad = Validation(val_set, recipe.fit, folder, world, record), 0
-    prepared = batches(train_set, recipe, world, first=progress.iteration, workers=running.workers)
+    prepared = batches(train_set, recipe, world, progress=progress, prefetch=prefetch)
     # Until here Ctrl-C ends the run at once: there was nothing to save yet.
-    with stop_request() as stop, closing(record), prepared as stream:
-        for batch, waited in stream:
-            outcome = stepper.step(batch, progress.iteration, stop.wanted)
-            progress.iteration += 1
-            bad = 0 if outcome.taken else bad + 1  # a state behind a bad step is not saved
-            if bad == PATIENCE:
-                raise TrainingFailed(_failure(folder, recipe, progress, world))
-            record.step(progress.iteration, outcome, waited)
-            last = progress.iteration == recipe.iterations
-            if outcome.stop and not last:
-                _stop(folder, progress, stepper, record, save=not bad)
-                break
-            evaluating = last or _due(progress, recipe.evaluate_every)
-            if evaluating:
-                validation.run(model, progress)
-            if not bad and (evaluating or _due(progress, recipe.save_every)):
-                _save(folder, progress, stepper)
+    with stop_request() as stop, closing(record):
+        validation = Validation(val_set, recipe, folder, world, record)
+        this = _Run(recipe, folder, stepper, progress, record, validation, stop)
+        if not this.is_over() or not this.is_evaluated():
+            with prepared as stream:
+                this.go(stream)
+        else:
+            record.say(
+                f"{folder} is finished, at iteration {progress.iteration}; more --iterations go on with it, "
+                "another --out begins anew"
+            )
+        progress.finished = this.is_over() and this.is_evaluated()
     return progress
+
+
+@dataclass
+class _Run:
+    recipe: Recipe
+    folder: Path
+    stepper: Stepper
+    progress: Progress
+    record: Recorder
+    validation: Validation
+    stop: StopRequest
+    bad: int = 0  # losses in a row that were no numbers; a state behind them is not saved
+
+    def go(self, stream: Iterator[tuple[Batch, float]]) -> None:
+        """Every step that is left; the evaluation first that was interrupted."""
+        try:
+            if not self.is_evaluated() and not self.evaluate():
+                return
+            while not self.is_over():
+                batch, waited = next(stream)
+                if not self.step(batch, waited):
+                    return
+        except WorkersFailed:
+            if self.stepper.world.size == 1 and not self.bad:
+                self.save()
+            raise
+
+    def step(self, batch: Batch, waited: float) -> bool:
+        """One step, and what is due behind it; False where the run was asked to stop."""
+        progress, recipe = self.progress, self.recipe
+        outcome = self.stepper.step(batch, progress.iteration, self.stop.wanted)
+        progress.iteration += 1
+        progress.seen = (progress.seen or 0) + recipe.batch
+        self.bad = 0 if outcome.taken else self.bad + 1
+        if self.bad == PATIENCE:
+            raise TrainingFailed(_failure(self.folder, recipe, progress, self.stepper.world))
+        self.record.step(progress.iteration, outcome, waited)
+        if outcome.stop and not self.is_over():
+            self.halt()
+            return False
+        evaluating = not self.is_evaluated()
+        if not self.bad and (evaluating or _due(progress, recipe.save_every)):
+            self.save()
+        return self.evaluate() if evaluating else True
+
+    def is_over(self) -> bool:
+        """Whether no step is left."""
+        return self.progress.iteration >= self.recipe.iterations or self.progress.is_stale(self.recipe.patience)
+
+    def is_evaluated(self) -> bool:
+        """Whether no evaluation is due at this iteration, or it was made."""
+        progress = self.progress
+        due = progress.iteration == self.recipe.iterations or _due(progress, self.recipe.evaluate_every or 0)
+        return not due or progress.iteration <= progress.evaluated
+
+    def evaluate(self) -> bool:
+        """Evaluate, and save what is known now; False where the run was asked to stop meanwhile."""
+        progress = self.progress
+        if not self.validation.run(self.stepper, progress, self.stop):
+            self.record.say(
+                f"stopped within the evaluation, saved after iteration {progress.iteration}; the same command goes on"
+                if not self.bad
+                else "stopped within the evaluation; the same command goes on"
+            )
+            return False
+        progress.evaluated = progress.iteration
+        if progress.is_stale(self.recipe.patience) and progress.iteration < self.recipe.iterations:
+            self.record.say(f"no better mIoU in {progress.stale} evaluations (--patience): finished early")
+        if not self.bad:
+            self.save()
+        return True
+
+    def save(self) -> None:
+        """Write the state."""
+        progress, world = self.progress, self.stepper.world
+        progress.scale, progress.world = self.stepper.scaler.state_dict(), world.size
+        randoms = world.gather(state.random_states(world.device))
+        if world.first:
+            state.save(self.folder, progress, self.stepper.model, self.stepper.optimizer, randoms)
+
+    def halt(self) -> None:
+        """Save, as a signal asked."""
+        if not self.bad:
+            self.save()
+        saved = "left the last good state as it was" if self.bad else f"saved after iteration {self.progress.iteration}"
+        self.record.say(f"stopped and {saved}; the same command goes on")
 
 
 def _datasets(recipe: Recipe, data: Source) -> tuple[Dataset, Dataset]:
@@ -134,22 +230,6 @@ def check_data(datasets: Iterable[Dataset], world: World) -> None:
 
 def _due(progress: Progress, every: int) -> bool:
     return every > 0 and progress.iteration % every == 0
-
-
-def _save(folder: Path, progress: Progress, stepper: Stepper) -> None:
-    world = stepper.world
-    progress.scale, progress.world = stepper.scaler.state_dict(), world.size
-    randoms = world.gather(state.random_states(world.device))
-    if world.first:
-        state.save(folder, progress, stepper.model, stepper.optimizer, randoms)
-
-
-def _stop(folder: Path, progress: Progress, stepper: Stepper, record: Recorder, *, save: bool) -> None:
-    """As Ctrl-C asked."""
-    if save:
-        _save(folder, progress, stepper)
-    saved = f"saved after iteration {progress.iteration}" if save else "left the last good state as it was"
-    record.say(f"stopped and {saved}; the same command goes on")
 
 
 def _failure(folder: Path, recipe: Recipe, progress: Progress, world: World) -> str:

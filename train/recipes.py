@@ -53,12 +53,10 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
     model = model or (None if overrides.get("checkpoint") else row.model)
     encoder = _encoder_of(model, overrides)
     exceptions = EXCEPTIONS.get((name, model or ""), {})
-    fields: dict[str, Any] = {**_of_encoder(row, encoder), **exceptions, **_of_optimizer(row, encoder, overrides)}
-    chosen = dataclasses.replace(row, **{**fields, "model": model, **overrides})
-    window, stride = chosen.sides
-    if stride > window and "stride" not in overrides:  # as much overlap as the recipe has, in smaller windows
-        chosen = dataclasses.replace(chosen, stride=round(window * stride / row.sides[0]))
-    return chosen.check()
+    own: dict[str, Any] = {**_of_encoder(row, encoder), **exceptions, **_of_optimizer(row, encoder, overrides)}
+    row = dataclasses.replace(row, **{**own, "model": model})
+    fields: dict[str, Any] = {**_yielding(row, overrides), **overrides}
+    return dataclasses.replace(row, **fields).check()
 
 
 class _Encoder(NamedTuple):
@@ -104,6 +102,24 @@ def _of_optimizer(row: Recipe, encoder: _Encoder | None, overrides: Mapping[str,
     return dict(ADAMW) if overrides.get("optimizer") == "adamw" and row.optimizer != "adamw" else {}
 
 
+def _yielding(row: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says of options that were not given, where it would contradict those that were."""
+    fields: dict[str, Any] = {}
+    side = given.get("window") or (given.get("crop") if row.window is None else None)
+    if side and "stride" not in given:  # the same share of the window overlaps
+        window, stride = row.sides
+        fields["stride"] = max(1, round(side * stride / window))
+    if isinstance(lr := given.get("lr"), (int, float)) and "min_lr" not in given and lr < row.min_lr:
+        fields["min_lr"] = lr * row.min_lr / row.lr
+    if given.get("momentum") == 0 and "nesterov" not in given:
+        fields["nesterov"] = False
+    if given.get("epochs") is not None and "iterations" not in given:
+        fields["iterations"] = 0
+    if (given.get("width") or given.get("depth")) and "encoder" not in given and not given.get("checkpoint"):
+        fields["encoder"] = "none"  # none of another size is public
+    return fields
+
+
 RECIPES: Mapping[str, Recipe] = MappingProxyType({
     "ade20k": Recipe(
         "ade20k", "section 4.2; Tables 3, 4 and 6: 160k iterations (64 epochs) of 20,210 images",
@@ -119,7 +135,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
     ),
     "folder": Recipe(
         "folder", "section 4.2's fine-tuning, shorter, at the images' own size",
-        image_size=None, crop=512, stride=480, iterations=20_000, batch=8, lr=1e-3, evaluate_every=1000,
+        image_size=None, crop=512, stride=480, iterations=0, batch=8, lr=1e-3, evaluate_every=None,
     ),
     "shapes": Recipe(
         "shapes", "Appendix A's training from scratch, of a model small enough for any machine",

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from segfast import files
 from segfast.datasets.base import IGNORE
 from segfast.machine import memory
-from segfast.progress import bar
+from segfast.progress import bar, on_terminal
 
 if TYPE_CHECKING:  # drawing curves needs none of it
     from segfast.evaluation.metrics import Labels
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # drawing curves needs none of it
     from segfast.train.world import World
 
 LOG = "log.jsonl"
+
+SHOWN = 1000  # pixels of the longer side of a picture in TensorBoard
 
 Row = dict[str, Any]  # a line of it
 
@@ -42,12 +45,13 @@ class Recorder:
         self._losses: list[float] = []
         self._norms: list[float] = []
         self._writer: Any = None
+        self._total, self._drawn = recipe.iterations, on_terminal()
         self._bar = bar(
             desc="train",
             total=recipe.iterations,
             initial=first,
             unit="step",
-            disable=not world.first,
+            disable=not world.first or not self._drawn,
             dynamic_ncols=True,
         )
         if world.first:
@@ -76,12 +80,14 @@ class Recorder:
     def pictures(self, iteration: int, name: str, rows: Iterable[NDArray[np.uint8]]) -> None:
         """Show pictures [H, W, 3] in TensorBoard; without it none is asked for."""
         for number, picture in enumerate(rows if self._writer else ()):
-            self._writer.add_image(f"{name}/{number}", picture, iteration, dataformats="HWC")
+            self._writer.add_image(f"{name}/{number}", at_most(picture, SHOWN), iteration, dataformats="HWC")
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        if self.world.first:
+        if self.world.first and self._drawn:
             self._bar.write(text)
+        elif self.world.first:
+            print(text, flush=True)  # a log is read while it is written
 
     def close(self) -> None:
         """End the bar and the event file."""
@@ -102,7 +108,12 @@ class Recorder:
         }
         self._write("train", iteration, values)
         shown = {"loss": f"{loss:.4f}", "lr": f"{rate:.2e}", "images/s": f"{speed:.1f}"}
-        self._bar.set_postfix(shown | {"memory": f"{(memory or 0) / 1e9:.2f} GB"})
+        shown |= {"memory": f"{(memory or 0) / 1e9:.2f} GB"}
+        self._bar.set_postfix(shown)
+        if self.world.first and not self._drawn:
+            left = (self._total - iteration) * seconds / count
+            words = ", ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"iteration {iteration}/{self._total}: {words}, {_clock(left)} left", flush=True)
         self._restart()
 
     def _restart(self) -> None:
@@ -148,6 +159,20 @@ def side_by_side(
     colours = np.zeros((IGNORE + 1, 3), np.uint8)
     colours[: len(palette)] = palette
     return np.concatenate([image, colours[truth], colours[np.where(truth == IGNORE, IGNORE, labels)]], 1)
+
+
+def at_most(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture [H, W, 3], made smaller where a side of it is longer."""
+    H, W = picture.shape[:2]
+    if max(H, W) <= side:
+        return picture
+    size = (max(1, W * side // max(H, W)), max(1, H * side // max(H, W)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _drop_after(path: Path, iteration: int) -> None:

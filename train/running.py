@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -66,10 +67,12 @@ class Running:
 
 # Under `torchrun` one Ctrl-C comes twice, from the terminal and from the launcher; seconds until it is another one.
 ECHO = 2.0
+# Ctrl-C; what schedulers and containers send; a terminal that closes; what SLURM sends where it is asked to.
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
 
 
 class StopRequest:
-    """Whether Ctrl-C or SIGTERM asked the run to save and end; a second Ctrl-C, ECHO later, ends it at once."""
+    """Whether a signal asked the run to save and end; a second Ctrl-C, ECHO later, ends it at once."""
 
     wanted = False
     _since = 0.0
@@ -83,6 +86,14 @@ class StopRequest:
             self.wanted, self._since = True, now
 
 
+def _numbers() -> list[signal.Signals]:
+    """The signals that this system has, without a SIGHUP that nohup has ignored, but for torchrun, which passes it on."""
+    found = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return found
+    return [number for number in found if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
+
+
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
     """Take signals as requests inside the block; only the main thread can, elsewhere they do what they did."""
@@ -90,7 +101,7 @@ def stop_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in _numbers()}
     try:
         yield request
     finally:

@@ -31,6 +31,10 @@ class Progress:
     Attributes:
         iteration: steps taken.
         best: the highest mIoU so far, and the iteration that had it.
+        evaluated: the iteration of the last evaluation that was finished.
+        stale: how many evaluations in a row were no better.
+        finished: nothing is left to do, as far as the last call was asked.
+        seen: pictures so far; None in states that do not say it: the batch was always the same.
         scale: of fp16's loss, with its growth.
         world: how many processes trained.
     """
@@ -40,6 +44,14 @@ class Progress:
     best_iteration: int = 0
     scale: dict[str, Any] = field(default_factory=dict)
     world: int = 1
+    evaluated: int = 0
+    stale: int = 0
+    seen: int | None = None
+    finished: bool = False
+
+    def is_stale(self, patience: int) -> bool:
+        """Whether so many evaluations in a row were no better; a patience of 0 has no end."""
+        return 0 < patience <= self.stale
 
 
 def save(
@@ -132,7 +144,8 @@ def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
             raise ValueError("it is of another version of segfast")
         if values.pop("checksum") != _checksum(tensors):
             raise ValueError("its checksum is wrong")
-        return Progress(**values), tensors
+        # A state that lacks fields is of a version that saved behind an evaluation only.
+        return Progress(**{"evaluated": values["iteration"], **values}), tensors
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"{path} is no whole state of a run ({error})") from None
 

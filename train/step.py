@@ -16,7 +16,7 @@ from segfast.model import Segmenter
 from segfast.train.data import Batch, normalise
 from segfast.train.fields import Recipe
 from segfast.train.layers import groups
-from segfast.train.loss import pixel_loss
+from segfast.train.loss import Terms, pixel_loss
 from segfast.train.precision import autocast, resolve
 from segfast.train.schedule import learning_rate, make_optimizer
 from segfast.train.world import World
@@ -55,7 +55,16 @@ class PatchLogits(nn.Module):
 class Stepper:
     """A model on its device, its optimizer, and how a batch changes them."""
 
-    def __init__(self, model: Segmenter, recipe: Recipe, world: World, *, accumulate: int = 1, compile: bool = False):
+    def __init__(
+        self,
+        model: Segmenter,
+        recipe: Recipe,
+        world: World,
+        *,
+        accumulate: int = 1,
+        compile: bool = False,
+        class_weights: Tensor | None = None,
+    ):
         self.recipe, self.world, self.accumulate = recipe, world, accumulate
         self.model = model.to(world.device).train()
         self.precision = resolve(recipe.precision, world.device)
@@ -68,6 +77,7 @@ class Stepper:
             places = [world.device] if world.device.type == "cuda" else None
             network = DistributedDataParallel(network, device_ids=places, gradient_as_bucket_view=True)
         self.network = network
+        self.class_weights = None if class_weights is None else class_weights.to(world.device)
         self._mean, self._std = channels(model.config.protocol, world.device)
 
     def step(self, batch: Batch, iteration: int, stop: bool = False) -> Outcome:
@@ -80,12 +90,13 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         batch = Batch(*(part.to(world.device, non_blocking=True) for part in batch))
-        count = world.sum((batch.labels != IGNORE).sum().double()).clamp(min=1)
+        count = world.sum(self._count(batch.labels)).clamp(min=1 if self.class_weights is None else 1e-9)
+        terms = Terms(self.class_weights, self._dice_factor(count, self.recipe.batch))
         total = torch.zeros((), device=world.device, dtype=torch.float64)
         parts = [Batch(*part) for part in zip(*(tensor.chunk(self.accumulate) for tensor in batch), strict=True)]
         for number, part in enumerate(parts):
             with self._sync(number == len(parts) - 1):
-                loss = self._loss(part)
+                loss = self._loss(part, terms)
                 # Averaging over processes is DistributedDataParallel's: undone by the factor.
                 self.scaler.scale(loss * (world.size / count).float()).backward()
             total += loss.detach()
@@ -99,11 +110,36 @@ class Stepper:
         self.optimizer.zero_grad()
         return Outcome(mean, size, rate, taken, stops > 0)
 
-    def _loss(self, part: Batch) -> Tensor:
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> Tensor:
+        """What the loss of a batch is made of, without training: float64 [2], sum and count.
+
+        The batch's mean loss is their quotient, and that of several batches the quotient of their sums. With Dice it is
+        that of each batch, weighted by its count.
+        """
+        batch = Batch(*(part.to(self.world.device) for part in batch))
+        count = self._count(batch.labels)
+        with self._autocast():
+            logits = self.model.patch_logits(normalise(batch, self._mean, self._std))
+        terms = Terms(self.class_weights, self._dice_factor(count, len(batch.labels)))
+        return torch.stack([pixel_loss(logits, batch.labels, self.model.enlarge, terms).double(), count])
+
+    def _count(self, labels: Tensor) -> Tensor:
+        """How many pixels count, or the sum of their weights; float64."""
+        known = labels != IGNORE
+        if self.class_weights is None:
+            return known.sum().double()
+        return (self.class_weights.double()[labels.long().masked_fill(~known, 0)] * known).sum()
+
+    def _dice_factor(self, count: Tensor, images: int) -> Tensor | None:
+        """What makes the mean of the images' Dice losses of their sum, once the loss is divided by `count`."""
+        return (self.recipe.dice * count / images).float() if self.recipe.dice else None
+
+    def _loss(self, part: Batch, terms: Terms) -> Tensor:
         images = normalise(part, self._mean, self._std)
         with autocast(self.precision, self.world.device):
             logits = self.network(images)  # [B, K, h, w]
-        return pixel_loss(logits, part.labels, self.model.enlarge)
+        return pixel_loss(logits, part.labels, self.model.enlarge, terms)
 
     def _clip(self) -> Tensor:
         """The norm of the gradient, which is at most the recipe's `clip` afterwards."""

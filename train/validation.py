@@ -15,11 +15,15 @@ from segfast import __version__
 from segfast.datasets import Dataset
 from segfast.engine import Engine
 from segfast.evaluation.evaluate import evaluate
-from segfast.evaluation.metrics import Scores, scores
+from segfast.evaluation.metrics import Labels, Scores, scores
 from segfast.model import Segmenter
-from segfast.protocol import Size
+from segfast.train.augment import resize_image, resize_labels, resized
+from segfast.train.data import Collate
+from segfast.train.fields import Recipe
 from segfast.train.record import Recorder, side_by_side
+from segfast.train.running import StopRequest
 from segfast.train.state import Progress
+from segfast.train.step import Stepper
 from segfast.train.world import World
 
 BEST = "best.safetensors"
@@ -27,56 +31,110 @@ BEST = "best.safetensors"
 SHOWN = 4
 
 
+class _Stopped(Exception):
+    """A signal came between two pictures."""
+
+
 @dataclass(frozen=True)
 class Validation:
     """The validation set of a run, its pictures shared among the processes.
 
     Attributes:
-        fit: (long, short) that images are resized to fit.
         folder: of the run.
     """
 
     dataset: Dataset
-    fit: Size | None
+    recipe: Recipe
     folder: Path
     world: World
     record: Recorder
 
-    def run(self, model: Segmenter, progress: Progress) -> None:
-        """Evaluate a model in training, tell of it, and keep the model if it is the best so far."""
-        start = time.perf_counter()
+    def run(self, stepper: Stepper, progress: Progress, stop: StopRequest) -> bool:
+        """Evaluate a model in training, tell of it, and keep it if it is the best so far; False if it was stopped."""
+        start, model = time.perf_counter(), stepper.model
         engine = Engine(model, device=str(self.world.device))
-        found = self._scores(engine)
-        self.record.pictures(progress.iteration, "prediction", self._predictions(engine))
+        found = self._measured(engine, stepper, stop)
+        if found is not None:
+            self.record.pictures(progress.iteration, "prediction", self._predictions(engine))
         model.train()
-        miou = found.miou or 0.0
+        if found is None:
+            return False
+        self._tell(*found, progress, time.perf_counter() - start)
+        if progress.best_iteration == progress.iteration and self.world.first:
+            self._publish(model, progress)
+        return True
+
+    def _tell(self, found: Scores, loss: float | None, progress: Progress, seconds: float) -> None:
+        """Write the numbers, and note in `progress` whether they are the best."""
+        miou = found.miou
         values = {
             "miou": miou,
+            "loss": loss,
             "pixel_accuracy": found.pixel_accuracy,
-            "seconds": round(time.perf_counter() - start, 3),
+            "dice": found.dice,
+            "f1": found.f1,
+            "precision": found.precision,
+            "recall": found.recall,
+            "seconds": round(seconds, 3),
             "per_class": dict(zip(self.dataset.classes, found.per_class, strict=True)),
         }
         self.record.evaluation(progress.iteration, values)
-        better = miou > progress.best
-        self.record.say(f"iteration {progress.iteration}: mIoU {100 * miou:.2f}{' (best)' if better else ''}")
-        if better:
+        better = miou is not None and miou > progress.best
+        progress.stale = 0 if better else progress.stale + 1
+        if miou is not None and better:
             progress.best, progress.best_iteration = miou, progress.iteration
-            if self.world.first:
-                self._publish(model, progress)
+        words = "mIoU undefined: no pixel is labelled" if miou is None else f"mIoU {100 * miou:.2f}"
+        words += "" if loss is None else f", loss {loss:.4f}"
+        self.record.say(f"iteration {progress.iteration}: {words}{' (best)' if better else ''}")
 
-    def _scores(self, engine: Engine) -> Scores:
+    def _measured(self, engine: Engine, stepper: Stepper, stop: StopRequest) -> tuple[Scores, float | None] | None:
+        """Scores and loss over all processes; None where one was asked to stop."""
         dataset, world, K = self.dataset, self.world, len(self.dataset.classes)
         mine = dataset.take(range(world.rank, len(dataset), world.size))
         matrix = torch.zeros(K, K, dtype=torch.int64)
-        if len(mine):
-            matrix += torch.from_numpy(evaluate(engine, mine, fit=self.fit).confusion)
-        return scores(world.sum(matrix.to(world.device)).cpu().numpy())
+        parts = torch.zeros(2, dtype=torch.float64, device=world.device)
+
+        def heed(index: int, labels: Labels) -> None:
+            if stop.wanted:
+                raise _Stopped
+
+        stopped = False
+        try:
+            if len(mine):
+                report = evaluate(engine, mine, fit=self.recipe.fit, each=heed)
+                matrix += torch.from_numpy(report.confusion)
+                parts += self._losses(stepper, mine, stop)
+        except _Stopped:
+            stopped = True
+        if world.sum(torch.tensor(int(stopped), device=world.device)).item():
+            return None
+        found = scores(world.sum(matrix.to(world.device)).cpu().numpy())
+        total, count = world.sum(parts).tolist()
+        return found, total / count if count else None
+
+    def _losses(self, stepper: Stepper, dataset: Dataset, stop: StopRequest) -> torch.Tensor:
+        """What `Stepper.measure` finds of the middle of every picture: a training crop, without chance."""
+        crop = self.recipe.crop
+        recipe, collate = replace(self.recipe, ratio=(1.0, 1.0)), Collate(crop)
+        total = torch.zeros(2, dtype=torch.float64, device=self.world.device)
+        for index in range(len(dataset)):
+            if stop.wanted:
+                raise _Stopped
+            image, labels = dataset.image(index), dataset.labels(index)
+            H, W = labels.shape
+            size = resized((H, W), recipe, 0.0)
+            rows, columns = (slice(start := max(side - crop, 0) // 2, start + crop) for side in size)
+            pair = resize_image(image, size, rows, columns), resize_labels(labels, size, rows, columns)
+            batch = collate([pair])
+            assert not isinstance(batch, Exception)
+            total += stepper.measure(batch)
+        return total
 
     def _predictions(self, engine: Engine) -> Iterator[NDArray[np.uint8]]:
         """The first pictures with truth and prediction."""
         for index in range(min(SHOWN, len(self.dataset))):
             image, truth = self.dataset.image(index), self.dataset.labels(index)
-            labels = engine.segment(image, fit=self.fit).labels
+            labels = engine.segment(image, fit=self.recipe.fit).labels
             yield side_by_side(image, truth, labels, self.dataset.palette)
 
     def _publish(self, model: Segmenter, progress: Progress) -> None:

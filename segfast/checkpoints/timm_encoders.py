@@ -90,7 +90,8 @@ def _not_loaded(name: str, error: Exception) -> DownloadFailed:
             "in timm's names, the owner's or Transformers'"
         )
     return DownloadFailed(
-        f"timm could not load the weights {name!r} ({brief(error)}); check the connection, or pass pretrained=FILE"
+        f"timm could not load the weights {name!r} ({brief(error)}); check the connection, or name "
+        "a file that was downloaded elsewhere: --encoder FILE of segfast.train, pretrained=FILE in Python"
     )
 
 

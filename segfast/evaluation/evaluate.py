@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +38,7 @@ def evaluate(
     check_names: bool = True,
     keep: int = 0,
     progress: bool = False,
+    each: Callable[[int, Labels], None] | None = None,
 ) -> Report:
     """Segment every picture of a dataset and compare with the truth, at the pictures' own sizes.
 
@@ -51,6 +52,7 @@ def evaluate(
         check_names: see that the engine's classes have the dataset's names, not their number alone.
         keep: how many predictions of the best and of the worst pictures the report holds.
         progress: show a bar.
+        each: called with the index and the labels [H, W] of every picture, such as `predictions.Predictions`.
 
     Raises:
         BadModel: the engine's classes are not the dataset's.
@@ -70,6 +72,8 @@ def evaluate(
     shown = bar(answers, "evaluate", total=len(dataset), unit="picture", disable=not progress)
     for index, answer in enumerate(shown):
         tally.add(index, answer.labels)  # type: ignore[union-attr]  # errors are raised
+        if each is not None:
+            each(index, answer.labels)  # type: ignore[union-attr]
         if progress:
             shown.set_postfix(mIoU=f"{100 * (scores(tally.total).miou or 0):.2f}", refresh=False)
     return tally.report(repr(engine), multiscale, stride, fit, time.perf_counter() - start)

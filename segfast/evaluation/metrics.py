@@ -40,12 +40,27 @@ class Scores:
         pixel_accuracy: share of the pixels that are right.
         mean_accuracy: the mean over the classes of the share of their pixels that is right.
         per_class: IoU of every class, in order.
+        precision, recall, f1: means over the classes; a class that is never given has no precision, one that is not in
+            the truth no recall, and F1 is 2·right / (true + given).
+        dice: the same as F1: the names of two fields for one number.
+        per_class_precision, per_class_recall, per_class_f1: of every class, in order.
     """
 
     miou: float | None
     pixel_accuracy: float | None
     mean_accuracy: float | None
     per_class: tuple[float | None, ...]
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    per_class_precision: tuple[float | None, ...] = ()
+    per_class_recall: tuple[float | None, ...] = ()
+    per_class_f1: tuple[float | None, ...] = ()
+
+    @property
+    def dice(self) -> float | None:
+        """Mean Dice of the classes, which is their mean F1."""
+        return self.f1
 
 
 def confusion(truth: Labels, predicted: Labels, num_classes: int) -> Matrix:
@@ -73,8 +88,20 @@ def scores(matrix: Matrix) -> Scores:
     """mIoU, accuracies and the IoU of every class."""
     right, true, given = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     ious, accuracies = _ratios(right, true + given - right), _ratios(right, true)
+    precisions, f1s = _ratios(right, given), _ratios(2 * right, true + given)
     total = int(true.sum())
-    return Scores(_mean(ious), int(right.sum()) / total if total else None, _mean(accuracies), ious)
+    return Scores(
+        _mean(ious),
+        int(right.sum()) / total if total else None,
+        _mean(accuracies),
+        ious,
+        _mean(precisions),
+        _mean(accuracies),
+        _mean(f1s),
+        precisions,
+        accuracies,
+        f1s,
+    )
 
 
 def object_sizes(truth: Labels) -> NDArray[np.uint8]:

@@ -90,7 +90,14 @@ class Report:
             "miou": total.miou,
             "pixel_accuracy": total.pixel_accuracy,
             "mean_accuracy": total.mean_accuracy,
+            "dice": total.dice,
+            "f1": total.f1,
+            "precision": total.precision,
+            "recall": total.recall,
             "per_class": self.per_class,
+            "per_class_f1": dict(zip(self.classes, total.per_class_f1, strict=True)),
+            "per_class_precision": dict(zip(self.classes, total.per_class_precision, strict=True)),
+            "per_class_recall": dict(zip(self.classes, total.per_class_recall, strict=True)),
             "by_size": self.by_size or None,
             "dataset": self.dataset,
             "split": self.split,
@@ -119,6 +126,9 @@ def table(reports: Sequence[Report]) -> list[str]:
         ("mIoU", [report.miou for report in reports]),
         ("pixel accuracy", [report.pixel_accuracy for report in reports]),
         ("mean accuracy", [report.scores.mean_accuracy for report in reports]),
+        ("Dice (F1)", [report.scores.f1 for report in reports]),
+        ("precision", [report.scores.precision for report in reports]),
+        ("recall", [report.scores.recall for report in reports]),
     ]
     width = max(len(name) for name, _ in rows)
     shares = first.confusion.sum(1) / max(1, first.confusion.sum())
