@@ -108,6 +108,8 @@ class Config:
         _require(min(p.std) > 0, "std", p.std)
         gaps = any(s > w for s, w in zip(p.stride, p.window, strict=True))
         _require(not gaps, "stride", f"{p.stride}, over the window {p.window}")
+        sides = (65536, *p.fit, 0) if isinstance(p.fit, tuple) and len(p.fit) == 2 and all(map(is_whole, p.fit)) else ()
+        _require(p.fit is None or (sides and list(sides) == sorted(sides, reverse=True) and p.fit[1]), "fit", p.fit)
         _require(len(self.classes) == self.num_classes, "classes", f"{len(self.classes)} names")
         _require(all(isinstance(name, str) for name in self.classes), "classes", "anything but names")
         _require(len(self.palette) == self.num_classes, "palette", f"{len(self.palette)} colours")

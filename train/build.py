@@ -15,6 +15,7 @@ from segfast.config import Config
 from segfast.create import create_model
 from segfast.datasets.base import Dataset
 from segfast.errors import BadOption, NotSupported
+from segfast.evaluation.evaluate import RESIZED
 from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.model import Segmenter, resample_positions
 from segfast.train.attend import cpu_attention
@@ -185,7 +186,8 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
             distilled=config.distilled,
         )
     )
-    protocol = replace(config.protocol, window=(window, window), stride=(stride, stride))
+    fit = None if dataset.name in RESIZED else recipe.fit  # the paper's are resized in evaluation alone
+    protocol = replace(config.protocol, window=(window, window), stride=(stride, stride), fit=fit)
     return replace(
         config,
         name=name,
