@@ -134,7 +134,7 @@ def check_fit(fit: Size | str | None) -> Size | None:
     """
     if fit is None:
         return None
-    sides = tuple(fit) if isinstance(fit, Iterable) else ()
+    sides = () if isinstance(fit, str) or not isinstance(fit, Iterable) else tuple(fit)
     whole = len(sides) == 2 and all(isinstance(side, Integral) and 1 <= side <= 65536 for side in sides)
     if not whole or sides[0] < sides[1]:
         pair = f"; for one side pass ({fit}, {fit})" if isinstance(fit, Integral) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -55,6 +56,10 @@ class Dataset(ABC):
         Raises:
             BadData: there are none, or they cannot be read.
         """
+
+    def source(self, index: int) -> Path | None:
+        """The picture's file; None where it comes from no file."""
+        return None
 
     @abstractmethod
     def take(self, indices: Iterable[int]) -> Self:

@@ -88,6 +88,10 @@ class CocoDataset(Dataset):
             raise BadData(f"{sample.key} has pixels of a class that was dropped")
         return found.astype(np.uint8)
 
+    def source(self, index: int) -> Path | None:
+        """The picture's file."""
+        return self._path(index)
+
     def take(self, indices: Iterable[int]) -> Self:
         """These samples only."""
         return replace(self, samples=tuple(self.samples[index] for index in indices), stray=())

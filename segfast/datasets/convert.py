@@ -16,7 +16,7 @@ from segfast.progress import bar
 
 
 def convert(splits: Sequence[Dataset], out: Path) -> None:
-    """Write every split; pictures as they are read, as PNG, and masks as palette PNG of class indices.
+    """Write every split; pictures as they are, and masks as palette PNG of class indices.
 
     Raises:
         BadOption: the folder is there and not empty.
@@ -45,7 +45,12 @@ def _write(dataset: Dataset, out: Path) -> None:
         key = dataset.key(index)
         for kind in ("images", "masks"):
             files.make_folder((out / kind / dataset.split / key).parent)
-        files.write_png(Image.fromarray(dataset.image(index)), out / "images" / dataset.split / f"{key}.png")
+        source, target = dataset.source(index), out / "images" / dataset.split / key
+        if source is not None:
+            with files.publish(target.with_name(target.name + source.suffix)) as path:
+                shutil.copyfile(source, path)
+        else:
+            files.write_png(Image.fromarray(dataset.image(index)), target.with_name(target.name + ".png"))
         mask = Image.fromarray(dataset.labels(index))
         mask.putpalette([*colours, *[0] * (3 * IGNORE - len(colours)), 255, 255, 255])
         files.write_png(mask, out / "masks" / dataset.split / f"{key}.png")

@@ -111,7 +111,9 @@ def decode(
     if palette is not None and decoding.colours and _says_colours(palette, raw):
         full = np.zeros((256, 3), np.uint8)
         full[: len(palette)] = palette
-        labels = decoding.of_colours(full)[raw]
+        table, by_value = decoding.of_colours(full), decoding.of_values(np.arange(256))
+        table[(table == UNKNOWN) & (by_value == IGNORE)] = IGNORE  # Pascal VOC's index 255 has a colour of no class
+        labels = table[raw]
         return _known(labels, full[raw], "colours", decoding, name)
     return _known(decoding.of_values(raw), raw, "values", decoding, name)
 

@@ -75,6 +75,10 @@ class PairsDataset(Dataset):
             return TABLES[self.pairs[index].table][read_mask(path)]
         return decode(*read_raw(path), self.decoding, str(path))
 
+    def source(self, index: int) -> Path | None:
+        """The picture's file."""
+        return self._path(index, "image")
+
     def take(self, indices: Iterable[int]) -> Self:
         """These samples only; what was found beside the pairs is left out."""
         return replace(self, pairs=tuple(self.pairs[index] for index in indices), stray=())
