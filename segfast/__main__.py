@@ -10,6 +10,7 @@ from segfast import __version__, cli
 
 COMMANDS = {
     "benchmark": "latency, throughput and memory, stage by stage",
+    "datasets": "what a folder of pictures and masks holds, its faults, and a sheet to look at",
     "doctor": "what this machine has, what is missing and how to get it",
     "evaluate": "mIoU of an engine or checkpoint on a dataset, by the paper's protocol",
     "export": "write a model as one .onnx file, checked against PyTorch",

@@ -51,12 +51,20 @@ def check_values(config: Config) -> None:
     _require(min(p.std) > 0, "std", p.std)
     gaps = any(s > w for s, w in zip(p.stride, p.window, strict=True))
     _require(not gaps, "stride", f"{p.stride}, over the window {p.window}")
+    _check_fit(p.fit)
     _require(len(config.classes) == config.num_classes, "classes", f"{len(config.classes)} names")
     _require(all(isinstance(name, str) for name in config.classes), "classes", "anything but names")
     _require(len(config.palette) == config.num_classes, "palette", f"{len(config.palette)} colours")
     colours_fit = all(len(c) == 3 and all(is_whole(x) and 0 <= x <= 255 for x in c) for c in config.palette)
     _require(colours_fit, "palette", "colours that are not three numbers from 0 to 255")
     _check_encoder(config)
+
+
+def _check_fit(fit: object) -> None:
+    """See that what images are resized to fit into is two sides, the longer first."""
+    if fit is not None:
+        sides = fit if isinstance(fit, tuple) and len(fit) == 2 and all(map(is_whole, fit)) else (0, 0)
+        _require(65536 >= sides[0] >= sides[1] >= 1, "fit", fit)
 
 
 def _check_encoder(config: Config) -> None:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from segfast.model import Segmenter
 
 
+# What `fit` says for the model's own.
+MODEL = "model"
+
+
 class Engine:
     """A model ready to run.
 
@@ -104,7 +108,7 @@ class Engine:
         self.runtime = f"{self._runtime.name} on {self._runtime.device} in {self._runtime.precision}"
 
     def segment(
-        self, image: Any, *, multiscale: bool = False, stride: int | None = None, fit: Size | None = None
+        self, image: Any, *, multiscale: bool = False, stride: int | None = None, fit: Size | str | None = MODEL
     ) -> Segmentation:
         """Labels of one image at its own size, by the protocol of the model's origin.
 
@@ -117,7 +121,8 @@ class Engine:
             multiscale: average the softmax scores of 12 views, six scales and their mirror images.
             stride: of the sliding window in pixels; by default the model's own.
             fit: (long, short): resize the image first, up or down, until its sides just fit these, as
-                evaluation on the paper's datasets does; the labels still have its own size.
+                evaluation on the paper's datasets does; the labels still have its own size. None does
+                not; "model" does as the model was trained, if that was with an image size.
 
         Raises:
             BadImage: the image cannot be read.
@@ -135,7 +140,7 @@ class Engine:
         *,
         multiscale: bool = False,
         stride: int | None = None,
-        fit: Size | None = None,
+        fit: Size | str | None = MODEL,
         errors: str = "raise",
     ) -> Iterator[Segmentation | SegfastError]:
         """What `segment` gives for each image, in order, with reading, network and merging overlapped.
@@ -170,7 +175,7 @@ class Engine:
 
     @border("laying the image out")
     def prepare(
-        self, image: Any, *, multiscale: bool = False, stride: int | None = None, fit: Size | None = None
+        self, image: Any, *, multiscale: bool = False, stride: int | None = None, fit: Size | str | None = MODEL
     ) -> Request:
         """The first of `segment`'s three stages: read an image, and lay out its views and windows.
 
@@ -179,7 +184,8 @@ class Engine:
         Args, Raises: as of `segment`.
         """
         self._check_process()
-        protocol, fit = self.protocol.with_stride(stride), check_fit(fit)
+        protocol = self.protocol.with_stride(stride)
+        fit = protocol.fit if isinstance(fit, str) and fit == MODEL else check_fit(fit)
         laid_out = partial(self._lay_out, multiscale=bool(multiscale), protocol=protocol, fit=fit)
         size = limits.size_of(image)
         layout = None if size is None else laid_out(size)  # refused before it is copied

@@ -9,7 +9,8 @@
 The protocol is that of the original's evaluation. Every image is covered with windows that overlap by 32
 pixels, whatever the model's own stride; labels are compared at the image's own size. On ADE20K, Pascal
 Context and Cityscapes it is first resized, keeping its ratio, to fit 2048×512 (2560×640 for models of
-640-pixel windows), 4160×520 or 2048×1024; in your own folder it stays as it is. --multiscale averages the
+640-pixel windows), 4160×520 or 2048×1024; in your own folder it stays
+as it is, unless the model was trained with an --image-size, which is then followed. --multiscale averages the
 paper's 12 views. The dataset is checked before anything runs.
 """
 
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING
 
 from segfast import cli, files
 from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
+from segfast.datasets.content import tell
+from segfast.datasets.options import add_reading, reading_of
 from segfast.dependencies.imports import need
 from segfast.errors import BadOption
 from segfast.evaluation.evaluate import check_classes
@@ -52,7 +55,7 @@ def main() -> int:
     if options.compare and options.predictions:
         raise BadOption("--predictions is of one engine; leave --compare out")
     names = [options.engine, *([options.compare] if options.compare else [])]
-    dataset = open_dataset(*_named(options), options.split)
+    dataset = open_dataset(*_named(options), options.split, reading=reading_of(options))
     dataset = dataset.take(range(min(options.limit, len(dataset)))) if options.limit else dataset
     if options.predictions:
         Predictions(dataset, Path(options.predictions), options.style).check()
@@ -61,7 +64,7 @@ def main() -> int:
     for engine in engines:
         print(engine)
         check_classes(engine, dataset, not options.ignore_names)
-    dataset.check(progress=True)
+    tell([dataset.check(progress=True)])
     reports = [_evaluate(engine, dataset, options) for engine in engines]
     print("\n".join(_heading(reports[0]) + table(reports)))
     if options.json:
@@ -127,6 +130,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--dataset", choices=NAMES, help="which one it is (default: told by its layout)")
     parser.add_argument("--split", default="val", help="(default: val)")
+    add_reading(parser)
     parser.add_argument("--multiscale", action="store_true", help="average 12 views: slower, more accurate")
     parser.add_argument("--stride", type=cli.positive, help="of the sliding window in pixels (default: window − 32)")
     parser.add_argument(
@@ -134,7 +138,7 @@ def _parse() -> argparse.Namespace:
         type=_fit,
         default="dataset",
         metavar="LONGxSHORT",
-        help="resize images to fit this; none: not at all (default: the dataset's rule)",
+        help="resize images to fit this; none: not at all (default: as the model was trained, or the dataset's rule)",
     )
     parser.add_argument(
         "--by-size",

@@ -34,6 +34,7 @@ class Late(NamedTuple):
 # Every field that came after format 1 and must not be overlooked, by its dotted name. Of the metadata in `.safetensors`
 # and `.onnx` files (`protocol.window` would be one of its names), and of the sidecar of `.engine` files.
 METADATA: Mapping[str, Late] = MappingProxyType({
+    "protocol.fit": Late(2, None),
     "layer_scale": Late(2, False),
     "registers": Late(2, 0),
     "class_token": Late(2, True),

@@ -29,6 +29,8 @@ class Protocol:
             (MMSegmentation); otherwise it is first enlarged until it covers the window (original).
         crop_padding: logits of a window that is no multiple of the patch are upsampled to the padded
             size and cropped (original); otherwise they are stretched straight to its size (MMSegmentation).
+        fit: (long, short): images are first resized until their sides just fit these; None: they keep their size. Of a
+            model that was trained on a folder with an image size; the original resizes in evaluation alone.
     """
 
     mean: tuple[float, float, float]
@@ -37,6 +39,7 @@ class Protocol:
     stride: Size
     small_windows: bool = False
     crop_padding: bool = True
+    fit: Size | None = None
 
     def with_window(self, window: Size) -> Protocol:
         """The same protocol for another window size, with the same overlap in pixels, but at most half the window."""
@@ -61,7 +64,8 @@ class Protocol:
         """The same protocol with tuples for whatever sequences it was made of, so that it can be a key."""
         mean, std = ((rgb[0], rgb[1], rgb[2]) for rgb in (self.mean, self.std))
         window, stride = ((size[0], size[1]) for size in (self.window, self.stride))
-        return replace(self, mean=mean, std=std, window=window, stride=stride)
+        fit = None if self.fit is None else (self.fit[0], self.fit[1])
+        return replace(self, mean=mean, std=std, window=window, stride=stride, fit=fit)
 
     def working_size(self, size: Size) -> Size:
         """The size at which an image is cut into windows: its own, or enlarged to cover the window.
@@ -122,7 +126,7 @@ def fitted(size: Size, fit: Size, scale: float = 1.0) -> Size:
     return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
 
 
-def check_fit(fit: Size | None) -> Size | None:
+def check_fit(fit: Size | str | None) -> Size | None:
     """Itself as plain numbers, if it is none or (long, short) in pixels.
 
     Raises:
@@ -130,7 +134,7 @@ def check_fit(fit: Size | None) -> Size | None:
     """
     if fit is None:
         return None
-    sides = tuple(fit) if isinstance(fit, Iterable) else ()
+    sides = () if isinstance(fit, str) or not isinstance(fit, Iterable) else tuple(fit)
     whole = len(sides) == 2 and all(isinstance(side, Integral) and 1 <= side <= 65536 for side in sides)
     if not whole or sides[0] < sides[1]:
         pair = f"; for one side pass ({fit}, {fit})" if isinstance(fit, Integral) else ""

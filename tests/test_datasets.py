@@ -199,7 +199,7 @@ def test_everything_that_is_wrong_is_listed(tmp_path):
     (masks / "damaged.png").write_bytes(whole[: len(whole) // 2])
     trees.mask(masks / "small.png", trees.values(3, size=(40, 55)))
     trees.mask(masks / "over.png", trees.values(3, extra=[3, 17]))
-    Image.new("RGB", trees.SIZE[::-1]).save(masks / "colour.png")
+    Image.new("RGB", trees.SIZE[::-1], (9, 8, 7)).save(masks / "colour.png")
     Image.fromarray(np.full(trees.SIZE, 300, np.uint16)).save(masks / "wide.png")
     (images / "._hidden.jpg").write_bytes(b"of another system")
     found = "\n".join(offenders(open_dataset("folder", root, "train")))
@@ -211,8 +211,8 @@ def test_everything_that_is_wrong_is_listed(tmp_path):
         "damaged.png cannot be read as PNG",
         "small.png has 40×55 pixels, but its picture images/train/small.jpg 40×56",
         "over.png has the values 3, 17, which stand for none of the 3 classes",
-        "colour.png is in colour (RGB)",
-        "wide.png has the value 300",
+        "colour.png is in colour, and no colours are known",
+        "wide.png has the values 300",
         "differ in their endings only",
     ):
         assert words in found

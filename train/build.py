@@ -15,6 +15,7 @@ from segfast.config import Config, whole_patches
 from segfast.create import create_model
 from segfast.datasets.base import Dataset
 from segfast.errors import BadOption, NotSupported
+from segfast.evaluation.evaluate import RESIZED
 from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.kernels.rotary import Rotation
 from segfast.model import Segmenter, resample_positions
@@ -195,7 +196,8 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
             kind=kind_of(config),
         )
     )
-    protocol = replace(config.protocol, window=(window, window), stride=(stride, stride))
+    fit = None if dataset.name in RESIZED else recipe.fit  # the paper's are resized in evaluation alone
+    protocol = replace(config.protocol, window=(window, window), stride=(stride, stride), fit=fit)
     return replace(
         config,
         name=name,

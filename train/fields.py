@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from segfast.datasets.options import Reading
 from segfast.errors import BadOption
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -107,6 +108,15 @@ class Recipe:
     )
     decoder_dropout: float = _option("in the mask decoder", 0.1, within=(0, _BELOW_ONE))
     fraction: float = _option("share of the training set to use (Table 5)", 1.0, within=(1e-9, 1))
+    ignore_index: int | None = _option(
+        "folder: a value of masks that is no class, besides 255", None, within=(0, 65535)
+    )
+    reduce_zero_label: bool = _option("folder: 0 in masks is no class, and other values are one too high", False)
+    map: str | None = _option("folder: a file that merges, renames, ignores or drops classes by name", None)
+    val_fraction: float | None = _option(
+        "folder: share of the pictures to evaluate on, where none are set apart", None, within=(1e-6, 0.999999)
+    )
+    follow_links: bool = _option("folder: follow links wherever they lead", False)
     precision: str = _option(
         "fp32, autocast to bf16 or fp16, or auto: bf16 where the machine has it", "fp32", choices=PRECISIONS
     )
@@ -126,6 +136,11 @@ class Recipe:
     def warmup_iterations(self) -> int:
         """Iterations in which the learning rate rises."""
         return round(self.warmup * self.iterations)
+
+    @property
+    def reading(self) -> Reading:
+        """How a folder of one's own is read."""
+        return Reading(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Reading)})
 
     @property
     def fit(self) -> tuple[int, int] | None:

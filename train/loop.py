@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from segfast.datasets import Dataset, open_dataset
+from segfast.datasets.content import tell
 from segfast.dependencies.imports import need
 from segfast.errors import BadOption, TrainingFailed
 from segfast.machine.devices import check_device
@@ -203,8 +204,8 @@ class _Run:
 
 def _datasets(recipe: Recipe, data: Source) -> tuple[Dataset, Dataset]:
     """Train and val."""
-    train_set = open_dataset(recipe.dataset, data, "train", fraction=recipe.fraction)
-    val_set = open_dataset(recipe.dataset, data, "val")
+    train_set = open_dataset(recipe.dataset, data, "train", fraction=recipe.fraction, reading=recipe.reading)
+    val_set = open_dataset(recipe.dataset, data, "val", reading=recipe.reading)
     if train_set.classes != val_set.classes:
         raise BadOption("the classes of train and val differ; use one list for both")
     return train_set, val_set
@@ -221,10 +222,9 @@ def _model(recipe: Recipe, dataset: Dataset, running: Running, world: World) -> 
 
 
 def check_data(datasets: Iterable[Dataset], world: World) -> None:
-    """Read every sample once, on the first process, before the first step."""
+    """Read every sample once, on the first process, before the first step, and tell what they hold."""
     if world.first:
-        for dataset in datasets:
-            dataset.check(progress=True)
+        tell(dataset.check(progress=True) for dataset in datasets)
     world.share(None)
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from segfast.datasets.content import Content
 
 # The label of pixels that count neither in the loss nor in the metrics.
 IGNORE = 255
@@ -53,17 +57,21 @@ class Dataset(ABC):
             BadData: there are none, or they cannot be read.
         """
 
+    def source(self, index: int) -> Path | None:
+        """The picture's file; None where it comes from no file."""
+        return None
+
     @abstractmethod
     def take(self, indices: Iterable[int]) -> Self:
         """The same split with these samples only: a rank's share, or the first few."""
 
     @abstractmethod
-    def check(self, *, progress: bool = False) -> None:
-        """See that every sample can be used: pairs, files, sizes and values.
+    def check(self, *, progress: bool = False) -> Content | None:
+        """See that every sample can be used: pairs, files, sizes and values; gives what they hold.
 
         Args:
             progress: show a bar.
 
         Raises:
-            BadData: some cannot; it lists them all.
+            BadData: some cannot, and it lists them all; or nothing can be learnt from what they hold.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segfast.datasets.base import IGNORE, Dataset
-from segfast.datasets.masks import TABLES, read_mask
+from segfast.datasets.content import Content, Look, survey
+from segfast.datasets.decoding import Decoding, decode
+from segfast.datasets.masks import TABLES, read_mask, read_raw
 from segfast.errors import BadData, BadImage
 from segfast.image import read_image
 from segfast.pictures.formats import FORMATS
-from segfast.progress import bar
 
 T = TypeVar("T")
 
 # EXIF orientations that turn a picture on its side.
 _ON_ITS_SIDE = (5, 6, 7, 8)
-_THREADS = 8
 
 
 class Pair(NamedTuple):
@@ -47,11 +47,15 @@ class PairsDataset(Dataset):
         root: that folder, an absolute path without links.
         pairs: its samples, by key.
         stray: what was found and cannot be used, one line each; `check` reports it.
+        decoding: how masks become labels, of a folder of one's own; otherwise the pairs' tables say it.
+        notes: how its files were understood, one line each.
     """
 
     root: Path
     pairs: tuple[Pair, ...]
     stray: tuple[str, ...] = ()
+    decoding: Decoding | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -65,29 +69,31 @@ class PairsDataset(Dataset):
         return read_image(self._path(index, "image"))
 
     def labels(self, index: int) -> NDArray[np.uint8]:
-        """Labels, uint8 [H, W]; a value that stands for no class stays outside 0 … K − 1."""
-        return TABLES[self.pairs[index].table][read_mask(self._path(index, "mask"))]
+        """Labels, uint8 [H, W]; a value of the paper's datasets that stands for no class stays outside 0 … K − 1."""
+        path = self._path(index, "mask")
+        if self.decoding is None:
+            return TABLES[self.pairs[index].table][read_mask(path)]
+        return decode(*read_raw(path), self.decoding, str(path))
+
+    def source(self, index: int) -> Path | None:
+        """The picture's file."""
+        return self._path(index, "image")
 
     def take(self, indices: Iterable[int]) -> Self:
         """These samples only; what was found beside the pairs is left out."""
         return replace(self, pairs=tuple(self.pairs[index] for index in indices), stray=())
 
-    def check(self, *, progress: bool = False) -> None:
+    def check(self, *, progress: bool = False) -> Content:
         """See that every pair is whole and fits: masks are read; of a JPEG, for its time, header and end alone."""
-        with ThreadPoolExecutor(_THREADS, "segfast-check") as pool:
-            try:
-                offences = pool.map(self._offence, range(len(self)))
-                found = list(bar(offences, "check", total=len(self), unit="pair", disable=not progress))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        offenders = [*self.stray, *(offence for offence in found if offence)]
+        content = survey(self, self._look, progress=progress)
+        offenders = [*self.stray, *content.faults]
         if offenders:
             raise BadData(
                 f"{self.name} {self.split} in {self.root} has {len(offenders)} faults among {len(self)} samples; "
                 "repair or remove these:",
                 offenders,
             )
+        return content.checked()
 
     def _path(self, index: int, kind: str) -> Path:
         path = getattr(self.pairs[index], kind)
@@ -95,23 +101,44 @@ class PairsDataset(Dataset):
             raise BadData(f"{self.key(index)} of {self.name} {self.split} has no {kind}; add it, or remove the other")
         return self.root / path
 
-    def _offence(self, index: int) -> str | None:
-        """What is wrong with a sample, in words."""
+    def _look(self, index: int) -> Look:
+        """What a sample holds, or what is wrong with it, in words."""
         pair = self.pairs[index]
         try:
-            size = _measure(self._path(index, "image"))
-            mask = read_mask(self._path(index, "mask"))
+            size, orientation = measure(self._path(index, "image"))
+            raw, palette = read_raw(self._path(index, "mask"))
+            if raw.shape[:2] != size:
+                return Look(fault=_misfit(pair, raw.shape[:2], size, orientation))
+            if self.decoding is not None:
+                labels = decode(raw, palette, self.decoding, str(pair.mask))
+                return Look(counts=np.bincount(labels.ravel(), minlength=256), size=size, turned=orientation > 1)
+            return self._look_at_index(index, size, orientation > 1)
         except (BadData, BadImage) as error:
-            return str(error)
-        if mask.shape != size:
-            return f"{pair.mask} has {mask.shape[0]}×{mask.shape[1]} pixels, but its picture {pair.image} {size[0]}×{size[1]}"
-        table = TABLES[pair.table]
-        present = np.bincount(mask.ravel(), minlength=256) > 0
-        values = np.flatnonzero(present & (table >= len(self.classes)) & (table != IGNORE))
-        if len(values):
-            listed = ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
-            return f"{pair.mask} has the values {listed}, which stand for none of the {len(self.classes)} classes"
-        return None
+            return Look(fault=str(error))
+
+    def _look_at_index(self, index: int, size: tuple[int, int], turned: bool) -> Look:
+        """The same of a mask that one of the paper's datasets has."""
+        pair = self.pairs[index]
+        table, values = TABLES[pair.table], read_mask(self._path(index, "mask"))
+        counts = np.bincount(values.ravel(), minlength=256)
+        odd = np.flatnonzero((counts > 0) & (table >= len(self.classes)) & (table != IGNORE))
+        if len(odd):
+            listed = ", ".join(map(str, odd[:8])) + (", …" if len(odd) > 8 else "")
+            return Look(
+                fault=f"{pair.mask} has the values {listed}, which stand for none of the {len(self.classes)} classes"
+            )
+        return Look(counts=np.bincount(table, weights=counts, minlength=256).astype(np.int64), size=size, turned=turned)
+
+
+def _misfit(pair: Pair, mask: tuple[int, ...], size: tuple[int, int], orientation: int) -> str:
+    """Sizes that differ, in words."""
+    words = f"{pair.mask} has {mask[0]}×{mask[1]} pixels, but its picture {pair.image} {size[0]}×{size[1]}"
+    if orientation in _ON_ITS_SIDE and (mask[1], mask[0]) == size:
+        words += (
+            f", upright: the picture is turned by its EXIF orientation {orientation}, and the mask was drawn on it unturned; "
+            "turn the mask as well, or remove the orientation (exiftool -Orientation= -n)"
+        )
+    return words
 
 
 def subset(items: Sequence[T], fraction: float) -> tuple[T, ...]:
@@ -122,24 +149,26 @@ def subset(items: Sequence[T], fraction: float) -> tuple[T, ...]:
     return tuple(items[index] for index in sorted(chosen))
 
 
-def _measure(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture as `read_image` gives it, from its header; a file whose end is missing is read whole.
+def measure(path: Path) -> tuple[tuple[int, int], int]:
+    """(H, W) and EXIF orientation of a picture as `read_image` gives it, from its header; a file whose end is missing is read whole.
 
     Raises:
         BadImage: it cannot be read.
     """
+    orientation = 1
     try:
         with Image.open(path, formats=FORMATS) as image:
             ending = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(image.format or "")
             whole = ending is not None and ending in _tail(path)
             W, H = image.size
-            turned = image.getexif().get(0x0112) in _ON_ITS_SIDE
+            with suppress(Exception):  # a damaged block says nothing
+                orientation = int(image.getexif().get(0x0112, 1))
     except Exception:  # whatever is the matter, read_image finds the words for it
         whole = False
     if not whole:
         pixels = read_image(path)
-        return pixels.shape[0], pixels.shape[1]
-    return (W, H) if turned else (H, W)
+        return (pixels.shape[0], pixels.shape[1]), orientation
+    return ((W, H) if orientation in _ON_ITS_SIDE else (H, W)), orientation
 
 
 def _tail(path: Path) -> bytes:

@@ -47,7 +47,8 @@ def evaluate(
         dataset: of `segfast.datasets.open_dataset`; it is not checked here.
         multiscale: average the paper's 12 views.
         stride: of the sliding window; by default 32 pixels less than the window.
-        fit: (long, short), what images are resized to fit; None for no resize; by default the dataset's rule.
+        fit: (long, short), what images are resized to fit; None for no resize; by default what
+            the model was trained with, or else the dataset's rule.
         by_size: also of small, medium and large objects (Table 4); needs SciPy.
         check_names: see that the engine's classes have the dataset's names, not their number alone.
         keep: how many predictions of the best and of the worst pictures the report holds.
@@ -66,7 +67,7 @@ def evaluate(
         need("train", "scipy")
     window, start = min(engine.config.protocol.window), time.perf_counter()
     stride = window - min(OVERLAP, window // 2) if stride is None else stride
-    fit = fit_of(dataset.name, window) if isinstance(fit, str) else fit
+    fit = engine.protocol.fit or fit_of(dataset.name, window) if isinstance(fit, str) else fit
     tally = _Tally(dataset, by_size, keep)
     answers = engine.segment_many(_Images(dataset), multiscale=multiscale, stride=stride, fit=fit)
     shown = bar(answers, "evaluate", total=len(dataset), unit="picture", disable=not progress)

@@ -1,0 +1,410 @@
+"""Folders as people have them: every way of docs/data.md, in tiny trees, and their siblings."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+import trees
+from helpers import tiny_config, tiny_model
+from PIL import Image
+
+from segfast.datasets import IGNORE, Reading, detect_dataset, open_dataset
+from segfast.datasets import __main__ as command
+from segfast.datasets.class_list import read_class_list
+from segfast.datasets.masks import read_raw
+from segfast.engine import Engine
+from segfast.errors import BadData, BadOption
+
+COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
+COLOURED = "background 0 0 0\ncar 255 0 0\ntree 0 255 0\n"
+TRUTH = trees.values(3)
+
+
+def tree(root, picture="images/{split}/{name}.jpg", mask="masks/{split}/{name}.png", splits=("train", "val"), raw=None):
+    """A folder whose masks hold TRUTH, or `raw` in its place, an array or an image."""
+    for split in splits:
+        for name in ("one", "two"):
+            trees.picture(root / picture.format(split=split, name=name))
+            path = root / mask.format(split=split, name=name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            raw = TRUTH if raw is None else raw
+            (raw if isinstance(raw, Image.Image) else Image.fromarray(raw)).save(path)
+    if not (root / "classes.txt").exists():
+        (root / "classes.txt").write_text("background\ncar\ntree\n")
+    return root
+
+
+def labels(root, split="train", **reading):
+    dataset = open_dataset(detect_dataset(root), root, split, reading=Reading(**reading))
+    dataset.check()
+    return dataset.labels(0)
+
+
+# Class lists ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "names", "values", "colours"),
+    [
+        ("classes.txt", "# mine\r\na\r\nb #ff0000\r\n", "a b", (0, 1), None),
+        ("classes.txt", "\ufeffname,r,g,b\na,1,2,3\nb,4,5,6\n", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
+        ("classes.txt", "0: a\n1: b\n", "a b", (0, 1), None),
+        ("classes.txt", "0\ta\n2\tb\n", "a b", (0, 2), None),
+        ("classes.txt", "1 b\n0 a\n", "a b", (0, 1), None),
+        ("classes.txt", "a,0\nb,1", "a b", (0, 1), None),
+        ("classes.txt", "0 a 1 2 3\n1 b 4 5 6", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
+        ("classes.txt", "a;1;2;3\nb;4;5;6", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
+        ("classes.txt", "a (1, 2, 3)\nb [4,5,6]", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
+        ("label_colors.txt", "1 2 3\ta\n4 5 6\t\tb", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
+        ("_classes.csv", "Pixel Value, Class\n0, a\n1, b\n", "a b", (0, 1), None),
+        (
+            "labelmap.txt",
+            "# label:color_rgb:parts:actions\na:1,2,3::\nb:4,5,6::\n",
+            "a b",
+            (0, 1),
+            ((1, 2, 3), (4, 5, 6)),
+        ),
+        ("data.yaml", "train: images/train\nnames: [a, b]\n", "a b", (0, 1), None),
+        ("data.yaml", "names:\n  0: a\n  1: b\n", "a b", (0, 1), None),
+        ("classes.json", '{"categories": [{"id": 7, "name": "b"}, {"id": 3, "name": "a"}]}', "a b", (3, 7), None),
+        ("classes.txt", "0: a\n1: b\n255: void\n", "a b", (0, 1), None),
+        ("classes.txt", "class 0\nclass 1", "class_0 class_1", (0, 1), None),
+    ],
+)
+def test_class_lists_of_other_tools(tmp_path, name, text, names, values, colours):
+    (tmp_path / name).write_text(text, newline="")
+    found = read_class_list(tmp_path / name)
+    assert " ".join(word.replace(" ", "_") for word in found.names) == names
+    assert found.values == values
+    assert found.colours == (colours or ())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a #ff00\nb", "line 1.*looks like a class with a colour"),
+        ("a 1 2\nb", "looks like a class with a colour"),
+        ("name\na\nb", "looks like a header"),
+        ("id,colour\n1,2", "looks like a header"),
+        ("a 1 2 3\nb 1 2 3", "stands for two classes"),
+        ("name,r,g,b\na,1,x,3", "does not fit the columns"),
+    ],
+)
+def test_what_looks_like_a_failed_colour_or_header_is_refused(tmp_path, text, words):
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(BadData, match=words):
+        read_class_list(tmp_path / "classes.txt")
+
+
+# Masks ----------------------------------------------------------------------------------------------------------------
+
+
+def palette(colours):
+    image = Image.fromarray(TRUTH)
+    image.putpalette(colours.ravel().tolist())
+    return image
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        TRUTH,
+        TRUTH.astype(np.uint16),
+        np.repeat(TRUTH[..., None], 3, 2),
+        np.concatenate([np.repeat(TRUTH[..., None], 3, 2), np.full((*TRUTH.shape, 1), 9, np.uint8)], 2),
+        np.stack([TRUTH, np.full_like(TRUTH, 255)], 2),
+        COLOURS[TRUTH],
+        np.concatenate([COLOURS[TRUTH], np.full((*TRUTH.shape, 1), 255, np.uint8)], 2),
+        palette(COLOURS),
+    ],
+    ids=["L", "I;16", "equal RGB", "equal RGBA", "LA", "RGB", "RGBA", "palette"],
+)
+def test_masks_of_every_encoding_give_the_same_labels(tmp_path, raw):
+    (tmp_path / "classes.txt").write_text(COLOURED)
+    np.testing.assert_array_equal(labels(tree(tmp_path, raw=raw)), TRUTH)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".bmp", ".gif", ".PNG"])
+def test_masks_of_every_lossless_format(tmp_path, suffix):
+    np.testing.assert_array_equal(labels(tree(tmp_path, mask="masks/{split}/{name}" + suffix)), TRUTH)
+
+
+def test_masks_that_cannot_be_read_say_why(tmp_path):
+    for number, (raw, classes, words, suffix) in enumerate(
+        [
+            (COLOURS[TRUTH], "a\nb\nc", "in colour, and no colours are known", ".png"),
+            (COLOURS[TRUTH] ^ np.uint8(1), COLOURED, r"has the colours .*\(1, 1, 1\)", ".png"),
+            (palette(COLOURS[::-1] // 2 + 9), COLOURED, r"has the colours", ".png"),
+            (TRUTH, COLOURED, r"\.jpg changes the values", ".jpg"),
+            (TRUTH.astype(np.float32) + 0.5, COLOURED, "no whole numbers", ".tif"),
+            (TRUTH + np.uint8(7), COLOURED, "has the values 7, 8, 9, which stand for none of the 3", ".png"),
+        ]
+    ):
+        root = tmp_path / str(number)
+        root.mkdir()
+        (root / "classes.txt").write_text(classes)
+        with pytest.raises(BadData, match=words):
+            labels(tree(root, mask="masks/{split}/{name}" + suffix, raw=raw))
+
+
+def test_index_255_of_a_palette_is_ignored_whatever_its_colour(tmp_path):
+    """Pascal VOC's is (224, 224, 192)."""
+    raw = np.where(TRUTH == 2, 255, TRUTH).astype(np.uint8)
+    image = Image.fromarray(raw)
+    image.putpalette([*COLOURS.ravel().tolist(), *[7] * (3 * 252), 224, 224, 192])
+    (tmp_path / "classes.txt").write_text(COLOURED)
+    np.testing.assert_array_equal(labels(tree(tmp_path, raw=image)), np.where(TRUTH == 2, IGNORE, TRUTH))
+
+
+def test_black_and_white_masks_go_through_their_colours(tmp_path):
+    (tmp_path / "classes.txt").write_text("background 0 0 0\nobject 255 255 255\n")
+    raw = (TRUTH > 0).astype(np.uint8) * 255
+    np.testing.assert_array_equal(labels(tree(tmp_path, raw=raw)), TRUTH > 0)
+
+
+def test_ignored_values_and_zero_labels(tmp_path):
+    root = tree(tmp_path / "a")
+    np.testing.assert_array_equal(labels(root, ignore_index=2), np.where(TRUTH == 2, IGNORE, TRUTH))
+    root = tree(tmp_path / "b", raw=TRUTH + np.uint8(1))
+    np.testing.assert_array_equal(labels(root, reduce_zero_label=True), TRUTH)
+
+
+def test_classes_are_merged_renamed_ignored_and_dropped(tmp_path):
+    root, mapped = tree(tmp_path), tmp_path / "map.txt"
+    mapped.write_text("# mine\ncar: plant\ntree -> plant\n")
+    dataset = open_dataset("folder", root, "train", reading=Reading(map=str(mapped)))
+    assert dataset.classes == ("background", "plant")
+    np.testing.assert_array_equal(dataset.labels(0), TRUTH > 0)
+    mapped.write_text("background = ignore\n")
+    np.testing.assert_array_equal(labels(root, map=str(mapped)), np.where(TRUTH == 0, IGNORE, TRUTH - 1))
+    mapped.write_text("tree, drop\n")
+    with pytest.raises(BadData, match="has the values 2"):
+        labels(root, map=str(mapped))
+    mapped.write_text("house: drop\n")
+    with pytest.raises(BadData, match="begins with no class"):
+        labels(root, map=str(mapped))
+
+
+# Where files lie ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask"),
+    [
+        ("images/{split}/{name}.jpg", "labels/{split}/{name}.png"),
+        ("{split}/images/{name}.JPG", "{split}/masks/{name}.png"),
+        ("{split}/img/{name}.jpg", "{split}/annotations/{name}.png"),
+        ("{split}/{name}.png", "{split}annot/{name}.png"),
+        ("{split}/{name}.png", "{split}_labels/{name}_L.png"),
+        ("{split}/{name}.jpg", "{split}/{name}_mask.png"),
+        ("images/{split}/{name}.jpg", "masks/{split}/{name}_mask.gif"),
+        ("images/{split}/{name}.jpg", "masks/{split}/mask_{name}.png"),
+        ("images/{split}/image_{name}.jpg", "masks/{split}/mask_{name}.png"),
+        ("leftImg8bit/{split}/city/{name}_leftImg8bit.png", "gtFine/{split}/city/{name}_gtFine_labelIds.png"),
+        ("Images/{split}/{name}.jpg", "SegmentationClass/{split}/{name}.png"),
+    ],
+)
+def test_pairs_are_found_however_they_are_named(tmp_path, picture, mask):
+    root = tree(tmp_path, picture, mask)
+    for split in ("train", "val"):
+        np.testing.assert_array_equal(labels(root, split), TRUTH)
+
+
+def test_classes_lie_beside_instances_and_colours(tmp_path):
+    tree(
+        tmp_path,
+        "leftImg8bit/{split}/{name}_leftImg8bit.png",
+        "gtFine/{split}/{name}_gtFine_color.png",
+        raw=COLOURS[TRUTH],
+    )
+    tree(tmp_path, "leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_labelIds.png")
+    np.testing.assert_array_equal(labels(tmp_path), TRUTH)
+
+
+def test_a_split_that_is_missing_is_a_share_on_request(tmp_path):
+    root = tree(tmp_path, splits=("train",))
+    with pytest.raises(BadOption, match=r"there are train.*--val-fraction"):
+        open_dataset("folder", root, "val")
+    parts = [open_dataset("folder", root, split, reading=Reading(val_fraction=0.5)) for split in ("train", "val")]
+    assert sorted(part.key(0) for part in parts) == ["one", "two"]
+    assert [len(part) for part in parts] == [1, 1]
+
+
+def test_lists_make_splits(tmp_path):
+    root = tree(tmp_path, "JPEGImages/{name}.jpg", "SegmentationClass/{name}.png", splits=("",))
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("one\n")
+    (lists / "val.txt").write_text("JPEGImages/two.jpg SegmentationClass/two.png\n")
+    assert [open_dataset("folder", root, split).key(0) for split in ("train", "val")] == ["one", "two"]
+    (lists / "val.txt").write_text("three\n")
+    with pytest.raises(BadData, match="'three' is no picture"):
+        open_dataset("folder", root, "val")
+
+
+def test_where_no_names_agree_it_says_what_there_is(tmp_path):
+    root = tree(tmp_path, mask="masks/{split}/{name}0000.png")
+    with pytest.raises(BadData, match=r"named like images/train/one.jpg, masks like masks/train/one0000.png"):
+        labels(root)
+
+
+def test_links_are_followed_on_request(tmp_path):
+    tree(tmp_path / "elsewhere")
+    (tmp_path / "mine").mkdir()
+    for name in ("images", "masks"):
+        (tmp_path / "mine" / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "mine" / "classes.txt").write_text(COLOURED)
+    with pytest.raises(BadData, match="--follow-links"):
+        labels(tmp_path / "mine")
+    np.testing.assert_array_equal(labels(tmp_path / "mine", follow_links=True), TRUTH)
+
+
+def test_a_mask_of_a_picture_that_was_not_turned_yet(tmp_path):
+    root, exif = tree(tmp_path), Image.Exif()
+    exif[0x0112] = 6
+    Image.open(root / "images/train/one.jpg").save(root / "images/train/one.jpg", exif=exif)
+    with pytest.raises(BadData, match="EXIF orientation 6, and the mask was drawn on it unturned"):
+        labels(root)
+
+
+def test_an_export_of_cvat(tmp_path):
+    """“Segmentation mask 1.1”: a label map, masks of its colours, and one list of all pictures."""
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\na:0,0,0::\nb:255,0,0::\nc:0,255,0::\n")
+    tree(tmp_path, "JPEGImages/{name}.jpg", "SegmentationClass/{name}.png", splits=("",), raw=COLOURS[TRUTH])
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Segmentation" / "default.txt").write_text("one\ntwo\n")
+    for split in ("train", "val"):
+        np.testing.assert_array_equal(labels(tmp_path, split, val_fraction=0.5), TRUTH)
+
+
+def test_an_export_for_ultralytics(tmp_path):
+    tree(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: a, 1: b, 2: c}\n")
+    np.testing.assert_array_equal(labels(tmp_path), TRUTH)
+
+
+# What they hold -------------------------------------------------------------------------------------------------------
+
+
+def test_what_nothing_can_be_learnt_from_is_refused(tmp_path):
+    for number, (classes, raw, words) in enumerate(
+        [
+            ("crack\n", TRUTH * 0, "one class, 'crack'.*name a background"),
+            ("background\nobject\n", (TRUTH > 0).astype(np.uint8) * 255, "0 and 255 alone.*255 255 255"),
+            ("a\nb\nc\n", TRUTH * 0 + np.uint8(255), "no labelled pixel"),
+        ]
+    ):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "classes.txt").write_text(classes)
+        with pytest.raises(BadData, match=words):
+            labels(tree(tmp_path / str(number), raw=raw))
+
+
+def test_classes_that_never_occur_are_told(tmp_path):
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nzebra\n")
+    content = open_dataset("folder", tree(tmp_path)).check()
+    assert content.missing == ["zebra"]
+    assert content.counts[:3].tolist() == (2 * np.bincount(TRUTH.ravel())).tolist()
+    assert "ATTENTION: val has no pixel of zebra" in content.lines()
+
+
+# COCO -----------------------------------------------------------------------------------------------------------------
+
+
+def coco(root, split="train", **changes):
+    """A square of cat (id 3), over it a smaller one of dog (id 7), as run lengths."""
+    trees.picture(root / split / "a.jpg", size=(8, 10))
+    dog = np.zeros((8, 10), np.uint8)
+    dog[2:4, 2:5] = 1
+    runs, last, count = [], 0, 0
+    for value in dog.T.ravel().tolist():
+        if value != last:
+            runs.append(count)
+            last, count = value, 0
+        count += 1
+    annotations = [
+        {
+            "id": 1,
+            "image_id": 5,
+            "category_id": 7,
+            "area": 6,
+            "segmentation": {"size": [8, 10], "counts": [*runs, count]},
+        },
+        {"id": 2, "image_id": 5, "category_id": 3, "area": 36, "segmentation": [[1, 1, 7, 1, 7, 7, 1, 7]]},
+    ]
+    data = {
+        "images": [{"id": 5, "file_name": "a.jpg", "height": 8, "width": 10}],
+        "categories": [
+            {"id": 0, "name": "animals", "supercategory": "none"},
+            {"id": 7, "name": "dog", "supercategory": "animals"},
+            {"id": 3, "name": "cat", "supercategory": "animals"},
+        ],
+        "annotations": annotations,
+    }
+    (root / split / "_annotations.coco.json").write_text(json.dumps(data | changes))
+    truth = np.zeros((8, 10), np.uint8)
+    truth[1:7, 1:7] = 1
+    truth[2:4, 2:5] = 2
+    return truth
+
+
+def test_coco_is_drawn(tmp_path):
+    pytest.importorskip("pycocotools")
+    truth = coco(tmp_path)
+    assert detect_dataset(tmp_path) == "folder"
+    dataset = open_dataset("folder", tmp_path, "train")
+    assert dataset.classes == ("background", "cat", "dog")
+    dataset.check()
+    np.testing.assert_array_equal(dataset.labels(0), truth)
+    with pytest.raises(BadOption, match="--val-fraction"):
+        open_dataset("folder", tmp_path, "val")
+
+
+def test_faults_of_coco_are_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    coco(tmp_path, annotations=[{"id": 1, "image_id": 5, "category_id": 9, "segmentation": [[0, 0, 1, 0, 1, 1]]}])
+    with pytest.raises(BadData, match="category 9"):
+        open_dataset("folder", tmp_path, "train")
+    coco(tmp_path, images=[{"id": 5, "file_name": "b.jpg", "height": 8, "width": 10}])
+    with pytest.raises(BadData, match="picture b of train is nowhere"):
+        open_dataset("folder", tmp_path, "train").check()
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_tells_draws_and_converts(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\na:0,0,0::\nb:255,0,0::\nc:0,255,0::\n"
+    )
+    root = tree(tmp_path / "mine", raw=COLOURS[TRUTH])
+    (root / "classes.txt").unlink()
+    sheet, out = tmp_path / "sheet.png", tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["x", str(root), "--sheet", str(sheet), "--convert", str(out)])
+    assert command.main() == 0
+    told = capsys.readouterr().out
+    for words in ("labelmap.txt:", "1  b  #ff0000", "train: 2 pictures of 40×56 pixels", "shares of the pixels"):
+        assert words in told
+    assert len(np.unique(np.asarray(Image.open(sheet)).reshape(-1, 3), axis=0)) > 100
+    np.testing.assert_array_equal(labels(out), TRUTH)
+    np.testing.assert_array_equal(read_raw(out / "masks/train/one.png").values, TRUTH)
+    assert (out / "images/train/one.jpg").read_bytes() == (root / "images/train/one.jpg").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["x", str(root), "--convert", str(out)])
+    with pytest.raises(BadOption, match="there already"):
+        command.main()
+
+
+def test_an_engine_resizes_as_its_model_was_trained():
+    protocol = dataclasses.replace(tiny_config().protocol, fit=(96, 64))
+    model = tiny_model(protocol=protocol)
+    engine, image = Engine(model, device="cpu"), np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)
+    own, asked, off = (engine.segment(image, **fit).labels for fit in ({}, {"fit": (96, 64)}, {"fit": None}))
+    np.testing.assert_array_equal(own, asked)
+    assert (own != off).any()
+    with pytest.raises(BadOption, match="fit must be"):
+        engine.segment(image, fit="dataset")
