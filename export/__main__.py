@@ -24,7 +24,7 @@ from segfast.dependencies.tensorrt import COMPILERS
 from segfast.errors import BadOption
 from segfast.export import engine_command
 from segfast.protocol import Size
-from segfast.variants import variant
+from segfast.variants import at_patch, variant
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -72,6 +72,7 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = cli.parser("segfast.export", __doc__)
     parser.add_argument("--model", metavar="NAME", help="family member, such as seg-b-mask-16")
+    parser.add_argument("--patch", type=int, metavar="N", help="8, 14, 16 or 32 pixels instead of the model's")
     parser.add_argument("--weights", metavar="FILE|NAME", help="checkpoint, or published name (seg-b-mask-16@ade20k)")
     parser.add_argument("--classes", metavar="N|FILE", help="class count, or a text file with one name a line")
     parser.add_argument("--size", type=_size, help="input in pixels, N or HxW (default: the model's window)")
@@ -85,9 +86,11 @@ def _parse() -> argparse.Namespace:
     engine_command.add_options(parser)
     parser.set_defaults(precision="fp16")
     options = parser.parse_args()
-    named = [name for name in ("model", "weights", "classes", "size") if getattr(options, name) is not None]
+    named = [name for name in ("model", "patch", "weights", "classes", "size") if getattr(options, name) is not None]
     if options.onnx is None and not {"model", "weights"} & set(named):
         parser.error("name a --model, --weights, or both")
+    if options.patch is not None and (options.model is None or options.weights is not None):
+        parser.error("--patch is for a --model by name; --weights have a patch of their own")
     if options.onnx is not None and named:
         parser.error(f"--onnx names a file that is exported already; leave --{named[0]} out")
     if options.onnx is not None and options.engine not in COMPILERS:
@@ -103,13 +106,13 @@ def _model(options: argparse.Namespace) -> Segmenter:
         UnknownModel, BadModel: as `load_model`.
     """
     if options.model is not None:
-        row = variant(options.model)
+        row = variant(options.model) if options.patch is None else at_patch(variant(options.model), options.patch)
     need("export", *NEEDED)
     names = _class_names(options.classes)
     count = len(names) if isinstance(names, tuple) else names
     if options.weights is None:
         size = check_size(row.window if options.size is None else options.size, row.patch)
-        model = _random(options.model, 150 if count is None else count, size)
+        model = _random(options.model, 150 if count is None else count, size, options.patch)
     else:
         from segfast.checkpoints.load import load_model
 
@@ -127,14 +130,14 @@ def _model(options: argparse.Namespace) -> Segmenter:
     return model
 
 
-def _random(name: str, count: int, size: Size) -> Segmenter:
+def _random(name: str, count: int, size: Size, patch: int | None) -> Segmenter:
     import torch
 
     from segfast.create import create_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = create_model(name, num_classes=count, image_size=size)
+        model = create_model(name, num_classes=count, image_size=size, patch=patch)
     return model
 
 

@@ -4,7 +4,8 @@
     python -m segfast.models 'seg-b*' --json
 
 Sizes and work are those for ADE20K, 150 classes at 512×512. Accuracy is the paper's single-scale mIoU
-on ADE20K; behind published weights stands their own.
+on ADE20K; behind published weights stands their own. An encoder of today has what its owner published of
+it, frozen under one Linear, marked *: of the encoder, not of a trained Segmenter.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from segfast.checkpoints import download
 from segfast.config import Config, check_size, family_config
 from segfast.errors import UnknownModel
 from segfast.protocol import Size
-from segfast.variants import MIOU, VARIANTS, list_models, near
+from segfast.variants import MIOU, PROBES, VARIANTS, Probe, list_models, near
 
 SIZE = 512
 
@@ -39,7 +40,8 @@ class Row:
     Attributes:
         flops: of one image of SIZE × SIZE, two per multiply-add.
         miou: the paper's, single-scale on ADE20K, in percent.
-        encoder: the timm name of the ImageNet weights to start from.
+        encoder: the timm name of the weights to start from.
+        probe: what the encoder's owner published of it, if anything.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Row:
     miou: float | None
     encoder: str | None
     weights: tuple[Published, ...]
+    probe: Probe | None = None
 
 
 def main() -> int:
@@ -57,12 +60,14 @@ def main() -> int:
     if options.json:
         print(json.dumps({"classes": 150, "size": [SIZE, SIZE], "models": [asdict(row) for row in rows]}))
         return 0
-    print(f"{'model':<20} {'M params':>8} {'GFLOPs':>8} {'mIoU':>6}  {'ImageNet encoder (timm)':<42} weights (mIoU)")
+    print(f"{'model':<24} {'M params':>8} {'GFLOPs':>8} {'mIoU':>6}  {'encoder (timm)':<42} weights (mIoU)")
     for row in rows:
-        miou = f"{row.miou:.2f}" if row.miou is not None else "-"
+        miou = f"{row.miou:.2f}" if row.miou is not None else f"{row.probe.miou:.1f}*" if row.probe else "-"
         weights = ", ".join(f"{w.name} ({w.miou:.2f}){', cached' if w.cached else ''}" for w in row.weights)
-        size = f"{row.name:<20} {row.parameters / 1e6:>8.1f} {row.flops / 1e9:>8.1f} {miou:>6}"
+        size = f"{row.name:<24} {row.parameters / 1e6:>8.1f} {row.flops / 1e9:>8.1f} {miou:>6}"
         print(f"{size}  {row.encoder or '-':<42} {weights or '-'}")
+    for source in dict.fromkeys(row.probe.source for row in rows if row.probe):
+        print(f"* of the encoder alone: {source}")
     return 0
 
 
@@ -137,7 +142,9 @@ def _row(name: str) -> Row:
         for known, row in download.PUBLISHED.items()
         if known.partition("@")[0] == name
     )
-    return Row(name, parameters(config), flops(config), MIOU["ade20k"].get(name), VARIANTS[name].encoder, weights)
+    row = VARIANTS[name]
+    miou, probe = MIOU["ade20k"].get(name), PROBES.get(row.encoder or "")
+    return Row(name, parameters(config), flops(config), miou, row.encoder, weights, probe)
 
 
 def _parse() -> argparse.Namespace:

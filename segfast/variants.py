@@ -186,6 +186,31 @@ MIOU: Mapping[str, Mapping[str, float]] = MappingProxyType({
 MIOU_AT_640 = MappingProxyType({"seg-l-mask-16": 51.82})
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What an encoder's owner published of it on ADE20K, frozen under one Linear: no accuracy of a trained Segmenter.
+
+    Attributes:
+        miou: on the validation set, in percent.
+    """
+
+    miou: float
+    source: str
+
+
+_DINOV2_PROBE = "frozen, one Linear, ADE20K, multi-scale (DINOv2, model card of facebookresearch/dinov2)"
+_DINOV3_PROBE = "frozen, one Linear, ADE20K, single-scale (DINOv3, Siméoni et al. 2025)"
+# By timm's name of the weights.
+PROBES = MappingProxyType({
+    "vit_small_patch14_dinov2.lvd142m": Probe(47.2, _DINOV2_PROBE),
+    "vit_base_patch14_dinov2.lvd142m": Probe(51.3, _DINOV2_PROBE),
+    "vit_large_patch14_dinov2.lvd142m": Probe(53.1, _DINOV2_PROBE),
+    "vit_small_patch16_dinov3.lvd1689m": Probe(47.0, _DINOV3_PROBE),
+    "vit_base_patch16_dinov3.lvd1689m": Probe(51.8, _DINOV3_PROBE),
+    "vit_large_patch16_dinov3.lvd1689m": Probe(54.9, _DINOV3_PROBE),
+})  # fmt: skip
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the family that match a shell pattern, such as `seg-b*` (paper, Table 1)."""
     return fnmatch.filter(VARIANTS, pattern)

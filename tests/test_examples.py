@@ -27,6 +27,10 @@ MODELS = {
         "fp32",
     ),
     "over 256 classes": ({"num_classes": 300}, "fp32"),
+    "an encoder of format 2, patch 14": (
+        {"protocol": Protocol(HALF, HALF, (56, 64), (40, 56)), "image_size": (56, 70), "patch": 14, "registers": 2},
+        "fp32",
+    ),
 }
 SIZES = [(64, 64), (60, 90), (20, 31), (131, 97), (56, 200)]
 

@@ -101,6 +101,18 @@ def test_models_prints_a_table_or_one_json_line(monkeypatch, capsys, tmp_path):
     assert row["weights"] == [{"name": "seg-b-mask-16@ade20k", "miou": 49.6, "cached": True}]
 
 
+def test_accuracy_of_an_encoder_is_marked_as_its_owners(monkeypatch, capsys):
+    _, text = main(models, monkeypatch, capsys, "seg-b-dino*")
+    rows = {line.split()[0]: line.split()[3] for line in text.splitlines() if line.startswith("seg-")}
+    assert (rows["seg-b-dinov2-14"], rows["seg-b-dinov3-mask-16"], rows["seg-b-dinov2reg-14"]) == (
+        "51.3*",
+        "51.8*",
+        "-",
+    )
+    assert [line[:1] for line in text.splitlines()[-2:]] == ["*", "*"]
+    assert "one Linear" in text.splitlines()[-1]
+
+
 def test_models_knows_no_such_pattern(monkeypatch, capsys):
     with pytest.raises(UnknownModel, match="seg-b-mask-16"):
         main(models, monkeypatch, capsys, "seg-b-musk-16")

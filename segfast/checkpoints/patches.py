@@ -14,6 +14,6 @@ def resample_patches(weight: Tensor, patch: int) -> Tensor:
     By the pseudo-inverse of resizing (FlexiViT, section 3.4): a patch enlarged with its picture keeps its embedding, so that
     an encoder sees at first what it was trained on.
     """
-    from timm.layers import resample_patch_embed
+    from timm.layers.patch_embed import resample_patch_embed
 
     return resample_patch_embed(weight.float(), [patch, patch], interpolation="bicubic", antialias=True)
