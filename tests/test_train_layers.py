@@ -170,7 +170,8 @@ def test_what_is_said_wins_over_the_encoder_s_defaults(pretrained):
     model, paper = "seg-s-dinov2-14", RECIPES["folder"]
     assert recipe("folder", model, lr=5e-4).lr == 5e-4
     assert recipe("folder", model, optimizer="adamw").schedule == "poly"  # its own way of AdamW, not Appendix A's
-    assert recipe("folder", model, freeze=True).encoder_lr is None
+    frozen = {name: recipe("folder", name, freeze=True) for name in (model, "seg-s-dinov2-mask-14")}
+    assert [(row.lr, row.encoder_lr) for row in frozen.values()] == [(1e-2, None), (1e-3, None)]
     for said in ({"optimizer": "sgd"}, {"encoder": "none"}):
         row = recipe("folder", model, **said)
         assert (row.optimizer, row.lr, row.encoder_lr, row.precision) == ("sgd", paper.lr, None, "fp32")

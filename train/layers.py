@@ -44,8 +44,8 @@ def freeze(model: Segmenter, recipe: Recipe) -> None:
 def groups(model: Segmenter, recipe: Recipe) -> list[Group]:
     """The parameters that train, by the factor of their rate and in the model's order.
 
-    The decoder's factor is 1. The encoder's is encoder_lr / lr, times layer_decay for each layer between it and the
-    decoder, as in BEiT (its Appendix H): layers are the embeddings, every block, and the last norm.
+    The decoder's factor is 1. The encoder's is encoder_lr / lr, times layer_decay for each layer that lies
+    between it and the decoder, as BEiT and timm have it: layers are the embeddings, every block, and the last norm.
     """
     depth, found = len(model.encoder.blocks), dict[float, list[nn.Parameter]]()
     ratio = 1.0 if recipe.encoder_lr is None else recipe.encoder_lr / recipe.lr

@@ -31,6 +31,9 @@ TODAY: Mapping[str, Any] = MappingProxyType(
     }
 )  # fmt: skip
 
+# One Linear on a frozen encoder learns faster: measured there too.
+FROZEN_LINEAR = MappingProxyType({"lr": 1e-2})
+
 
 def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
     """The Recipe of a dataset, with what it does otherwise for a model, and with `overrides`.
@@ -60,10 +63,11 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
 
 
 class _Encoder(NamedTuple):
-    """An encoder that weights are loaded into: the name of its kind, empty for the paper's, and its patch."""
+    """An encoder that weights are loaded into: the name of its kind, empty for the paper's, its patch; its decoder."""
 
     kind: str
     patch: int
+    decoder: str
 
     @property
     def of_today(self) -> bool:
@@ -74,11 +78,11 @@ def _encoder_of(model: str | None, overrides: Mapping[str, object]) -> _Encoder 
     """The encoder of a family member or of a checkpoint of ours; None where only reading the weights would tell."""
     checkpoint, patch = overrides.get("checkpoint"), overrides.get("patch")
     if (row := VARIANTS.get(model or "")) is not None:
-        return _Encoder(row.kind.name, patch if isinstance(patch, int) and patch > 0 else row.patch)
+        return _Encoder(row.kind.name, patch if isinstance(patch, int) and patch > 0 else row.patch, row.decoder)
     config = (
         config_of(Path(checkpoint)) if isinstance(checkpoint, str) and checkpoint.endswith(".safetensors") else None
     )
-    return _Encoder(kind_of(config).name, config.patch) if config else None
+    return _Encoder(kind_of(config).name, config.patch, config.decoder) if config else None
 
 
 def _of_encoder(row: Recipe, encoder: _Encoder | None) -> dict[str, Any]:
@@ -97,8 +101,8 @@ def _of_optimizer(row: Recipe, encoder: _Encoder | None, overrides: Mapping[str,
     random = overrides.get("encoder", row.encoder) == "none" and not overrides.get("checkpoint")
     if encoder and encoder.of_today and not random and overrides.get("optimizer") != "sgd":
         source = f"{row.source}; {encoder.kind} fine-tuned as in docs/results/encoders.md"
-        kept = {name: value for name, value in TODAY.items() if not (overrides.get("freeze") and name == "encoder_lr")}
-        return {**kept, "source": source}
+        frozen = {"encoder_lr": None, **(FROZEN_LINEAR if encoder.decoder == "linear" else {})}
+        return {**TODAY, **(frozen if overrides.get("freeze") else {}), "source": source}
     return dict(ADAMW) if overrides.get("optimizer") == "adamw" and row.optimizer != "adamw" else {}
 
 
