@@ -94,11 +94,11 @@ class MapDataset(Dataset):
     """A map-style dataset as one of ours.
 
     Attributes:
-        source: of pairs.
+        pairs: the map-style dataset of (image, labels).
         indices: which of them are in.
     """
 
-    source: MapStyle
+    pairs: MapStyle
     indices: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -135,7 +135,7 @@ class MapDataset(Dataset):
 
     def _pair(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         number = self.indices[index]
-        sample = self.source[number]
+        sample = self.pairs[number]
         try:
             first, second = sample
         except (TypeError, ValueError):

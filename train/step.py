@@ -119,7 +119,7 @@ class Stepper:
         """
         batch = Batch(*(part.to(self.world.device) for part in batch))
         count = self._count(batch.labels)
-        with self._autocast():
+        with autocast(self.precision, self.world.device):
             logits = self.model.patch_logits(normalise(batch, self._mean, self._std))
         terms = Terms(self.class_weights, self._dice_factor(count, len(batch.labels)))
         return torch.stack([pixel_loss(logits, batch.labels, self.model.enlarge, terms).double(), count])
