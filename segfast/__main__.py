@@ -12,6 +12,7 @@ COMMANDS = {
     "benchmark": "latency, throughput and memory, stage by stage",
     "doctor": "what this machine has, what is missing and how to get it",
     "evaluate": "mIoU of an engine or checkpoint on a dataset, by the paper's protocol",
+    "explain": "draw what a model sees: attention, class embeddings, masks, doubt",
     "export": "write a model as one .onnx file, checked against PyTorch",
     "models": "the family: sizes, work, published accuracy and weights",
     "segment": "segment pictures or folders of them",
