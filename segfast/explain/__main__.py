@@ -84,7 +84,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, nargs="+", metavar="N", help="of attention, from 1 (default: four)")
     parser.add_argument("--heads", type=int, nargs="+", metavar="N", help="draw these, from 1 (default: their mean)")
     parser.add_argument(
-        "--size", type=cli.positive, help="short side in pixels for attention and distance (default: the model's window)"
+        "--size",
+        type=cli.positive,
+        help="short side in pixels for attention and distance (default: the model's window)",
     )
     parser.add_argument("--compare", nargs="+", metavar="OTHER", help="other models, for the comparison")
     parser.add_argument("--closeups", type=cli.positive, default=2, help="of the comparison (default: 2)")

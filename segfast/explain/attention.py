@@ -156,7 +156,9 @@ def _place_of_name(name: str, config: Config, part: str, tokens: Tokens) -> int:
 
     if part == "encoder":
         if name != CLASS_TOKEN:
-            raise BadOption(f"the encoder knows no {name!r}; name a patch or {CLASS_TOKEN!r}, or ask for part='decoder'")
+            raise BadOption(
+                f"the encoder knows no {name!r}; name a patch or {CLASS_TOKEN!r}, or ask for part='decoder'"
+            )
         if not has_class_token(config):
             raise NotSupported(f"the encoder of {config.name} has no class token; name patches")
         return 0

@@ -33,7 +33,7 @@ def draw_attention(found: AttentionMaps, *, each_head: bool = False) -> Figure:
     H, W = found.view.pixels.shape[:2]
     figure, grid = style.panels(len(rows), 1 + len(found.layers), H / W, extra=0.5)
     for (query, head), line in zip(rows, grid, strict=True):
-        name = _name(found.queries[query]) + ("" if heads[head] is None else f", head {heads[head]}")
+        name = _name(found.queries[query]) + ("" if heads[head] is None else f"\nhead {heads[head]}")
         _show_query(line[0], photo, found.view, found.queries[query], name)
         maps = found.maps[query, :, head] if each_head else found.maps[query].mean(1)  # [L, h, w]
         for axes, enlarged in zip(line[1:], found.view.enlarge(maps), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segfast.explain import style
 from segfast.explain.embeddings import ClassEmbeddings
@@ -16,26 +17,26 @@ if TYPE_CHECKING:
 
     from segfast.classes import Palette
 
-# With more classes than these, dots are smaller and the matrix has no names.
-_FEW, _NAMED = 40, 60
+# With more classes than these, dots and names are smaller, and the two parts stand below each other.
+_FEW = 40
 
 
 def draw_embeddings(found: ClassEmbeddings, palette: Palette, name: str) -> Figure:
     """The class embeddings in the plane of their two largest singular directions, and the cosines of any two.
 
-    Beyond 40 classes the two stand below each other, and the matrix is sorted so that similar classes are neighbours.
+    Beyond 40 classes the two stand below each other. The matrix is sorted so that similar classes are neighbours.
     """
     K = len(found.classes)
     tall = K > _FEW
     figure = style.new_figure(style.WIDTH, 12.5 if tall else 3.6)
     plane, matrix = figure.subplots(2, 1, height_ratios=(1, 1)) if tall else figure.subplots(1, 2)
-    _draw_plane(plane, found, palette)
+    _draw_plane(figure, plane, found, palette)
     plane.set_title(f"class embeddings of {name}", loc="left")
     _draw_similarity(figure, matrix, found)
     return figure
 
 
-def _draw_plane(axes: Axes, found: ClassEmbeddings, palette: Palette) -> None:
+def _draw_plane(figure: Figure, axes: Axes, found: ClassEmbeddings, palette: Palette) -> None:
     x, y = found.plane.T
     colours = np.array(palette) / 255
     axes.axhline(0, color="#dddddd", linewidth=0.5, zorder=0)
@@ -46,41 +47,58 @@ def _draw_plane(axes: Axes, found: ClassEmbeddings, palette: Palette) -> None:
     axes.set_xlabel(f"first singular direction ({found.explained[0]:.0%} of the variance)")
     axes.set_ylabel(f"second ({found.explained[1]:.0%})")
     axes.spines[["top", "right"]].set_visible(False)
-    place_names(axes, found, 7.5 if few else 5.5)
+    place_names(figure, axes, found, 7.5 if few else 5.5)
 
 
-def place_names(axes: Axes, found: ClassEmbeddings, size: float) -> None:
+def place_names(figure: Figure, axes: Axes, found: ClassEmbeddings, size: float) -> None:
     """A name beside each dot, on the side where it covers fewest dots and names placed before it."""
-    axes.figure.draw_without_rendering()
+    figure.draw_without_rendering()  # the axes get their place
     dots = axes.transData.transform(found.plane)
-    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [np.array((x - 4, y - 4, x + 4, y + 4)) for x, y in dots]
-    sides = [(5, 0, "left", "center"), (-5, 0, "right", "center"), (0, 5, "center", "bottom"), (0, -5, "center", "top"),
-             (4, 4, "left", "bottom"), (-4, 4, "right", "bottom"), (4, -4, "left", "top"), (-4, -4, "right", "top")]  # fmt: skip
-    frame = axes.get_window_extent().extents
-    for (x, y), name in zip(found.plane, found.classes, strict=True):
-        tried = []
-        for dx, dy, across, along in sides:
-            text = axes.annotate(
-                one_line(name), (x, y), (dx, dy), textcoords="offset points", ha=across, va=along, fontsize=size
-            )
-            box = text.get_window_extent(renderer).extents
-            outside = float(np.maximum(frame[:2] - box[:2], 0).sum() + np.maximum(box[2:] - frame[2:], 0).sum())
-            tried.append((sum(_overlap(box, other) for other in taken) + 10 * outside, len(tried), text, box))
-        tried.sort(key=lambda one: one[:2])
-        for _, _, text, _ in tried[1:]:
-            text.remove()
-        taken.append(tried[0][3])
+    frame, point = np.asarray(axes.get_window_extent().extents), figure.dpi / 72
+    for place, dot, name in zip(found.plane, dots, found.classes, strict=True):
+        text = axes.annotate(one_line(name), (place[0], place[1]), (0, 0), textcoords="offset points", fontsize=size)
+        extent = text.get_window_extent()
+        boxes = [_box(dot, side, extent.width, extent.height, 5 * point) for side in _SIDES]
+        others = np.array(taken)
+        costs = [_covered(box, others) + 10 * _outside(box, frame) for box in boxes]
+        best = int(np.argmin(costs))
+        x, y = (boxes[best][:2] - dot) / point
+        text.set_position((x, y))
+        taken.append(boxes[best])
 
 
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
-    return float(np.prod(np.maximum(sides, 0)))
+# Where a name may stand: its middle to the right of the dot, to its left, above, …
+_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+
+
+def _box(
+    dot: NDArray[np.float64], side: tuple[int, int], width: float, height: float, away: float
+) -> NDArray[np.float64]:
+    """(left, bottom, right, top) of a text on one side of a dot, in pixels."""
+    across, along = side
+    away = away if not (across and along) else 0.6 * away
+    left = dot[0] + (away if across > 0 else -away - width if across < 0 else -width / 2)
+    bottom = dot[1] + (away if along > 0 else -away - height if along < 0 else -height / 2)
+    return np.array((left, bottom, left + width, bottom + height))
+
+
+def _covered(box: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """The area that a box shares with others [n, 4]."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return float(np.prod(np.maximum(sides, 0), axis=1).sum())
+
+
+def _outside(box: NDArray[np.float64], frame: NDArray[np.float64]) -> float:
+    """How far a box leaves a frame."""
+    return float(np.maximum(frame[:2] - box[:2], 0).sum() + np.maximum(box[2:] - frame[2:], 0).sum())
 
 
 def _draw_similarity(figure: Figure, axes: Axes, found: ClassEmbeddings) -> None:
     order = neighbours_first(found.similarity)
-    picture = axes.imshow(found.similarity[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    picture = axes.imshow(
+        found.similarity[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
+    )
     bar = figure.colorbar(picture, cax=axes.inset_axes((1.03, 0, 0.045, 1)))
     bar.set_label("cosine similarity")
     bar.outline.set_linewidth(0.4)  # type: ignore[operator]
@@ -91,7 +109,7 @@ def _draw_similarity(figure: Figure, axes: Axes, found: ClassEmbeddings) -> None
     axes.tick_params(length=0, pad=2)
 
 
-def neighbours_first(similarity: np.ndarray) -> list[int]:
+def neighbours_first(similarity: NDArray[np.float64]) -> list[int]:
     """The classes in an order in which each is followed by the one most similar to it of those that are left."""
     left = list(range(1, len(similarity)))
     order = [0]

@@ -27,7 +27,11 @@ def draw_comparison(found: Comparison, palette: Palette) -> Figure:
     H, W = first.image.shape[:2]
     labels = np.concatenate([answer.labels.ravel() for answer in found.answers])
     present = style.by_area(labels, len(first.classes))
-    layers = [first.image, *(style.tint(first.image, answer.labels, palette) for answer in found.answers), _differing(found)]
+    layers = [
+        first.image,
+        *(style.tint(first.image, answer.labels, palette) for answer in found.answers),
+        _differing(found),
+    ]
     columns, wide = len(layers), style.WIDTH / len(layers)
     ratios = [H / W, *(1.0 / max(1, len(found.boxes)) for _ in range(1 if found.boxes else 0))]
     figure = style.new_figure(style.WIDTH, wide * sum(ratios) + 0.42)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segfast.classes import Palette
 
 # Score maps of a figure at most, and the score that a class must reach somewhere for its map to be among them.
-MOST, SEEN = 11, 0.1
+MOST, SEEN = 11, 0.25
 
 
 def draw_masks(found: ScoreMaps) -> Figure:
@@ -34,7 +34,7 @@ def draw_masks(found: ScoreMaps) -> Figure:
     cells[0].set_title("picture", pad=3)
     for axes, label in zip(cells[1:], shown, strict=False):
         small = style.resized(found.scores[label], photo.shape[:2])
-        style.show(axes, small, size=(H, W), cmap="viridis", vmin=0, vmax=1)
+        style.show(axes, small, size=(H, W), colours="viridis")
         axes.set_title(f"{one_line(found.answer.classes[label])}  {_percent(float(means[label]))}", pad=3)
     for axes in cells[1 + len(shown) :]:
         axes.set_axis_off()
@@ -52,7 +52,7 @@ def draw_doubt(found: ScoreMaps, palette: Palette) -> Figure:
     style.show(cells[0], photo, size=(H, W))
     style.show(cells[1], style.reduced(style.tint(answer.image, answer.labels, palette)), size=(H, W))
     for axes, values, colours in ((cells[2], found.entropy, "magma"), (cells[3], found.margin, "magma_r")):
-        style.show(axes, style.resized(values, photo.shape[:2]), size=(H, W), cmap=colours, vmin=0, vmax=1)
+        style.show(axes, style.resized(values, photo.shape[:2]), size=(H, W), colours=colours)
     for axes, name in zip(cells, ("picture", "prediction", "entropy", "margin"), strict=True):
         axes.set_title(name, pad=3)
     style.bar(figure, cells[2], "magma", "share of log K")

@@ -43,7 +43,9 @@ def class_embeddings(model: Segmenter) -> ClassEmbeddings:
 
     check_checkpoint(model)
     if model.config.decoder != "mask":
-        raise NotSupported(f"{model.config.name} has a linear decoder, which has no class embeddings; take a mask model")
+        raise NotSupported(
+            f"{model.config.name} has a linear decoder, which has no class embeddings; take a mask model"
+        )
     vectors = model.decoder.get_parameter("cls_emb").detach()[0].float().cpu().numpy()  # [K, D]
     plane, explained = project(vectors)
     return ClassEmbeddings(model.config.classes, vectors, plane, explained, cosines(vectors))

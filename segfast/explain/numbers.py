@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,8 @@ Path = str | os.PathLike[str]
 def write_attention(found: AttentionMaps, path: Path) -> None:
     """`maps` [Q, L, A, h, w], `others` [Q, L, A, n], `queries` as text, `layers`, `heads`, and the `part`."""
     queries = [query if isinstance(query, str) else f"{query[0]},{query[1]}" for query in found.queries]
-    arrays = {"maps": found.maps, "others": found.others, "queries": queries, "part": found.part}
-    _write_arrays(path, **arrays, layers=found.layers, heads=found.heads)
+    named = {"queries": queries, "part": found.part, "layers": found.layers, "heads": found.heads}
+    _write_arrays(path, maps=found.maps, others=found.others, **{name: np.asarray(of) for name, of in named.items()})
 
 
 def write_distances(found: Distances, name: str, path: Path) -> None:
@@ -58,7 +59,8 @@ def write_comparison(found: Comparison, path: Path) -> None:
     _write_arrays(path, labels=labels, disagreement=found.disagreement, boxes=boxes, names=names, classes=classes)
 
 
-def _write_arrays(path: Path, **arrays: NDArray[np.generic] | tuple[str, ...] | tuple[int, ...] | list[str] | str) -> None:
+def _write_arrays(path: Path, **arrays: NDArray[Any] | tuple[str, ...]) -> None:
     """Write arrays as npz, atomically; texts are arrays of text, which load without pickles."""
     with files.publish(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(values) for name, values in arrays.items()})
+        content: dict[str, Any] = {name: np.asarray(values) for name, values in arrays.items()}
+        np.savez_compressed(file, **content)

@@ -6,7 +6,6 @@ read here is what the model computes with.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from torch import Tensor
 from segfast.config import Config
 from segfast.errors import BadOption, NotSupported
 from segfast.explain.view import View
-from segfast.model import AttentionFunction, Segmenter
+from segfast.model import Attention, AttentionFunction, Segmenter
 from segfast.runtimes.patch_logits import PatchLogits
 from segfast.runtimes.pytorch import private
 
@@ -66,14 +65,17 @@ def watch(model: Segmenter, view: View, part: str, layers: Iterable[int], watche
     blocks = (own.encoder if part == "encoder" else own.decoder).get_submodule("blocks")
     for layer in layers:
         attention = blocks.get_submodule(f"{layer - 1}.attn")
-        attention.attend = partial(_tell, copy.copy(attention.attend), partial(watcher, layer))
+        assert isinstance(attention, Attention)
+        attention.attend = partial(_tell, attention.attend, partial(watcher, layer))
     with torch.inference_mode():
         device = next(own.parameters()).device
         logits = PatchLogits(own, free=True)(torch.from_numpy(view.inputs)[None].to(device))[0]
         return logits.float().cpu().numpy()
 
 
-def _tell(attend: AttentionFunction, watcher: Callable[[Tensor, Tensor], None], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _tell(
+    attend: AttentionFunction, watcher: Callable[[Tensor, Tensor], None], q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
     watcher(q[0].float(), k[0].float())
     return attend(q, k, v)
 

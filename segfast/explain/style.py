@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,21 +28,6 @@ INK, PALE = "#222222", "#767676"
 MARK = "#00e5ff"  # on photos
 _MOST_PIXELS = 900  # a picture's long side in a figure; print shows no more of it
 
-_SETTINGS = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.6,
-    "text.color": INK,
-    "text.parse_math": False,
-    "legend.frameon": False,
-    "legend.fontsize": 7.5,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "savefig.dpi": DPI,
-}
-
 
 @contextmanager
 def drawing() -> Iterator[None]:
@@ -56,11 +41,26 @@ def drawing() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams.update(
+            {
+                "font.size": 8,
+                "axes.titlesize": 8,
+                "axes.labelsize": 8,
+                "axes.edgecolor": INK,
+                "axes.linewidth": 0.6,
+                "text.color": INK,
+                "text.parse_math": False,
+                "legend.frameon": False,
+                "legend.fontsize": 7.5,
+                "xtick.labelsize": 7.5,
+                "ytick.labelsize": 7.5,
+                "savefig.dpi": DPI,
+            }
+        )
         yield
 
 
-def new_figure(width: float, height: float, layout: str = "constrained") -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
     """An empty figure of about so many inches, laid out by its content; empty margins are cut off."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,13 +85,23 @@ def panels(rows: int, columns: int, ratio: float, *, extra: float = 0.0) -> tupl
 
 def tighten(figure: Figure) -> None:
     """Leave little room between the parts of a figure."""
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.025, wspace=0.01, hspace=0.01)  # type: ignore[union-attr]
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(w_pad=0.02, h_pad=0.025, wspace=0.01, hspace=0.01)
 
 
-def show(axes: Axes, picture: NDArray[np.generic], *, size: tuple[int, int] | None = None, **options: object) -> None:
-    """A picture on axes without ticks, in the coordinates of its own pixels (or of `size`, its height and width)."""
+def show(
+    axes: Axes, picture: NDArray[np.generic], *, size: tuple[int, int] | None = None, colours: str | None = None
+) -> None:
+    """A picture, or a map 0 … 1 in `colours`, on axes without ticks, in the coordinates of its own pixels.
+
+    Args:
+        size: (height, width), whose coordinates are used instead.
+    """
     H, W = size or (picture.shape[0], picture.shape[1])
-    axes.imshow(picture, extent=(0, W, H, 0), interpolation="antialiased", **options)
+    axes.imshow(picture, extent=(0, W, H, 0), interpolation="antialiased", cmap=colours, vmin=0, vmax=1)
     axes.set(xlim=(0, W), ylim=(H, 0), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_linewidth(0.4)
@@ -107,7 +117,9 @@ def reduced(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-def tint(pixels: NDArray[np.uint8], labels: NDArray[np.integer], palette: Palette, opacity: float = 0.6) -> NDArray[np.uint8]:
+def tint(
+    pixels: NDArray[np.uint8], labels: NDArray[np.integer], palette: Palette, opacity: float = 0.6
+) -> NDArray[np.uint8]:
     """A photo under the colours of its classes, uint8 [H, W, 3]."""
     colours = np.array(palette, np.uint8)[labels]
     return np.asarray(Image.blend(Image.fromarray(pixels), Image.fromarray(colours), opacity))
@@ -123,11 +135,15 @@ def legend(figure: Figure, labels: Sequence[int], classes: Sequence[str], palett
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(facecolor=[value / 255 for value in palette[label]], edgecolor=PALE, linewidth=0.4, label=one_line(classes[label]))
+        Patch(facecolor=_unit(palette[label]), edgecolor=PALE, linewidth=0.4, label=one_line(classes[label]))
         for label in labels
     ]
     columns = legend_columns(figure, classes, labels)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=1.1, handleheight=1.1)
+
+
+def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    return colour[0] / 255, colour[1] / 255, colour[2] / 255
 
 
 def legend_columns(figure: Figure, classes: Sequence[str], labels: Sequence[int]) -> int:
@@ -145,7 +161,9 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """
     files.check_suffix(path, ".png")
     with files.publish(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.03, metadata={"Software": None})
+        figure.savefig(
+            temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.03, metadata={"Software": None}
+        )
 
 
 def resized(values: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -183,4 +201,4 @@ def bar(figure: Figure, axes: Axes | list[Axes], colours: str, label: str, ends:
     if ends:
         drawn.set_ticks([0, 1], labels=list(ends))
     elif not isinstance(axes, list):
-        drawn.set_ticks([0, 0.5, 1])
+        drawn.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
