@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segfast.datasets import Dataset
 from segfast.dependencies.imports import need
 from segfast.errors import BadData, BadModel
+from segfast.evaluation.folder import LabelFolder
 from segfast.evaluation.metrics import Labels, confusion, confusion_by_size, scores
 from segfast.evaluation.report import Report, Sample
 from segfast.progress import bar
@@ -37,6 +38,7 @@ def evaluate(
     by_size: bool = False,
     check_names: bool = True,
     keep: int = 0,
+    each: Callable[[int, Labels], None] | None = None,
     progress: bool = False,
 ) -> Report:
     """Segment every picture of a dataset and compare with the truth, at the pictures' own sizes.
@@ -50,6 +52,7 @@ def evaluate(
         by_size: also of small, medium and large objects (Table 4); needs SciPy.
         check_names: see that the engine's classes have the dataset's names, not their number alone.
         keep: how many predictions of the best and of the worst pictures the report holds.
+        each: is called with the index and the labels [H, W] of every picture.
         progress: show a bar.
 
     Raises:
@@ -70,9 +73,36 @@ def evaluate(
     shown = bar(answers, "evaluate", total=len(dataset), unit="picture", disable=not progress)
     for index, answer in enumerate(shown):
         tally.add(index, answer.labels)  # type: ignore[union-attr]  # errors are raised
+        if each:
+            each(index, answer.labels)  # type: ignore[union-attr]
         if progress:
             shown.set_postfix(mIoU=f"{100 * (scores(tally.total).miou or 0):.2f}", refresh=False)
     return tally.report(repr(engine), multiscale, stride, fit, time.perf_counter() - start)
+
+
+def evaluate_labels(
+    folder: LabelFolder,
+    dataset: Dataset,
+    *,
+    by_size: bool = False,
+    each: Callable[[int, Labels], None] | None = None,
+    progress: bool = False,
+) -> Report:
+    """Compare labels that another system has written with the truth, as `evaluate` does.
+
+    Raises:
+        BadData: labels cannot be read, are of another size or of no class.
+        MissingRuntime: SciPy is wanted and not installed.
+    """
+    if by_size:
+        need("train", "scipy")
+    tally, start = _Tally(dataset, by_size, 0), time.perf_counter()
+    for index in bar(range(len(dataset)), "compare", total=len(dataset), unit="picture", disable=not progress):
+        labels = folder.labels(index)
+        tally.add(index, labels)
+        if each:
+            each(index, labels)
+    return tally.report(repr(folder), False, 0, None, time.perf_counter() - start)
 
 
 def check_classes(engine: Engine, dataset: Dataset, names: bool = True) -> None:

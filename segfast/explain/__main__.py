@@ -45,14 +45,15 @@ def main() -> int:
     explainer = Explainer(options.model, options.compare or (), asked)
     for line in explainer.left_out:
         print(line)
-    folder, failures = files.make_folder(options.out), []
+    folder, drawn, failures = files.make_folder(options.out), list[Path](), list[str]()
     for (path, _), name in zip(selection.pictures, output_names(selection.pictures), strict=True):
         try:
             for written in explainer.draw_picture(path, folder / name):
                 print(written)
+            drawn.append(path)
         except (BadImage, NotSupported) as error:
             failures.append(f"{path}: {error}")
-    for written in explainer.draw_model([path for path, _ in selection.pictures], folder) if not failures else ():
+    for written in explainer.draw_model(drawn, folder):
         print(written)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

@@ -108,17 +108,17 @@ class Explainer:
             "doubt": self._doubt,
             "comparison": self._comparison,
         }
-        pixels = read_image(path) if any(name in steps for name in self.figures) else None
+        pixels = read_image(path)
         files.make_folder(stem.parent)
         self._maps: scores.ScoreMaps | None = None
         for name in self.figures:
-            if name in steps and pixels is not None:
+            if name in steps:
                 yield from steps[name](pixels, stem)
 
     def draw_model(self, paths: Sequence[Path], folder: Path) -> Iterator[Path]:
-        """Write the figures of the model, distances as the mean over pictures; the paths of those written."""
+        """Write the figures of the model; the paths of those written. Distances are the mean over pictures, if there are any."""
         name = self._engine.config.name
-        if "distance" in self.figures and self._model is not None:
+        if "distance" in self.figures and paths:
             found = distance.attention_distances(self._inside, list(paths), size=self._asked.size)
             numbers.write_distances(found, name, folder / "distance.json")
             yield _write(lambda: draw_attention.draw_distances(found, name), folder / "distance.png")
