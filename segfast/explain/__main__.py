@@ -40,6 +40,7 @@ def main() -> int:
         size=options.size,
         closeups=options.closeups,
         safe=options.palette == "safe",
+        dpi=options.dpi,
         device=options.device,
     )
     explainer = Explainer(options.model, options.compare or (), asked)
@@ -94,6 +95,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--palette", choices=("own", "safe"), default="own", help="safe: colours that colour-blind readers tell apart"
     )
+    parser.add_argument("--dpi", type=cli.positive, default=200, help="of the figures, 7 inches wide (default: 200)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     options = parser.parse_args()
     if options.figures and "comparison" in options.figures and not options.compare:

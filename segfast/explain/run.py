@@ -49,6 +49,7 @@ class Asked:
         layers, heads, size: of `attention_maps`.
         closeups: of `compare`.
         safe: draw classes in colours that colour-blind readers tell apart.
+        dpi: pixels of the figures to the inch.
         device: of `Engine`.
     """
 
@@ -59,6 +60,7 @@ class Asked:
     size: int | None = None
     closeups: int = 2
     safe: bool = False
+    dpi: int = style.DPI
     device: str | None = None
 
 
@@ -121,12 +123,12 @@ class Explainer:
         if "distance" in self.figures and paths:
             found = distance.attention_distances(self._inside, list(paths), size=self._asked.size)
             numbers.write_distances(found, name, folder / "distance.json")
-            yield _write(lambda: draw_attention.draw_distances(found, name), folder / "distance.png")
+            yield self._write(lambda: draw_attention.draw_distances(found, name), folder / "distance.png")
         if "embeddings" in self.figures and self._model is not None:
             learned = embeddings.class_embeddings(self._model)
             numbers.write_embeddings(learned, name, folder / "embeddings.json")
             colours = self._colours(range(len(learned.classes)))
-            yield _write(lambda: draw_classes.draw_embeddings(learned, colours, name), folder / "embeddings.png")
+            yield self._write(lambda: draw_classes.draw_embeddings(learned, colours, name), folder / "embeddings.png")
 
     def _attention(self, pixels: Pixels, stem: Path) -> Iterator[Path]:
         """Of the encoder, and of a mask decoder."""
@@ -139,7 +141,7 @@ class Explainer:
             )
             target = stem.with_name(f"{stem.name}-attention-{part}.png")
             numbers.write_attention(found, target.with_suffix(".npz"))
-            yield _write(
+            yield self._write(
                 lambda found=found: draw_attention.draw_attention(found, each_head=asked.heads is not None),  # type: ignore[misc]
                 target,
             )
@@ -157,18 +159,18 @@ class Explainer:
     def _masks(self, pixels: Pixels, stem: Path) -> Iterator[Path]:
         found, target = self._scores(pixels), stem.with_name(f"{stem.name}-masks.png")
         numbers.write_masks(found, target.with_suffix(".npz"))
-        yield _write(lambda: draw_scores.draw_masks(found), target)
+        yield self._write(lambda: draw_scores.draw_masks(found), target)
 
     def _doubt(self, pixels: Pixels, stem: Path) -> Iterator[Path]:
         found, target = self._scores(pixels), stem.with_name(f"{stem.name}-doubt.png")
         numbers.write_doubt(found, target.with_suffix(".npz"))
-        yield _write(lambda: draw_scores.draw_doubt(found, self._colours_of([found.answer])), target)
+        yield self._write(lambda: draw_scores.draw_doubt(found, self._colours_of([found.answer])), target)
 
     def _comparison(self, pixels: Pixels, stem: Path) -> Iterator[Path]:
         found = comparison.compare(self._engines, pixels, closeups=self._asked.closeups)
         target = stem.with_name(f"{stem.name}-comparison.png")
         numbers.write_comparison(found, target.with_suffix(".npz"))
-        yield _write(lambda: draw_comparison.draw_comparison(found, self._colours_of(found.answers)), target)
+        yield self._write(lambda: draw_comparison.draw_comparison(found, self._colours_of(found.answers)), target)
 
     def _scores(self, pixels: Pixels) -> scores.ScoreMaps:
         """Of the picture at hand, computed once."""
@@ -213,9 +215,8 @@ class Explainer:
             reasons |= dict.fromkeys(("masks", "doubt"), why)
         return reasons
 
-
-def _write(draw: Callable[[], Figure], target: Path) -> Path:
-    """Draw a figure and write it; its path."""
-    with style.drawing():
-        style.save(draw(), target)
-    return target
+    def _write(self, draw: Callable[[], Figure], target: Path) -> Path:
+        """Draw a figure and write it; its path."""
+        with style.drawing():
+            style.save(draw(), target, self._asked.dpi)
+        return target

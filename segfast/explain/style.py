@@ -152,7 +152,7 @@ def legend_columns(figure: Figure, classes: Sequence[str], labels: Sequence[int]
     return max(1, min(len(labels), int(figure.get_figwidth() / (0.45 + 0.065 * widest))))
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save(figure: Figure, path: str | os.PathLike[str], dpi: int = DPI) -> None:
     """Write a figure as PNG, atomically.
 
     Raises:
@@ -162,7 +162,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     files.check_suffix(path, ".png")
     with files.publish(path) as temporary:
         figure.savefig(
-            temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.03, metadata={"Software": None}
+            temporary, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.03, metadata={"Software": None}
         )
 
 
