@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segfast.config import Config
-from segfast.dependencies.imports import need
 from segfast.errors import BadOption, NotSupported
 from segfast.explain.regions import large_and_small
 from segfast.explain.view import Maps, Patch, View, look
@@ -67,14 +66,12 @@ def attention_maps(
     """Attention maps of one picture, row by row: no N × N matrix of weights is ever made.
 
     Args:
-        model: a Segmenter; it is left as it is.
         image: whatever `Engine.segment` takes. It is seen whole, in one pass without windows.
         queries: patches (row, column), and `class token` in the encoder, or names of classes in the decoder. By
             default a patch in the largest region of the prediction and one in a small region of another class, and the
             class token or these two classes.
         part: `encoder` or `decoder`.
-        layers: counted from 1; by default four from first to last but one, as in Figure 6 (of a decoder, all).
-        heads: counted from 1; by default all.
+        layers, heads: counted from 1; by default four layers, as in Figure 6 (of a decoder, all), and all heads.
         size: of the picture's short side in pixels; by default that of the model's window.
 
     Raises:
@@ -93,15 +90,21 @@ def attention_maps(
     if queries is None:
         queries = default_queries(config, part, seam.watch(model, view, part, (), lambda *_: None))
     tokens = seam.tokens_of(config, part, view)
-    places = [place_of(query, config, part, view.grid, tokens) for query in queries]
-    if not places:
-        raise BadOption("there is no query; name a patch (row, column), or leave queries out")
+    places = places_of(queries, config, part, view.grid, tokens)
+    rows = _rows_of(model, view, part, layers, heads, places)
+    maps = rows[..., tokens.of_patches].reshape(*rows.shape[:3], *view.grid)
+    return AttentionMaps(view, part, tuple(queries), layers, heads, maps, np.delete(rows, tokens.of_patches, -1))
+
+
+def _rows_of(
+    model: Segmenter, view: View, part: str, layers: tuple[int, ...], heads: tuple[int, ...], places: list[int]
+) -> NDArray[np.float32]:
+    """The rows of some tokens in the attention matrices of some layers and heads, [Q, L, A, N]."""
+    from segfast.explain import seam
+
     found: dict[int, NDArray[np.float32]] = {}
     seam.watch(model, view, part, layers, partial(_keep_rows, found, places, [head - 1 for head in heads]))
-    rows = np.stack([found[layer] for layer in layers], 1)  # [Q, L, A, N]
-    shape = *rows.shape[:3], *view.grid
-    maps = np.ascontiguousarray(rows[..., tokens.of_patches]).reshape(shape)
-    return AttentionMaps(view, part, tuple(queries), layers, heads, maps, np.delete(rows, tokens.of_patches, -1))
+    return np.stack([found[layer] for layer in layers], 1)
 
 
 def _keep_rows(
@@ -131,6 +134,18 @@ def default_queries(config: Config, part: str, logits: NDArray[np.float32]) -> l
         named = (config.classes[labels[patch]] for patch in large_and_small(labels))
         return [*patches, *dict.fromkeys(named)]
     return [*patches, *([CLASS_TOKEN] if has_class_token(config) else [])]
+
+
+def places_of(queries: Sequence[Query], config: Config, part: str, grid: tuple[int, int], tokens: Tokens) -> list[int]:
+    """The places of queries among the tokens.
+
+    Raises:
+        BadOption: there is no query, or one names no such patch or class.
+        NotSupported: the encoder has no class token.
+    """
+    if not queries:
+        raise BadOption("there is no query; name a patch (row, column), or leave queries out")
+    return [place_of(query, config, part, grid, tokens) for query in queries]
 
 
 def place_of(query: Query, config: Config, part: str, grid: tuple[int, int], tokens: Tokens) -> int:
@@ -165,12 +180,3 @@ def _place_of_name(name: str, config: Config, part: str, tokens: Tokens) -> int:
     if name not in config.classes:
         raise BadOption(f"the decoder has no class {name!r}; its classes are {', '.join(config.classes)}")
     return tokens.before + tokens.patches + config.classes.index(name)
-
-
-def require_regions() -> None:
-    """See that what chooses patches is installed.
-
-    Raises:
-        MissingRuntime: it is not.
-    """
-    need("train", "scipy")
