@@ -70,7 +70,6 @@ def attention_maps(
         queries: patches (row, column), and `class token` in the encoder, or names of classes in the decoder. By
             default a patch in the largest region of the prediction and one in a small region of another class, and the
             class token or these two classes.
-        part: `encoder` or `decoder`.
         layers, heads: counted from 1; by default four layers, as in Figure 6 (of a decoder, all), and all heads.
         size: of the picture's short side in pixels; by default that of the model's window.
 

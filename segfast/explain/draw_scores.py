@@ -26,8 +26,8 @@ def draw_masks(found: ScoreMaps) -> Figure:
     means = found.scores.mean((1, 2))
     ranked = np.argsort(-means, kind="stable")[:MOST].tolist()
     shown = [label for place, label in enumerate(ranked) if not place or found.scores[label].max() >= SEEN]
-    columns = min(4 if H / W < 1.2 else 6, 1 + len(shown))
-    rows = -(-(1 + len(shown)) // columns)
+    rows = -(-(1 + len(shown)) // (4 if H / W < 1.2 else 6))
+    columns = -(-(1 + len(shown)) // rows)
     figure, grid = style.panels(rows, columns, H / W, extra=0.5 + 0.18 * rows)
     cells = [axes for line in grid for axes in line]
     style.show(cells[0], photo, size=(H, W))
