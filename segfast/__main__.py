@@ -13,6 +13,7 @@ COMMANDS = {
     "datasets": "what a folder of pictures and masks holds, its faults, and a sheet to look at",
     "doctor": "what this machine has, what is missing and how to get it",
     "evaluate": "mIoU of an engine or checkpoint on a dataset, by the paper's protocol",
+    "explain": "draw what a model sees: attention, class embeddings, masks, doubt",
     "export": "write a model as one .onnx file, checked against PyTorch",
     "models": "the family: sizes, work, published accuracy and weights",
     "segment": "segment pictures or folders of them",

@@ -3,6 +3,7 @@
     python -m segfast.evaluate seg-b-mask-16-512-fp16.onnx --data ADEChallengeData2016
     python -m segfast.evaluate best.safetensors --data my/pictures --multiscale --sheet errors.png
     python -m segfast.evaluate best.safetensors --data my/pictures --compare best-fp16.onnx --json scores.json
+    python -m segfast.evaluate best.safetensors --data my/pictures --compare their/labels --sheet apart.png
     python -m segfast.evaluate seg-b-mask-16@ade20k --data ADEChallengeData2016 --by-size
     python -m segfast.evaluate seg-b-mask-16@ade20k --data ADEChallengeData2016 --predictions out --as ade20k
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +29,11 @@ from segfast.datasets.content import tell
 from segfast.datasets.options import add_reading, reading_of
 from segfast.dependencies.imports import need
 from segfast.errors import BadOption
-from segfast.evaluation.evaluate import check_classes
+from segfast.evaluation.disagreement import Disagreements
+from segfast.evaluation.evaluate import check_classes, evaluate_labels
 from segfast.evaluation.evaluate import evaluate as evaluate
+from segfast.evaluation.folder import LabelFolder
+from segfast.evaluation.metrics import Labels
 from segfast.evaluation.predictions import STYLES, Predictions
 from segfast.evaluation.report import Report, lost, table
 from segfast.protocol import Size
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 
 # How many of the best and of the worst pictures a sheet shows.
 SHOWN = 3
+
+_Each = Callable[[int, Labels], None] | None
 
 
 def main() -> int:
@@ -54,29 +61,55 @@ def main() -> int:
 
     if options.compare and options.predictions:
         raise BadOption("--predictions is of one engine; leave --compare out")
-    names = [options.engine, *([options.compare] if options.compare else [])]
     dataset = open_dataset(*_named(options), options.split, reading=reading_of(options))
     dataset = dataset.take(range(min(options.limit, len(dataset)))) if options.limit else dataset
-    if options.predictions:
-        Predictions(dataset, Path(options.predictions), options.style).check()
+    folder = LabelFolder(Path(options.compare), dataset) if _is_folder(options.compare) else None
+    names = [options.engine, *([options.compare] if options.compare and folder is None else [])]
+    written = Predictions(dataset, Path(options.predictions), options.style) if options.predictions else None
+    if written is not None:
+        written.check()
     settings = {"runtime": options.runtime, "device": options.device, "threads": options.threads}
     engines = [Engine(name, **settings) for name in names]
     for engine in engines:
         print(engine)
         check_classes(engine, dataset, not options.ignore_names)
     tell([dataset.check(progress=True)])
-    reports = [_evaluate(engine, dataset, options) for engine in engines]
+    apart = Disagreements(dataset, 2 * SHOWN) if options.compare and options.sheet else None
+    reports = _reports(engines, folder, dataset, options, (apart.note, apart.compare) if apart else (written, None))
     print("\n".join(_heading(reports[0]) + table(reports)))
     if options.json:
         files.write_text(_json(reports) + "\n", options.json)
     if options.sheet:
-        from segfast.evaluation.sheet import draw
+        from segfast.evaluation.sheet import draw, draw_compared
 
-        files.write_png(draw(reports[0], dataset), options.sheet)
+        sheet = draw_compared(reports[0], reports[1], apart.pairs, dataset) if apart else draw(reports[0], dataset)
+        files.write_png(sheet, options.sheet)
     return 0
 
 
-def _evaluate(engine: Engine, dataset: Dataset, options: argparse.Namespace) -> Report:
+def _reports(
+    engines: list[Engine],
+    folder: LabelFolder | None,
+    dataset: Dataset,
+    options: argparse.Namespace,
+    told: tuple[_Each, _Each],
+) -> list[Report]:
+    """Of the engine, and of what it is compared with; `told` are called with the labels of each."""
+    first, second = told
+    reports = [_evaluate(engines[0], dataset, options, first)]
+    if folder is not None:
+        print(folder)
+        reports.append(evaluate_labels(folder, dataset, by_size=options.by_size, each=second, progress=True))
+    return [*reports, *(_evaluate(engine, dataset, options, second) for engine in engines[1:])]
+
+
+def _is_folder(name: str | None) -> bool:
+    """Whether --compare names a folder of labels: one that holds no checkpoint of the original code."""
+    path = Path(name or "")
+    return bool(name) and path.is_dir() and not (path / "checkpoint.pth").is_file()
+
+
+def _evaluate(engine: Engine, dataset: Dataset, options: argparse.Namespace, each: _Each) -> Report:
     return evaluate(
         engine,
         dataset,
@@ -85,9 +118,9 @@ def _evaluate(engine: Engine, dataset: Dataset, options: argparse.Namespace) -> 
         fit=options.fit,
         by_size=options.by_size,
         check_names=not options.ignore_names,
-        keep=SHOWN if options.sheet else 0,
+        keep=SHOWN if options.sheet and not options.compare else 0,
+        each=each,
         progress=True,
-        each=Predictions(dataset, Path(options.predictions), options.style) if options.predictions else None,
     )
 
 
@@ -145,10 +178,16 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="also mIoU of small, medium and large objects: connected parts of a class in the truth of under 32² pixels, from 32², from 96²",
     )
-    parser.add_argument("--compare", metavar="OTHER", help="another engine: both side by side, and the points it loses")
+    parser.add_argument(
+        "--compare",
+        metavar="OTHER",
+        help="another engine, or a folder of label PNGs of any system: both side by side, and the points it loses",
+    )
     parser.add_argument("--json", metavar="FILE", help="write everything, as fractions")
     parser.add_argument(
-        "--sheet", metavar="PNG", help="draw ENGINE's best and worst pictures with truth, prediction and error"
+        "--sheet",
+        metavar="PNG",
+        help="draw ENGINE's best and worst pictures with truth, prediction and error; with --compare those about which the two disagree most",
     )
     parser.add_argument("--predictions", metavar="DIR", help="write the labels of every picture as PNG")
     parser.add_argument(

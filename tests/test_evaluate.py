@@ -20,10 +20,12 @@ from segfast import evaluate as command
 from segfast import files
 from segfast.datasets import IGNORE, open_dataset
 from segfast.errors import BadData, BadModel, BadOption, NotSupported
-from segfast.evaluation.evaluate import RESIZED, check_classes, evaluate, fit_of
+from segfast.evaluation.disagreement import Disagreements
+from segfast.evaluation.evaluate import RESIZED, check_classes, evaluate, evaluate_labels, fit_of
+from segfast.evaluation.folder import LabelFolder
 from segfast.evaluation.metrics import confusion, confusion_by_size, scores
 from segfast.evaluation.report import table
-from segfast.evaluation.sheet import IGNORED, WRONG, draw, panels_of
+from segfast.evaluation.sheet import IGNORED, WRONG, compared_panels, draw, draw_compared, panels_of
 from segfast.protocol import Protocol, fitted, views
 
 
@@ -292,6 +294,71 @@ def test_a_sheet_takes_any_shape_of_picture(tmp_path):
     sheet = draw(evaluate(Oracle(dataset), dataset, keep=3), dataset)
     assert sheet.width < 2000
     assert sheet.height < 3000
+
+
+# labels of another system ---------------------------------------------------------------------------------------------
+
+
+def label_folder(home, dataset, wrong=lambda index: 0, ending=".png"):
+    """The truth with some pixels moved to the next class, as files."""
+    for index in range(len(dataset)):
+        labels = dataset.labels(index)
+        labels[labels == IGNORE] = 0
+        labels.ravel()[: wrong(index)] += 1
+        path = home / f"{dataset.key(index)}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels % len(dataset.classes)).save(path)
+    return home
+
+
+@pytest.mark.parametrize("ending", [".png", "-labels.png"])
+def test_labels_of_another_system_are_measured_as_an_engines(tmp_path, ending):
+    dataset = open_dataset("shapes").take(range(3))
+    folder = LabelFolder(label_folder(tmp_path, dataset, lambda index: 700 * index, ending), dataset)
+    theirs = evaluate_labels(folder, dataset)
+    ours = evaluate(Oracle(dataset, lambda index: 700 * index), dataset)
+    np.testing.assert_array_equal(theirs.confusion, ours.confusion)
+    assert theirs.samples == ours.samples
+
+
+def test_a_folder_with_missing_or_foreign_labels_is_refused(tmp_path):
+    dataset = open_dataset("shapes").take(range(3))
+    with pytest.raises(BadOption, match="no folder"):
+        LabelFolder(tmp_path / "none", dataset)
+    label_folder(tmp_path, dataset)
+    file = tmp_path / f"{dataset.key(1)}.png"
+    Image.fromarray(np.zeros((5, 4), np.uint8)).save(file)
+    with pytest.raises(BadData, match="5×4 pixels, its picture 128×128"):
+        evaluate_labels(LabelFolder(tmp_path, dataset), dataset)
+    Image.fromarray(np.full((128, 128), 5, np.uint8)).save(file)
+    with pytest.raises(BadData, match="value 5; classes of shapes go from 0 to 4"):
+        evaluate_labels(LabelFolder(tmp_path, dataset), dataset)
+    file.unlink()
+    with pytest.raises(BadData, match="lacks the labels of 1 of 3 pictures") as caught:
+        LabelFolder(tmp_path, dataset)
+    assert caught.value.offenders == (file.name,)
+
+
+def test_pictures_are_ordered_by_disagreement(tmp_path):
+    dataset = open_dataset("shapes").take(range(4))
+    apart = Disagreements(dataset, 3)
+    wrong = {0: 0, 1: 6000, 2: 500, 3: 9000}
+    first = evaluate(Oracle(dataset), dataset, each=apart.note)
+    second = evaluate_labels(
+        LabelFolder(label_folder(tmp_path, dataset, wrong.get), dataset), dataset, each=apart.compare
+    )
+    assert [pair.picture for pair in apart.pairs] == [3, 1, 2]
+    counted = dataset.labels(3) != IGNORE
+    pair = apart.pairs[0]
+    assert pair.share == pytest.approx((pair.first != pair.second)[counted].mean())
+    panels = compared_panels(dataset.image(3), dataset.labels(3), pair, dataset.palette)
+    differ = np.all(panels[4] == WRONG, axis=-1)
+    np.testing.assert_array_equal(differ, (pair.first != pair.second) & counted)
+    np.testing.assert_array_equal(panels[3], np.array(dataset.palette, np.uint8)[pair.second])
+    sheet = np.asarray(draw_compared(first, second, apart.pairs, dataset))
+    assert np.all(sheet == WRONG, axis=-1).sum() > 10000
+    with pytest.raises(BadOption, match="no picture"):
+        draw_compared(first, second, [], dataset)
 
 
 # the command ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segfast.datasets import Dataset
 from segfast.dependencies.imports import need
 from segfast.errors import BadData, BadModel
+from segfast.evaluation.folder import LabelFolder
 from segfast.evaluation.metrics import Labels, confusion, confusion_by_size, scores
 from segfast.evaluation.report import Report, Sample
 from segfast.progress import bar
@@ -37,8 +38,8 @@ def evaluate(
     by_size: bool = False,
     check_names: bool = True,
     keep: int = 0,
-    progress: bool = False,
     each: Callable[[int, Labels], None] | None = None,
+    progress: bool = False,
 ) -> Report:
     """Segment every picture of a dataset and compare with the truth, at the pictures' own sizes.
 
@@ -78,6 +79,31 @@ def evaluate(
         if progress:
             shown.set_postfix(mIoU=f"{100 * (scores(tally.total).miou or 0):.2f}", refresh=False)
     return tally.report(repr(engine), multiscale, stride, fit, time.perf_counter() - start)
+
+
+def evaluate_labels(
+    folder: LabelFolder,
+    dataset: Dataset,
+    *,
+    by_size: bool = False,
+    each: Callable[[int, Labels], None] | None = None,
+    progress: bool = False,
+) -> Report:
+    """Compare labels that another system has written with the truth, as `evaluate` does.
+
+    Raises:
+        BadData: labels cannot be read, are of another size or of no class.
+        MissingRuntime: SciPy is wanted and not installed.
+    """
+    if by_size:
+        need("train", "scipy")
+    tally, start = _Tally(dataset, by_size, 0), time.perf_counter()
+    for index in bar(range(len(dataset)), "compare", total=len(dataset), unit="picture", disable=not progress):
+        labels = folder.labels(index)
+        tally.add(index, labels)
+        if each:
+            each(index, labels)
+    return tally.report(repr(folder), False, 0, None, time.perf_counter() - start)
 
 
 def check_classes(engine: Engine, dataset: Dataset, names: bool = True) -> None:

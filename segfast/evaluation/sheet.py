@@ -1,6 +1,8 @@
-"""A sheet of an evaluation's worst and best pictures: image, truth, prediction and error."""
+"""Sheets of an evaluation: its worst and best pictures, or those about which two systems disagree most."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import BadOption
+from segfast.evaluation.disagreement import Pair
 from segfast.evaluation.metrics import Labels
 from segfast.evaluation.report import Report, Sample
 from segfast.pictures.fonts import drawable, legend_name
@@ -15,6 +18,7 @@ from segfast.pictures.fonts import drawable, legend_name
 Pixels = NDArray[np.uint8]
 
 PANELS = ("image", "truth", "prediction", "error")
+COMPARED = ("image", "truth", "first", "second", "they differ")
 WIDTH, TALLEST = 360, 540  # a panel's sides at most, in pixels
 GAP = 10
 TEXT, SMALL = 17, 15  # heights of letters, in pixels
@@ -40,9 +44,54 @@ def draw(report: Report, dataset: Dataset) -> Image.Image:
         present |= set(np.unique(truth).tolist()) | set(np.unique(labels).tolist())
         panels = panels_of(dataset.image(index), truth, labels, dataset.palette)
         rows.append(_row(_title(samples[index], place, len(report.kept)), panels))
-    width = rows[0].width
-    parts = [_head(report, width), *rows, _legend(dataset, sorted(present), width)]
-    sheet = Image.new("RGB", (width, sum(part.height for part in parts)), PAPER)
+    head = _head(report, [report.engine], PANELS, rows[0].width)
+    return _stacked([head, *rows, _legend(dataset, sorted(present), "wrong", rows[0].width)])
+
+
+def draw_compared(first: Report, second: Report, pairs: Sequence[Pair], dataset: Dataset) -> Image.Image:
+    """The pictures about which two systems disagree most, a row each, above a legend.
+
+    A row is the image, the truth, what the first and the second say, and in red where they differ. What the truth ignores
+    is black.
+
+    Args:
+        pairs: of `Disagreements`, the worst first.
+
+    Raises:
+        BadOption: there is no pair.
+    """
+    if not pairs:
+        raise BadOption("there is no picture to show; evaluate at least one")
+    rows, present = [], set[int]()
+    for pair in pairs:
+        truth = dataset.labels(pair.picture)
+        present |= {label for part in (truth, pair.first, pair.second) for label in np.unique(part).tolist()}
+        panels = compared_panels(dataset.image(pair.picture), truth, pair, dataset.palette)
+        rows.append(_row(_compared_title(first.samples[pair.picture], second.samples[pair.picture], pair), panels))
+    total = [
+        f"{place}: mIoU {100 * (of.miou or 0):.2f}   {of.engine}"
+        for place, of in (("first", first), ("second", second))
+    ]
+    head = _head(first, total, COMPARED, rows[0].width, scores=False)
+    return _stacked([head, *rows, _legend(dataset, sorted(present), "they differ", rows[0].width)])
+
+
+def compared_panels(
+    image: Pixels, truth: Labels, pair: Pair, palette: tuple[tuple[int, int, int], ...]
+) -> list[Pixels]:
+    """Image, truth, first, second and where they differ, uint8 [H, W, 3] each."""
+    shown, of_truth, of_first, _ = panels_of(image, truth, pair.first, palette)
+    _, _, of_second, differing = panels_of(image, np.where(truth == IGNORE, IGNORE, pair.first), pair.second, palette)
+    return [shown, of_truth, of_first, of_second, differing]
+
+
+def _compared_title(first: Sample, second: Sample, pair: Pair) -> str:
+    scores = f"mIoU {100 * (first.miou or 0):.1f} and {100 * (second.miou or 0):.1f}"
+    return f"{100 * pair.share:.1f} % differ:  {first.key}   {scores}"
+
+
+def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), PAPER)
     top = 0
     for part in parts:
         sheet.paste(part, (0, top))
@@ -82,28 +131,32 @@ def _row(title: str, panels: list[Pixels]) -> Image.Image:
     return row
 
 
-def _head(report: Report, width: int) -> Image.Image:
-    """What was evaluated, the scores, and the panels' names."""
-    head = Image.new("RGB", (width, 3 * (TEXT + GAP) + GAP), PAPER)
+def _head(
+    report: Report, engines: Sequence[str], panels: Sequence[str], width: int, *, scores: bool = True
+) -> Image.Image:
+    """What was evaluated, on which engines, the scores, and the panels' names."""
+    lines = len(engines) + 2
+    head = Image.new("RGB", (width, lines * (TEXT + GAP) + GAP), PAPER)
     views = "12 views" if report.multiscale else "single scale"
-    total = f"mIoU {100 * (report.miou or 0):.2f}   pixel accuracy {100 * (report.pixel_accuracy or 0):.2f}"
-    what = f"{report.dataset} {report.split}, {len(report.samples)} pictures, {views}:   {total}"
+    total = f":   mIoU {100 * (report.miou or 0):.2f}   pixel accuracy {100 * (report.pixel_accuracy or 0):.2f}"
+    what = f"{report.dataset} {report.split}, {len(report.samples)} pictures, {views}{total if scores else ''}"
     _write(head, (GAP, GAP), what, TEXT, INK)
-    _write(head, (GAP, TEXT + 2 * GAP), report.engine, SMALL, PALE)
-    for place, name in enumerate(PANELS):
-        _write(head, (GAP + place * (WIDTH + GAP), 2 * (TEXT + GAP) + GAP), name, SMALL, PALE)
+    for place, engine in enumerate(engines, 1):
+        _write(head, (GAP, place * (TEXT + GAP) + GAP), engine, SMALL, PALE)
+    for place, name in enumerate(panels):
+        _write(head, (GAP + place * (WIDTH + GAP), (lines - 1) * (TEXT + GAP) + GAP), name, SMALL, PALE)
     return head
 
 
-def _legend(dataset: Dataset, present: list[int], width: int) -> Image.Image:
-    """A swatch and the name of every class that is to be seen, in lines."""
+def _legend(dataset: Dataset, present: list[int], red: str, width: int) -> Image.Image:
+    """A swatch and the name of every class that is to be seen, and what red means, in lines."""
     entries = [
         (*legend_name(dataset.classes[label], label, SMALL), dataset.palette[label])
         for label in present
         if label != IGNORE
     ]
     entries += [(*drawable("ignored", SMALL), IGNORED)] if IGNORE in present else []
-    entries.append((*drawable("wrong", SMALL), WRONG))
+    entries.append((*drawable(red, SMALL), WRONG))
     places, left, line = [], GAP, 0
     for name, font, _ in entries:
         room = SMALL + 6 + int(font.getlength(name)) + 2 * GAP
