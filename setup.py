@@ -38,6 +38,10 @@ TRITON = "triton>=3.6; sys_platform == 'linux' and platform_machine in 'x86_64 a
 CUDA = [TORCH, TRITON]
 RTX = "tensorrt-rtx-cu13>=1.7"
 CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", FILELOCK]
+# Ray: CVE-2025-62593 (below 2.52). PyArrow: CVE-2023-47248 (below 14.0.1).
+RAY = ["ray[data]>=2.52", "pyarrow>=17", "fsspec>=2024.6"]
+# Starlette: CVE-2024-47874, CVE-2025-54121, CVE-2025-62727 (below 0.49.1). h11: CVE-2025-43859 (below 0.16).
+SERVE = ["starlette>=0.49.1", "uvicorn>=0.35", "h11>=0.16", "prometheus-client>=0.21"]
 TRAIN = [*CHECKPOINTS, TRITON, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
 EXPORT = [*CHECKPOINTS, ONNX, "onnxscript>=0.6", *ONNX_RUNTIME]
 
@@ -54,7 +58,7 @@ setup(
     options={"build": {"build_base": BUILD.name}, "egg_info": {"egg_base": BUILD.name}},
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"segfast": ["py.typed", "data/*.json"], "segfast.examples": ["*.jpg", "*.md"]},
+    package_data={"segfast": ["py.typed", "data/*.json", "serving/*.html"], "segfast.examples": ["*.jpg", "*.md"]},
     install_requires=["numpy>=2", PILLOW, "openvino>=2025.4", "numba>=0.61", TQDM],
     extras_require={
         "export": EXPORT,
@@ -63,9 +67,13 @@ setup(
         "rtx": [*CUDA, RTX],
         "int8": ["nncf>=2.18"],
         "train": TRAIN,
+        "ray": RAY,
+        "serve": SERVE,
         "test": [
             *EXPORT,
             *TRAIN,
+            *RAY,
+            *SERVE,
             f"{RTX}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "build>=1.2",
             "hypothesis>=6.100",

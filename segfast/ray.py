@@ -69,6 +69,7 @@ class SegmentBatch:
             raise BadOption(f"labels must be one of {', '.join(LABELS)}; got {labels!r}")
         self._labels, self._readers = labels, readers
         self._engine = Engine(path, **options)
+        self._engine.warm_up()
 
     def __call__(self, batch: Mapping[str, Any]) -> pyarrow.Table:
         """The answers of a batch: a mapping of columns, as `batch_format="numpy"` (the default) gives.
@@ -171,4 +172,6 @@ def _fetch(address: str) -> bytes:
             content: bytes = file.read()
             return content
     except Exception as error:  # each file system has errors of its own
-        raise BadImage(f"{address} cannot be fetched ({type(error).__name__}: {error}); check it, and run again") from error
+        raise BadImage(
+            f"{address} cannot be fetched ({type(error).__name__}: {error}); check it, and run again"
+        ) from error

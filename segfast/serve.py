@@ -80,7 +80,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--token-file", metavar="FILE", help="a file with the token that clients must send")
     parser.add_argument("--max-bytes", type=cli.positive, default=16 << 20, help="of a picture (default: 16 MiB)")
     parser.add_argument("--max-pixels", type=cli.positive, default=1 << 24, help="of a picture (default: 2^24)")
-    parser.add_argument("--seconds", type=cli.positive, default=30, help="for a picture to arrive, and for its answer (default: 30)")
+    parser.add_argument(
+        "--seconds", type=cli.positive, default=30, help="for a picture to arrive, and for its answer (default: 30)"
+    )
     parser.add_argument("--queue", type=cli.positive, default=32, help="pictures that wait at most (default: 32)")
     parser.add_argument("--connections", type=cli.positive, default=256, help="open at most (default: 256)")
     parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))

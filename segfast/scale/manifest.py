@@ -33,18 +33,15 @@ def check_run(store: Store, settings: dict[str, object]) -> None:
     if found is None:
         store.write(RUN, text.encode())
     elif found.decode(errors="replace") != text:
-        raise BadOption(f"the labels there are of another model or other options, as {RUN} says; choose another destination")
+        raise BadOption(
+            f"the labels there are of another model or other options, as {RUN} says; choose another destination"
+        )
 
 
-def write_part(store: Store, chunk: Sequence[Picture], columns: dict[str, pyarrow.Array]) -> None:
+def write_part(store: Store, chunk: Sequence[Picture], rows: pyarrow.Table) -> None:
     """Say that a chunk is done."""
-    import pyarrow
-    import pyarrow.parquet
-
-    file = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), file)
-    digest = hashlib.sha256("\0".join(picture.address for picture in chunk).encode(errors="surrogateescape"))
-    store.write(f"{FOLDER}/{digest.hexdigest()[:24]}.parquet", file.getvalue())
+    digest = hashlib.sha256("\0".join(picture.name for picture in chunk).encode(errors="surrogateescape"))
+    store.write(f"{FOLDER}/{digest.hexdigest()[:24]}.parquet", _content(rows))
 
 
 def done(store: Store) -> set[str]:
@@ -57,10 +54,15 @@ def done(store: Store) -> set[str]:
         rows = pyarrow.parquet.read_table(io.BytesIO(store.read(part) or b""))
         good = rows.filter(pyarrow.compute.is_null(rows["error"]))
         if len(good) < len(rows):
-            store.remove(part)
-            if len(good):
-                file = io.BytesIO()
-                pyarrow.parquet.write_table(good, file)
-                store.write(part, file.getvalue())
+            store.write(part, _content(good)) if len(good) else store.remove(part)
         names.update(good["name"].to_pylist())
     return names
+
+
+def _content(rows: pyarrow.Table) -> bytes:
+    """A parquet file."""
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(rows, file)
+    return file.getvalue()

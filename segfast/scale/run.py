@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from segfast.errors import NotSupported, SegfastError
+from segfast.errors import CannotWrite, NotSupported, SegfastError
 from segfast.pictures.selection import LABELS
 from segfast.ray import SegmentBatch, table, to_png
 from segfast.scale import manifest
@@ -58,26 +59,21 @@ class SegmentChunks:
         """A row of Ray Data: the addresses and names of a chunk → what became of it."""
         import pyarrow
 
-        chunk = [Picture(*pair) for pair in zip(row["addresses"], row["names"], strict=True)]
-        answers: list[Segmentation | SegfastError] = []
-        columns: list[dict[str, Any]] = []
+        chunk = [Picture(str(address), str(name)) for address, name in zip(row["addresses"], row["names"], strict=True)]
+        parts, failed = [], []
         for picture, answer in zip(chunk, self._segment.answers([one.address for one in chunk]), strict=True):
-            written = self._write(picture, answer)
-            columns.append(table([written], "none"))
-            answers.append(written)
-        names = [picture.name for picture in chunk]
-        paths = [f"{name}{LABELS}" if isinstance(one, Segmentation) else None for name, one in zip(names, answers)]
-        rows = {name: pyarrow.concat_arrays([column[name] for column in columns]) for name in columns[0]}
-        heads = {"source": [picture.address for picture in chunk], "name": names, "labels": paths}
-        typed = {name: pyarrow.array(values, pyarrow.string()) for name, values in heads.items()}
-        manifest.write_part(self._store, chunk, typed | rows)
-        failed = [f"{name}: {one}" for name, one in zip(names, answers) if isinstance(one, SegfastError)]
+            outcome = self._write(picture, answer)
+            bad = isinstance(outcome, SegfastError)
+            failed += [f"{picture.name}: {outcome}"] if bad else []
+            head = (picture.address, picture.name, None if bad else f"{picture.name}{LABELS}")
+            named = zip(("source", "name", "labels"), head, strict=True)
+            columns = {name: pyarrow.array([value], pyarrow.string()) for name, value in named}
+            parts.append(pyarrow.table(columns | table([outcome], "none")))
+        manifest.write_part(self._store, chunk, pyarrow.concat_tables(parts))
         return {"written": len(chunk) - len(failed), "failed": failed}
 
     def _write(self, picture: Picture, answer: Segmentation | SegfastError) -> Segmentation | SegfastError:
         """The answer, once its labels are written; a name that cannot be written is the picture's error."""
-        from segfast.errors import CannotWrite
-
         try:
             if isinstance(answer, Segmentation):
                 self._store.write(f"{picture.name}{LABELS}", to_png(answer))
@@ -96,7 +92,7 @@ def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
     Raises:
         NotSupported: Ray gave up; what is written stays, and the same run goes on from it.
     """
-    import ray
+    import ray.data
 
     size = min(max(SMALLEST, len(pictures) // PARTS), LARGEST)
     rows = [
@@ -127,9 +123,10 @@ def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
 def connected(address: str | None, cpus: int) -> Iterator[dict[str, float]]:
     """A cluster, or one of this process alone; the resources that it has."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray would report to its makers
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    import ray
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what matters reaches us as errors
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address is None:

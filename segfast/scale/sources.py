@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from segfast.errors import BadOption
 from segfast.pictures.formats import SUFFIXES
@@ -46,8 +46,7 @@ def find(source: str, out: str, column: str = "path") -> Source:
     """
     if source.endswith(LISTS):
         addresses = _from_parquet(source, column) if source.endswith(".parquet") else _from_text(source)
-        pictures = [Picture(address, name_of(address)) for address in dict.fromkeys(addresses)]
-        found = Source(pictures, "")
+        found = Source([_listed(address) for address in dict.fromkeys(addresses)], "")
     elif "://" in source:
         found = _from_store(source)
     else:
@@ -56,13 +55,18 @@ def find(source: str, out: str, column: str = "path") -> Source:
         found = Source(pictures, selection.report())
     if not found.pictures:
         raise BadOption(f"there are no pictures in {source}; {found.left_out or 'name another'}")
+    names = Counter(picture.name for picture in found.pictures)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise BadOption(f"{source} has several pictures of the name {twice[0]}; run each store for itself")
     return found
 
 
-def name_of(address: str) -> str:
-    """The name of a picture's outputs: its address without scheme, `.` and `..`; relative, and of no other picture."""
-    path = re.sub(r"^[\w+.-]+://", "", address).replace("\\", "/")
-    return posixpath.normpath(f"/{path}").lstrip("/")
+def _listed(address: str) -> Picture:
+    """A picture of a list, named by its whole address: of no other picture, and never outside of the destination."""
+    if "://" in address:
+        return Picture(address, posixpath.normpath(f"/{address.partition('://')[2]}").lstrip("/"))
+    path = Path(os.path.abspath(address))
+    return Picture(str(path), path.relative_to(path.anchor).as_posix())
 
 
 def _from_text(source: str) -> list[str]:

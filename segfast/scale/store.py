@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from segfast import files
 from segfast.errors import CannotWrite
+
+MINUTE = 60
 
 
 class Store(Protocol):
@@ -23,6 +28,9 @@ class Store(Protocol):
 
     def names(self, folder: str) -> list[str]:
         """The names below a folder, sorted."""
+
+    def sweep(self, folders: Iterable[str]) -> None:
+        """Remove what writers that were killed left unfinished in folders."""
 
 
 def open_store(place: str) -> Store:
@@ -56,6 +64,14 @@ class Folder:
         """As of Store; a temporary file that a killed writer left is none."""
         found = (path for path in (self._root / folder).rglob("*") if path.is_file())
         return sorted(path.relative_to(self._root).as_posix() for path in found if not path.name.startswith("."))
+
+    def sweep(self, folders: Iterable[str]) -> None:
+        """As of Store; what is younger than MINUTE may be another run's."""
+        for folder in folders:
+            for path in (self._root / folder).glob(".segfast-*"):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > MINUTE:
+                        path.unlink()
 
 
 class Objects:
@@ -96,6 +112,9 @@ class Objects:
         self._system.invalidate_cache()
         found = self._system.find(f"{self._root}/{folder}")
         return sorted(path[len(self._root) + 1 :] for path in found)
+
+    def sweep(self, folders: Iterable[str]) -> None:
+        """As of Store: an upload that is not finished is not there."""
 
     def _cannot(self, error: Exception) -> CannotWrite:
         reason = f"{type(error).__name__}: {error}"

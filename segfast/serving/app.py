@@ -123,7 +123,7 @@ class Service:
                 body += chunk
                 self._held += len(chunk)
                 self.limits.check_length(len(body))
-                if self._held > HELD * self.limits.bytes:
+                if self._held > HELD * self.limits.max_bytes:
                     raise _full()
         except BaseException:
             self._held -= len(body)

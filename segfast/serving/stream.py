@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future
 from queue import Empty, Full, Queue
-from threading import Event, Thread
+from threading import Thread
+from time import sleep
 from typing import BinaryIO
 
 from segfast.engine import Engine
@@ -70,34 +71,38 @@ class _Run:
         self._engine, self._queue = engine, queue
         self._given: deque[Answer] = deque()  # in the order of the answers
         self._over = False
-        self._source_ended = Event()
 
     def answer(self) -> None:
         """Answer until the end."""
+        source = self._pictures()
         try:
-            for found in self._engine.segment_many(self._pictures(), errors="yield"):
+            for found in self._engine.segment_many(source, errors="yield"):
                 answer = self._given.popleft()
                 answer.set_result(found) if isinstance(found, Segmentation) else answer.set_exception(found)
         except Exception as error:
-            # Those it met have it for their answer, and others go on. The source may still wait for a picture, which
-            # would be lost to the next run.
-            self._over = True
-            self._source_ended.wait()
+            # Those it met have it for their answer, and others go on.
+            self._end(source)
             while self._given:
                 self._given.popleft().set_exception(error)
 
-    def _pictures(self) -> Iterator[BinaryIO]:
-        try:
-            while not self._over:
-                try:
-                    waiting = self._queue.get(timeout=POLL)
-                except Empty:
-                    continue
-                if waiting is None:
-                    return
-                picture, answer = waiting
-                if answer.set_running_or_notify_cancel():
-                    self._given.append(answer)
-                    yield picture
-        finally:
-            self._source_ended.set()
+    def _pictures(self) -> Generator[BinaryIO, None, None]:
+        while not self._over:
+            try:
+                waiting = self._queue.get(timeout=POLL)
+            except Empty:
+                continue
+            if waiting is None:
+                return
+            picture, answer = waiting
+            if answer.set_running_or_notify_cancel():
+                self._given.append(answer)
+                yield picture
+
+    def _end(self, source: Generator[BinaryIO, None, None]) -> None:
+        """See that the source takes nothing more, which would be lost to the next run."""
+        self._over = True
+        while True:
+            try:
+                return source.close()
+            except ValueError:  # a thread of the Engine is in it, and leaves soon
+                sleep(POLL)

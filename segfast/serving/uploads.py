@@ -30,14 +30,14 @@ class Limits:
     """What the service takes.
 
     Attributes:
-        bytes: of a body.
-        pixels: of a picture; told from the head of its file, before it is decoded.
+        max_bytes: of a body.
+        max_pixels: of a picture; told from the head of its file, before it is decoded.
         seconds: for a picture to arrive, and then for its answer.
         queue: pictures that wait at most.
     """
 
-    bytes: int = 16 << 20
-    pixels: int = 1 << 24
+    max_bytes: int = 16 << 20
+    max_pixels: int = 1 << 24
     seconds: float = 30.0
     queue: int = 32
 
@@ -57,8 +57,8 @@ class Limits:
         Raises:
             Refused: 413.
         """
-        if length > self.bytes:
-            raise Refused(413, f"the picture has over {self.bytes:,} bytes; send a smaller one")
+        if length > self.max_bytes:
+            raise Refused(413, f"the picture has over {self.max_bytes:,} bytes; send a smaller one")
 
     def open(self, body: bytes) -> upload:
         """The picture, whose decoding is left to the Engine.
@@ -70,9 +70,9 @@ class Limits:
             with Image.open(io.BytesIO(body), formats=FORMATS) as image:
                 count = image.width * image.height
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            count = self.pixels + 1
+            count = self.max_pixels + 1
         except Exception:  # no picture: the Engine says why
             count = 0
-        if count > self.pixels:
-            raise Refused(413, f"the picture has over {self.pixels:,} pixels; send a smaller one")
+        if count > self.max_pixels:
+            raise Refused(413, f"the picture has over {self.max_pixels:,} pixels; send a smaller one")
         return upload(body)
