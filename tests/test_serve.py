@@ -20,26 +20,15 @@ import pytest
 from helpers import REPOSITORY
 from PIL import Image
 
+from benchmarks.scale.pictures import encoded
 from segfast import Engine
 from segfast.errors import BadImage
 from segfast.pictures import runs
-
-for package in ("starlette", "uvicorn", "prometheus_client"):
-    pytest.importorskip(package, reason=f"{package} is not installed: the extra [serve] brings it")
-
 from segfast.serving import answers
 from segfast.serving.stream import Stream
 
-TOKEN = "a token of 20 letters"  # noqa: S105
+TOKEN = "a token of 20 letters"
 JPEG = {"Content-Type": "image/jpeg", "Authorization": f"Bearer {TOKEN}"}
-
-
-def encoded(number, size=(60, 80)):
-    """A picture that no other number gives."""
-    small = np.random.default_rng(number).integers(0, 256, (7, 9, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC).save(file, format="PNG")
-    return file.getvalue()
 
 
 class Started:
