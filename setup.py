@@ -38,10 +38,17 @@ TRITON = "triton>=3.6; sys_platform == 'linux' and platform_machine in 'x86_64 a
 CUDA = [TORCH, TRITON]
 RTX = "tensorrt-rtx-cu13>=1.7"
 CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", FILELOCK]
-# Ray: CVE-2025-62593 (below 2.52). PyArrow: CVE-2023-47248 (below 14.0.1).
-RAY = ["ray[data]>=2.52", "pyarrow>=17", "fsspec>=2024.6"]
-# Starlette: CVE-2024-47874, CVE-2025-54121, CVE-2025-62727 (below 0.49.1). h11: CVE-2025-43859 (below 0.16).
-SERVE = ["starlette>=0.49.1", "uvicorn>=0.35", "h11>=0.16", "prometheus-client>=0.21"]
+RAY = [
+    "ray[data]>=2.52",  # CVE-2025-62593
+    "pyarrow>=23.0.1",  # CVE-2026-25087
+    "fsspec>=2024.6",
+]
+SERVE = [
+    "starlette>=1.3.1",  # CVE-2026-48710, -48817, -48818, -54282, -54283
+    "uvicorn>=0.35",
+    "h11>=0.16",  # CVE-2025-43859
+    "prometheus-client>=0.21",
+]
 TRAIN = [*CHECKPOINTS, TRITON, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
 EXPORT = [*CHECKPOINTS, ONNX, "onnxscript>=0.6", *ONNX_RUNTIME]
 

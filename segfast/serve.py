@@ -46,7 +46,7 @@ def main() -> int:
         options.port,
         http=Patient,
         ws="none",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         limit_concurrency=options.connections,
