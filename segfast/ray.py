@@ -30,7 +30,7 @@ from segfast.segmentation import Segmentation
 if TYPE_CHECKING:
     import pyarrow
 
-# Columns that a picture may be in, the first that is there; all but paths are left out of the answer.
+# Columns that a picture may be in, of which the first that is there is taken; pixels are left out of the answer.
 COLUMNS = ("image", "bytes", "path")
 LABELS = ("png", "rle", "none")
 
@@ -85,7 +85,7 @@ class SegmentBatch:
             raise BadOption(
                 f"a batch needs a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}, and batch_format='numpy'; it has {names}"
             )
-        kept = [name for name in batch if name not in COLUMNS or name == column == "path"]
+        kept = [name for name in batch if name not in COLUMNS or name == "path"]
         columns = {name: pyarrow.array(list(batch[name])) for name in kept}
         return pyarrow.table(columns | table(list(self.answers(batch[column])), self._labels))
 

@@ -89,7 +89,7 @@ def test_arrays_bytes_and_paths(segment, engine, photos, photo):
     contents = np.array([encoded(number) for number in range(3)], object)
     for batch in (
         {"path": np.array(files), "id": np.arange(3)},
-        {"bytes": contents, "id": np.arange(3)},
+        {"bytes": contents, "id": np.arange(3), "path": np.array(files)},
         {"image": pixels, "id": np.arange(3)},
     ):
         table = segment(batch)

@@ -24,7 +24,7 @@ from benchmarks.scale import pictures
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--every", type=float, nargs=2, default=(2.0, 6.0), help="seconds between two kills")
+    parser.add_argument("--every", type=float, nargs=2, default=(0.5, 4.0), help="seconds between two kills")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random.seed(options.seed)

@@ -53,7 +53,8 @@ def to_json(answer: Segmentation) -> bytes:
 def to_png(answer: Segmentation) -> bytes:
     """The labels as a PNG with a palette."""
     file = io.BytesIO()
-    answer.save(file)
+    # A third of the time of Pillow's own level, for files half as large again.
+    answer.picture().save(file, format="PNG", compress_level=3)
     return file.getvalue()
 
 
