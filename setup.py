@@ -89,6 +89,7 @@ setup(
             "pytest-benchmark>=5.1",
             "ruff>=0.12",
             "torchmetrics>=1.6",
+            "tritonclient[grpc]>=2.50",
             "types-PyYAML",
             "types-tqdm",
         ],
