@@ -38,6 +38,17 @@ TRITON = "triton>=3.6; sys_platform == 'linux' and platform_machine in 'x86_64 a
 CUDA = [TORCH, TRITON]
 RTX = "tensorrt-rtx-cu13>=1.7"
 CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", FILELOCK]
+RAY = [
+    "ray[data]>=2.52",  # CVE-2025-62593
+    "pyarrow>=23.0.1",  # CVE-2026-25087
+    "fsspec>=2024.6",
+]
+SERVE = [
+    "starlette>=1.3.1",  # CVE-2026-48710, -48817, -48818, -54282, -54283
+    "uvicorn>=0.35",
+    "h11>=0.16",  # CVE-2025-43859
+    "prometheus-client>=0.21",
+]
 TRAIN = [*CHECKPOINTS, TRITON, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
 EXPORT = [*CHECKPOINTS, ONNX, "onnxscript>=0.6", *ONNX_RUNTIME]
 
@@ -54,7 +65,7 @@ setup(
     options={"build": {"build_base": BUILD.name}, "egg_info": {"egg_base": BUILD.name}},
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"segfast": ["py.typed", "data/*.json"], "segfast.examples": ["*.jpg", "*.md"]},
+    package_data={"segfast": ["py.typed", "data/*.json", "serving/*.html"], "segfast.examples": ["*.jpg", "*.md"]},
     install_requires=["numpy>=2", PILLOW, "openvino>=2025.4", "numba>=0.61", TQDM],
     extras_require={
         "export": EXPORT,
@@ -63,9 +74,13 @@ setup(
         "rtx": [*CUDA, RTX],
         "int8": ["nncf>=2.18"],
         "train": TRAIN,
+        "ray": RAY,
+        "serve": SERVE,
         "test": [
             *EXPORT,
             *TRAIN,
+            *RAY,
+            *SERVE,
             f"{RTX}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "build>=1.2",
             "hypothesis>=6.100",
@@ -74,6 +89,7 @@ setup(
             "pytest-benchmark>=5.1",
             "ruff>=0.12",
             "torchmetrics>=1.6",
+            "tritonclient[grpc]>=2.50",
             "types-PyYAML",
             "types-tqdm",
         ],

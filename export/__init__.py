@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .engine_file import build_engine as build_engine
     from .onnx_file import ExportReport as ExportReport
     from .onnx_file import export_onnx as export_onnx
+    from .triton import export_triton as export_triton
 
 # Where each public name lives.
 _HOMES = {
@@ -16,8 +17,9 @@ _HOMES = {
     "ExportReport": "onnx_file",
     "build_engine": "engine_file",
     "export_onnx": "onnx_file",
+    "export_triton": "triton",
 }
-__all__ = ["EngineReport", "ExportReport", "build_engine", "export_onnx"]
+__all__ = ["EngineReport", "ExportReport", "build_engine", "export_onnx", "export_triton"]
 
 
 def __getattr__(name: str) -> object:

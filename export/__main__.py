@@ -4,6 +4,7 @@
     python -m segfast.export --weights seg-b-mask-16@ade20k --fp16
     python -m segfast.export --weights RUN/checkpoint.pth --size 512x1024 --fp32 --out engines
     python -m segfast.export --onnx seg-b-mask-16-512-fp16.onnx --engine rtx --target sm89,sm120
+    python -m segfast.export --onnx seg-b-mask-16-512-fp16.onnx --triton models
 
 Without --weights the weights are random: good for timing, not for pictures. With an NVIDIA GPU and
 TensorRT, --fp16 also builds an engine for it.
@@ -23,6 +24,7 @@ from segfast.dependencies.imports import need
 from segfast.dependencies.tensorrt import COMPILERS
 from segfast.errors import BadOption
 from segfast.export import engine_command
+from segfast.export.triton import export_triton
 from segfast.protocol import Size
 from segfast.variants import at_patch, variant
 
@@ -38,8 +40,7 @@ def main() -> int:
     """Export as the command line says; 0 when every file was published."""
     options = _parse()
     if options.onnx is not None:
-        choice = engine_command.choose(options, read_artifact(Path(options.onnx)).precision)
-        print(engine_command.build(choice, Path(options.onnx), files.make_folder(options.out), options))
+        _from_onnx(Path(options.onnx), options)
         return 0
     choice = engine_command.choose(options, options.precision)
     model = _model(options)
@@ -59,6 +60,8 @@ def main() -> int:
         replaced(folder / engine_command.engine_name(path, choice.compiler), config, options.force)
     given = {name: getattr(options, name) for name in ("precision", "output", "opset", "force")}
     print(export_onnx(model, path, size=size, **given))
+    if options.triton is not None:
+        print(export_triton(path, options.triton))
     if choice.compiler is not None:
         report = engine_command.build(choice, path, folder, options)
         print(report)
@@ -67,6 +70,15 @@ def main() -> int:
         print(f"no engine was built: {choice.why}")
     print(f"next: python -m segfast.segment {path} PHOTO -o out")
     return 0
+
+
+def _from_onnx(path: Path, options: argparse.Namespace) -> None:
+    """What is made of a file that is exported already."""
+    if options.engine in COMPILERS:
+        choice = engine_command.choose(options, read_artifact(path).precision)
+        print(engine_command.build(choice, path, files.make_folder(options.out), options))
+    if options.triton is not None:
+        print(export_triton(path, options.triton))
 
 
 def _parse() -> argparse.Namespace:
@@ -83,6 +95,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--opset", type=int, default=18, help="of the ONNX file, 18 to 22 (default: 18)")
     parser.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: this one)")
     parser.add_argument("--force", action="store_true", help="let random weights replace a file of trained ones")
+    parser.add_argument("--triton", metavar="REPOSITORY", help="write it into a model repository of Triton, too")
     engine_command.add_options(parser)
     parser.set_defaults(precision="fp16")
     options = parser.parse_args()
@@ -93,8 +106,10 @@ def _parse() -> argparse.Namespace:
         parser.error("--patch is for a --model by name; --weights have a patch of their own")
     if options.onnx is not None and named:
         parser.error(f"--onnx names a file that is exported already; leave --{named[0]} out")
-    if options.onnx is not None and options.engine not in COMPILERS:
-        parser.error(f"--onnx is for building an engine; add --engine {' or '.join(COMPILERS)}")
+    if options.onnx is not None and options.engine not in COMPILERS and options.triton is None:
+        parser.error(
+            f"--onnx is for building an engine or a repository; add --engine {' or '.join(COMPILERS)}, or --triton"
+        )
     return options
 
 

@@ -9,6 +9,7 @@ import sys
 from segfast import __version__, cli
 
 COMMANDS = {
+    "batch": "segment pictures by the million, on this machine or a Ray cluster",
     "benchmark": "latency, throughput and memory, stage by stage",
     "datasets": "what a folder of pictures and masks holds, its faults, and a sheet to look at",
     "doctor": "what this machine has, what is missing and how to get it",
@@ -17,6 +18,7 @@ COMMANDS = {
     "export": "write a model as one .onnx file, checked against PyTorch",
     "models": "the family: sizes, work, published accuracy and weights",
     "segment": "segment pictures or folders of them",
+    "serve": "serve a model over HTTP, with a page to try it",
     "train": "fine-tune or train a model, on one machine or many",
 }
 

@@ -99,10 +99,14 @@ class Segmentation:
             BadOption: the name has another suffix, or the file takes text.
             CannotWrite: the destination is full, read-only or missing.
         """
+        files.write_png(self.picture(), path)
+
+    def picture(self) -> Image.Image:
+        """The labels as a picture with a palette; 16-bit grey for more than 256 classes."""
         picture = Image.fromarray(self.labels)
         if self.labels.dtype == np.uint8:
             picture.putpalette([channel for colour in self.palette for channel in colour])
-        files.write_png(picture, path)
+        return picture
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         return np.array(self.labels, dtype, copy=copy)

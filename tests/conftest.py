@@ -19,6 +19,9 @@ OPTIONAL = {
     "onnxruntime": ["onnxruntime"],
     "numba": ["numba"],
     "safetensors": ["safetensors"],
+    "segfast.ray": ["ray", "pyarrow", "fsspec"],
+    "segfast.scale": ["ray", "pyarrow", "fsspec"],
+    "segfast.serving": ["starlette", "uvicorn", "h11", "prometheus_client"],
     "segfast.export": ["onnx", "onnxscript", "onnxruntime"],
 }
 

@@ -88,7 +88,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         for path in (REPOSITORY / folder).rglob("*.py")
     }
     assert {name for name in held if name.endswith(".py")} == modules
-    data = ("py.typed", "data/ade20k.json", "examples/cat.jpg", "examples/README.md")
+    data = ("py.typed", "data/ade20k.json", "serving/page.html", "examples/cat.jpg", "examples/README.md")
     assert {f"segfast/{name}" for name in data} <= set(held)
 
 
@@ -162,4 +162,4 @@ def test_dependencies_stay_lean(metadata):
     needed = [line.split(": ")[1] for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert {name.split(">")[0] for name in needed} == {"numpy", "pillow", "openvino", "numba", "tqdm"}
     extras = {line.split(": ")[1] for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"export", "gpu", "tensorrt", "rtx", "int8", "train", "test"}
+    assert extras == {"export", "gpu", "tensorrt", "rtx", "int8", "train", "ray", "serve", "test"}

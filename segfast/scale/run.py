@@ -1,0 +1,141 @@
+"""The run itself: chunks of pictures through actors of Ray Data, each of which writes what it finds."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from segfast.errors import CannotWrite, NotSupported, SegfastError
+from segfast.pictures.selection import LABELS
+from segfast.ray import SegmentBatch, table, to_png
+from segfast.scale import manifest
+from segfast.scale.sources import Picture, chunks
+from segfast.scale.store import open_store
+from segfast.segmentation import Segmentation
+
+# Pictures of a chunk, which is done as a whole or again: of a long run, so many that its parts can still be listed.
+SMALLEST, LARGEST, PARTS = 16, 512, 2000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is given.
+
+    Attributes:
+        model, out: paths or addresses that every node reads, and writes to.
+        options: of the Engine.
+        actors, cpus, gpus: how many actors, and the share of Ray's resources that each takes.
+        readers: threads of an actor that read ahead.
+    """
+
+    model: str
+    out: str
+    options: dict[str, Any]
+    actors: int
+    cpus: float
+    gpus: float = 0.0
+    readers: int = 2
+
+
+class Chunk(NamedTuple):
+    """What became of a chunk: how many pictures have labels, and `NAME: why` of the others."""
+
+    written: int
+    failed: list[str]
+
+
+class SegmentChunks:
+    """An actor: writes the labels of a chunk, then its part of the manifest."""
+
+    def __init__(self, job: Job):
+        self._segment = SegmentBatch(job.model, labels="none", readers=job.readers, **job.options)
+        self._store = open_store(job.out)
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row of Ray Data: the addresses and names of a chunk → what became of it."""
+        import pyarrow
+
+        chunk = [Picture(str(address), str(name)) for address, name in zip(row["addresses"], row["names"], strict=True)]
+        parts, failed = [], []
+        for picture, answer in zip(chunk, self._segment.answers([one.address for one in chunk]), strict=True):
+            outcome = self._write(picture, answer)
+            bad = isinstance(outcome, SegfastError)
+            failed += [f"{picture.name}: {outcome}"] if bad else []
+            head = (picture.address, picture.name, None if bad else f"{picture.name}{LABELS}")
+            named = zip(("source", "name", "labels"), head, strict=True)
+            columns = {name: pyarrow.array([value], pyarrow.string()) for name, value in named}
+            parts.append(pyarrow.table(columns | table([outcome], "none")))
+        manifest.write_part(self._store, chunk, pyarrow.concat_tables(parts))
+        return {"written": len(chunk) - len(failed), "failed": failed}
+
+    def _write(self, picture: Picture, answer: Segmentation | SegfastError) -> Segmentation | SegfastError:
+        """The answer, once its labels are written; a name that cannot be written is the picture's error."""
+        try:
+            if isinstance(answer, Segmentation):
+                self._store.write(f"{picture.name}{LABELS}", to_png(answer))
+        except CannotWrite as error:
+            if not error.own:
+                raise
+            return error
+        return answer
+
+
+def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
+    """What becomes of the chunks, in any order, as they are done.
+
+    Actors that die are started again, and what they had in hand is done again. An actor leaves Ray's readers a CPU.
+
+    Raises:
+        NotSupported: Ray gave up; what is written stays, and the same run goes on from it.
+    """
+    import ray.data
+
+    size = min(max(SMALLEST, len(pictures) // PARTS), LARGEST)
+    rows = [
+        {"addresses": [one.address for one in chunk], "names": [one.name for one in chunk]}
+        for chunk in chunks(pictures, size)
+    ]
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        SegmentChunks,
+        fn_constructor_args=(job,),
+        compute=ray.data.ActorPoolStrategy(size=job.actors),
+        num_cpus=job.cpus,
+        num_gpus=job.gpus,
+    )
+    try:
+        for row in found.iter_rows():
+            yield Chunk(int(row["written"]), list(row["failed"]))
+    except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise NotSupported(
+            f"Ray gave up ({lines[-1].strip() if lines else type(error).__name__}); what is written stays, and the same "
+            "command goes on"
+        ) from error
+
+
+@contextmanager
+def connected(address: str | None, cpus: int) -> Iterator[dict[str, float]]:
+    """A cluster, or one of this process alone; the resources that it has."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray would report to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what matters reaches us as errors
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except Exception as error:
+        raise NotSupported(f"Ray cannot be reached or started ({error}); check --address") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()

@@ -1,0 +1,108 @@
+"""Requests of many clients as one endless `segment_many`: whatever waits shares batches, and the stages overlap."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future
+from queue import Empty, Full, Queue
+from threading import Thread
+from time import sleep
+from typing import BinaryIO
+
+from segfast.engine import Engine
+from segfast.segmentation import Segmentation
+
+Answer = Future[Segmentation]
+POLL = 0.2  # seconds between two looks of a source that waits: whether its run is over
+
+
+class Stream:
+    """A queue of bounded length, and a thread that answers it in order.
+
+    Args:
+        places: how many pictures wait at most; the Engine holds a few more (as of `Engine.segment_many`).
+    """
+
+    def __init__(self, engine: Engine, places: int):
+        self._engine = engine
+        self._queue: Queue[tuple[BinaryIO, Answer] | None] = Queue(places)
+        self._closed = False
+        self._thread = Thread(target=self._serve, name="segfast-stream", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many pictures wait."""
+        return self._queue.qsize()
+
+    @property
+    def full(self) -> bool:
+        """Whether the next picture would be refused."""
+        return self._closed or self._queue.full()
+
+    def submit(self, picture: BinaryIO) -> Answer:
+        """The answer to come. Cancelled before its turn, it costs nothing.
+
+        Raises:
+            queue.Full: too many wait already.
+        """
+        if self._closed:
+            raise Full
+        answer: Answer = Future()
+        self._queue.put_nowait((picture, answer))
+        return answer
+
+    def close(self) -> None:
+        """Answer what waits, then end."""
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while not self._closed or self.waiting:
+            _Run(self._engine, self._queue).answer()
+
+
+class _Run:
+    """One `segment_many`, which ends where the queue does, or with a fault of the program."""
+
+    def __init__(self, engine: Engine, queue: Queue[tuple[BinaryIO, Answer] | None]):
+        self._engine, self._queue = engine, queue
+        self._given: deque[Answer] = deque()  # in the order of the answers
+        self._over = False
+
+    def answer(self) -> None:
+        """Answer until the end."""
+        source = self._pictures()
+        try:
+            for found in self._engine.segment_many(source, errors="yield"):
+                answer = self._given.popleft()
+                answer.set_result(found) if isinstance(found, Segmentation) else answer.set_exception(found)
+        except Exception as error:
+            # Those it met have it for their answer, and others go on.
+            self._end(source)
+            while self._given:
+                self._given.popleft().set_exception(error)
+
+    def _pictures(self) -> Generator[BinaryIO, None, None]:
+        while not self._over:
+            try:
+                waiting = self._queue.get(timeout=POLL)
+            except Empty:
+                continue
+            if waiting is None:
+                return
+            picture, answer = waiting
+            if answer.set_running_or_notify_cancel():
+                self._given.append(answer)
+                yield picture
+
+    def _end(self, source: Generator[BinaryIO, None, None]) -> None:
+        """See that the source takes nothing more, which would be lost to the next run."""
+        self._over = True
+        while True:
+            try:
+                return source.close()
+            except ValueError:  # a thread of the Engine is in it, and leaves soon
+                sleep(POLL)
