@@ -21,7 +21,7 @@ _NOT_ALLOWED = (401, 403)  # HTTP: who asks is not known, or was not given acces
 
 
 def by_name(name: str, config: Config, resize: bool) -> tuple[Config, Encoder]:
-    """The encoder of a pretrained timm model, and the Config with its mean and std.
+    """The encoder of a pretrained timm model, and the Config with its mean, std and GELU.
 
     The LayerNorms keep the eps of the family, which for the paper's is the original code's 1e-5, though timm's have 1e-6.
     What does not fit is refused before anything is fetched.
@@ -44,7 +44,19 @@ def by_name(name: str, config: Config, resize: bool) -> tuple[Config, Encoder]:
         raise _not_loaded(name, error) from error
     trained: Any = vit.pretrained_cfg
     protocol = replace(config.protocol, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
-    return replace(config, protocol=protocol), _inside(vit)
+    return replace(config, protocol=protocol, mlp=_mlp(vit, config)), _inside(vit)
+
+
+def _mlp(vit: Any, config: Config) -> str:
+    """`Config.mlp` of a timm ViT: SigLIP's have the exact GELU or its approximation, whatever the table's row has."""
+    from timm.layers import GELUTanh
+    from torch import nn
+
+    if config.mlp == "swiglu":
+        return config.mlp
+    act = vit.blocks[0].mlp.act
+    approximate = isinstance(act, GELUTanh) or (isinstance(act, nn.GELU) and act.approximate == "tanh")
+    return "gelu-tanh" if approximate else "gelu"
 
 
 def _check_name(name: str) -> None:
