@@ -348,7 +348,7 @@ def test_an_encoder_of_another_patch_gives_what_timms_gives(tmp_path, encoders, 
 
 @torch.inference_mode()
 def test_an_enlarged_picture_has_the_embedding_of_the_picture(encoders):
-    """FlexiViT, section 3.4: patches of 28 see an enlarged picture as those of 14 the picture."""
+    """FlexiViT: patches of 28 see an enlarged picture as those of 14 the picture."""
     from segfast.checkpoints.patches import resample_patches
 
     weight = encoders("seg-s-dinov2-14").patch_embed.proj.weight

@@ -8,6 +8,7 @@ from typing import Any
 
 from segfast import refusals
 from segfast.checkpoints import matching
+from segfast.checkpoints.load import first_entries
 from segfast.checkpoints.matching import Encoder
 from segfast.checkpoints.owners import in_timms_names, renamed
 from segfast.config import Config
@@ -128,17 +129,26 @@ def from_npz(path: Path, config: Config) -> Encoder:
 
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if "Transformer/posembed_input/pos_embedding" not in arrays:
+                raise BadModel(
+                    f"{path} is no `.npz` of the ViT authors (its entries: {first_entries(arrays)}); of SigLIP2 and "
+                    "others pass the file of timm or Transformers"
+                )
+            patch = arrays["embedding/kernel"].shape[0]  # [P, P, 3, D]
             tokens = arrays["Transformer/posembed_input/pos_embedding"].shape[1] - 1
             side = round(tokens**0.5)
             if side < 1 or side * side != tokens:
                 raise ValueError(f"{tokens} position embeddings are no square")
     except FileNotFoundError:
         raise BadModel(f"there is no file {path}; check the path") from None
+    except BadModel:
+        raise
     except Exception as error:  # damaged archives are met with nearly any exception
         raise BadModel(f"{path} is no `.npz` of ViT weights ({error}); download it again") from None
+    # Of the file's own patch, to which timm would resample it unasked.
     vit = timm.models.vision_transformer.VisionTransformer(
-        img_size=side * config.patch,
-        patch_size=config.patch,
+        img_size=side * patch,
+        patch_size=patch,
         embed_dim=config.width,
         depth=config.depth,
         num_heads=config.heads,
