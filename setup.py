@@ -37,7 +37,8 @@ ONNX_RUNTIME = [
 TRITON = "triton>=3.6; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"
 CUDA = [TORCH, TRITON]
 RTX = "tensorrt-rtx-cu13>=1.7"
-CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", FILELOCK]
+TIMM = "timm>=1.0.20"  # the first with DINOv3
+CHECKPOINTS = [TORCH, TIMM, "safetensors>=0.5", "pyyaml>=6", FILELOCK]
 RAY = [
     "ray[data]>=2.52",  # CVE-2025-62593
     "pyarrow>=23.0.1",  # CVE-2026-25087

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from segfast.variants import Variant, variant
+from segfast.variants import PLAIN, Variant, variant
 
 SIZE, CLASSES, BATCH = 512, 150, 16
 HALF = 2  # bytes of a number
@@ -54,7 +54,13 @@ class Part(NamedTuple):
 
 
 def parts(row: Variant) -> list[Part]:
-    """The parts of a linear Segmenter, in order."""
+    """The parts of a linear Segmenter on a plain ViT, in order.
+
+    Raises:
+        ValueError: it is another: a mask decoder or an encoder of today does more than is counted here.
+    """
+    if row.decoder != "linear" or row.kind != PLAIN:
+        raise ValueError(f"{row.name} is no linear Segmenter on a plain ViT")
     D, L, P = row.width, row.depth, row.patch
     patches = (SIZE // P) ** 2
     N, K = patches + 1, CLASSES

@@ -36,14 +36,13 @@ def segment(model: str, image: Array) -> Array:
     """Labels [H, W] of RGB bytes [H, W, 3]."""
     session = onnxruntime.InferenceSession(model)
     about = json.loads(session.get_modelmeta().custom_metadata_map["segfast"])
-    assert about["format"] <= 2, "of a newer format"  # format 2 is of encoders, which are in the graph
-    assert about["output"] == "logits", "labels instead of logits"
     protocol, P, whole = about["protocol"], about["patch"], image.shape[:2]
+    told = about["format"], about["output"], protocol.get("fit")  # format 2 is of encoders, which are in the graph
+    assert told in [(1, "logits", None), (2, "logits", None)], "newer, or of labels, or of pictures resized first"
     window, stride = protocol["window"], protocol["stride"]
 
     size = covering(whole, window)  # step 1
-    image = stretch(stretch(image.astype(np.float32), size[1], axis=1), size[0], axis=0)
-    image = np.rint(image).astype(np.uint8)
+    image = np.rint(stretch(stretch(image.astype(np.float32), size[1], axis=1), size[0], axis=0)).astype(np.uint8)
     parts = {}
     for top, left in itertools.product(*map(starts, size, window, stride)):  # step 2
         pixels = np.ascontiguousarray(image[None, top : top + window[0], left : left + window[1]])

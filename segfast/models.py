@@ -3,9 +3,9 @@
     python -m segfast.models
     python -m segfast.models 'seg-b*' --json
 
-Sizes and work are those for ADE20K, 150 classes at 512×512. Accuracy is the paper's single-scale mIoU
-on ADE20K; behind published weights stands their own. An encoder of today has what its owner published of
-it, frozen under one Linear, marked *: of the encoder, not of a trained Segmenter.
+Sizes and work are those for ADE20K, 150 classes at 512×512 (518×518 where the patch is 14). Accuracy is the
+paper's single-scale mIoU on ADE20K; behind published weights stands their own. An encoder of today has what its
+owner published of it, frozen under one Linear, with a mark for its source: of the encoder, not of a trained Segmenter.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from segfast.protocol import Size
 from segfast.variants import MIOU, PROBES, VARIANTS, Probe, list_models, near
 
 SIZE = 512
+# Of the sources of PROBES, in the order in which the table comes to them.
+MARKS = "*†"
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,15 @@ def main() -> int:
         print(json.dumps({"classes": 150, "size": [SIZE, SIZE], "models": [asdict(row) for row in rows]}))
         return 0
     print(f"{'model':<24} {'M params':>8} {'GFLOPs':>8} {'mIoU':>6}  {'encoder (timm)':<42} weights (mIoU)")
+    marks = dict(zip(dict.fromkeys(row.probe.source for row in rows if row.probe), MARKS, strict=False))
     for row in rows:
-        miou = f"{row.miou:.2f}" if row.miou is not None else f"{row.probe.miou:.1f}*" if row.probe else "-"
+        probe = f"{row.probe.miou:.1f}{marks[row.probe.source]}" if row.probe else "-"
+        miou = probe if row.miou is None else f"{row.miou:.2f}"
         weights = ", ".join(f"{w.name} ({w.miou:.2f}){', cached' if w.cached else ''}" for w in row.weights)
         size = f"{row.name:<24} {row.parameters / 1e6:>8.1f} {row.flops / 1e9:>8.1f} {miou:>6}"
         print(f"{size}  {row.encoder or '-':<42} {weights or '-'}")
-    for source in dict.fromkeys(row.probe.source for row in rows if row.probe):
-        print(f"* of the encoder alone: {source}")
+    for source, mark in marks.items():
+        print(f"{mark} of the encoder alone: {source}")
     return 0
 
 

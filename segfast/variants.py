@@ -10,10 +10,13 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segfast import refusals
 from segfast.errors import BadOption, UnknownModel
+
+if TYPE_CHECKING:
+    from segfast.config import Config
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,14 +47,17 @@ class EncoderKind:
         """The fields of a Config."""
         return {name: value for name, value in asdict(self).items() if name != "name"}
 
-    def structure(self) -> dict[str, Any]:
-        """Those of them that say which tensors there are and what they mean."""
-        return {name: getattr(self, name) for name in STRUCTURE}
+
+_STRUCTURE = ("distilled", "layer_scale", "registers", "class_token", "patch_positions", "rope")
 
 
-STRUCTURE = (
-    "distilled", "layer_scale", "registers", "class_token", "patch_positions", "rope", "qkv_bias", "mlp",
-)  # fmt: skip
+def structure(kind: EncoderKind | Config) -> dict[str, bool | int | str]:
+    """What tells an encoder's kind from the others: the tensors that it has, and what they mean.
+
+    Biases of q, k and v, which DINOv3's own files have and timm's do not, and which of the two GELUs it is make no other kind.
+    """
+    mlp = {"mlp": "swiglu" if kind.mlp == "swiglu" else "gelu"}
+    return {name: getattr(kind, name) for name in _STRUCTURE} | mlp
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ DINOV2 = EncoderKind(
     "dinov2", encoder_eps=1e-6, position_mode="bicubic", position_antialias=True, layer_scale=True
 )  # fmt: skip
 DINOV2_REGISTERS = replace(DINOV2, name="dinov2reg", registers=4, patch_positions=True)
-# Siméoni et al. 2025; S+ has SwiGLU. The biases of q, k and v are zero in the published weights.
+# Siméoni et al. 2025; S+ has SwiGLU. timm leaves out the biases of q, k and v, which distillation left at 0.
 DINOV3 = EncoderKind("dinov3", layer_scale=True, registers=4, rope=True, qkv_bias=False)
 DINOV3_SWIGLU = replace(DINOV3, mlp="swiglu")
 # Tschannen et al. 2025; timm has the exact GELU in B.
@@ -249,27 +255,26 @@ def family_name(
     heads: int,
     patch: int,
     decoder: str,
-    kind: EncoderKind | None = None,
+    kind: EncoderKind | Config | None = None,
     distilled: bool = False,
 ) -> str:
     """The family member of these sizes, or `seg-custom-…`.
 
     Args:
-        kind: of the encoder; by default one of the paper's, `distilled` or not.
+        kind: of the encoder, or a Config that says it; by default one of the paper's, `distilled` or not.
     """
     kind = (DEIT if distilled else PLAIN) if kind is None else kind
-    sizes = (width, depth, heads, patch, decoder, kind.structure())
+    sizes = (width, depth, heads, patch, decoder, structure(kind))
     for row in VARIANTS.values():
-        if (row.width, row.depth, row.heads, row.patch, row.decoder, row.kind.structure()) == sizes:
+        if (row.width, row.depth, row.heads, row.patch, row.decoder, structure(row.kind)) == sizes:
             return row.name
-    return _name("custom", kind, decoder, patch)
+    return _name("custom", kind_of(kind) or PLAIN, decoder, patch)
 
 
-def kind_of(config: Any) -> EncoderKind:
-    """The kind of a Config's encoder; one that is no row of the table has the plain name."""
-    structure = {name: getattr(config, name) for name in STRUCTURE}
-    known = {row.kind.name: row.kind for row in VARIANTS.values() if row.kind.structure() == structure}
-    return next(iter(known.values()), EncoderKind(**structure))
+def kind_of(config: EncoderKind | Config) -> EncoderKind | None:
+    """The first kind of the table with the structure of a Config's encoder, if there is one."""
+    wanted = structure(config)
+    return next((row.kind for row in VARIANTS.values() if structure(row.kind) == wanted), None)
 
 
 def near(name: str, names: list[str] | None = None) -> str:

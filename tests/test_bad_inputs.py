@@ -308,7 +308,7 @@ ARTIFACTS = {
         lambda t, o: changed(t / "a.onnx", o, lambda m: m.ClearField("metadata_props")),
         "was not exported by segfast",
     ),
-    "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=2)), "with a newer segfast"),
+    "newer format": (lambda t, o: changed(t / "a.onnx", o, metadata(format=99)), "with a newer segfast"),
     "damaged metadata": (lambda t, o: changed(t / "a.onnx", o, metadata(protocol=3)), "damaged"),
     "no size": (lambda t, o: changed(t / "a.onnx", o, metadata(size=None)), "damaged"),
     "unknown output": (lambda t, o: changed(t / "a.onnx", o, metadata(output="boxes")), "damaged"),

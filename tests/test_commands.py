@@ -37,9 +37,9 @@ def test_export_without_weights_says_they_are_random(tmp_path):
     assert artifact.config.grid == (2, 3)
 
 
-def test_random_exports_are_the_same_everywhere(tmp_path):
-    for folder in ("a", "b"):
-        run("segfast", "export", "--model", "seg-ti-32", "--fp32", "--size", 64, "--out", folder, cwd=tmp_path)
+def test_random_exports_are_the_same_everywhere_and_by_either_way_to_a_patch(tmp_path):
+    for folder, model in {"a": ["seg-ti-32"], "b": ["seg-ti-16", "--patch", 32]}.items():
+        run("segfast", "export", "--model", *model, "--fp32", "--size", 64, "--out", folder, cwd=tmp_path)
     a, b = (onnx.load(tmp_path / folder / "seg-ti-32-64-fp32.onnx") for folder in ("a", "b"))
     assert a == b
 

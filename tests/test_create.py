@@ -7,6 +7,7 @@ from helpers import reference, tiny_model
 
 import segfast
 from segfast.checkpoints.encoders import read_encoder
+from segfast.checkpoints.patches import resample_patches
 from segfast.errors import BadModel, DownloadFailed, UnknownModel
 from segfast.variants import VARIANTS
 
@@ -87,6 +88,22 @@ def test_npz_encoders_of_the_vit_authors(tmp_path, vit):
     ours, theirs = model.encoder.state_dict(), vit.state_dict()
     assert set(ours) == set(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_npz_of_another_patch_is_resampled_only_when_it_is_asked_for(tmp_path, vit):
+    """timm's own reader resamples unasked."""
+    write_npz(tmp_path / "vit.npz", vit)
+    with pytest.raises(BadModel, match=r"patch 16 instead of .* patch 32; .*pass patch=32"):
+        segfast.create_model("seg-ti-32", image_size=64, pretrained=tmp_path / "vit.npz")
+    model = segfast.create_model("seg-ti-16", image_size=64, patch=32, pretrained=tmp_path / "vit.npz")
+    expected = resample_patches(vit.patch_embed.proj.weight, 32)
+    torch.testing.assert_close(model.encoder.patch_embed.proj.weight, expected)
+
+
+def test_npz_of_others_is_refused(tmp_path):
+    np.savez(tmp_path / "siglip.npz", **{"params/img/embedding/kernel": np.zeros((16, 16, 3, 768), np.float32)})
+    with pytest.raises(BadModel, match=r"no `\.npz` of the ViT authors \(its entries: params/img.*of SigLIP2"):
+        segfast.create_model("seg-b-siglip2-16", image_size=64, pretrained=tmp_path / "siglip.npz")
 
 
 def test_positions_of_another_grid_are_resampled_bilinearly(tmp_path, vit):

@@ -9,8 +9,10 @@ import onnx
 import pytest
 import torch
 from helpers import tiny_config
+from safetensors.torch import load_file, save_file
 
 import segfast
+from segfast.checkpoints.encoders import start_from
 from segfast.config import family_config, from_json
 from segfast.errors import BadModel, BadOption
 from segfast.export import export_onnx, onnx_file
@@ -29,7 +31,6 @@ ENCODERS = {
     "seg-b-siglip2-16": "vit_base_patch16_siglip_512",
     "seg-l-siglip2-16": "vit_large_patch16_siglip_512",
 }
-NAMES = (("gamma_1", "ls1.gamma"), ("gamma_2", "ls2.gamma"))  # of DINOv3 in timm
 
 
 def patches(count, patch):
@@ -53,19 +54,11 @@ def timm_encoder(name, patch, grid, **more):
     return timm.create_model(name, img_size=patches(grid, patch), dynamic_img_size=True, num_classes=0, **more)
 
 
-def ours(vit, name, grid, **changes):
-    """Our encoder of that name with the weights of timm's."""
-    config = family_config(variant(name), 5, patches(grid, variant(name).patch))
-    with torch.device("meta"):
-        encoder = Segmenter(replace(config, **changes)).encoder
-    state = {}
-    for key, tensor in vit.state_dict().items():
-        if not key.startswith("attn_pool."):
-            for old, new in NAMES:
-                key = key.replace(old, new)
-            state[key] = tensor
-    encoder.load_state_dict(state, assign=True)
-    return encoder.eval()
+def ours(vit, folder, name, grid, **changes):
+    """Our encoder of that name with the weights of timm's, from a file."""
+    save_file(vit.state_dict(), folder / "encoder.safetensors")
+    config = replace(family_config(variant(name), 5, patches(grid, variant(name).patch)), **changes)
+    return start_from(str(folder / "encoder.safetensors"), config).eval().encoder
 
 
 def features(vit, images):
@@ -74,10 +67,10 @@ def features(vit, images):
 
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.inference_mode()
-def test_features_are_timms(name):
+def test_features_are_timms(tmp_path, name):
     P, grid = variant(name).patch, (6, 6)
     vit = random_weights(timm_encoder(ENCODERS[name], P, grid, depth=2))
-    encoder = ours(vit, name, grid, depth=2)
+    encoder = ours(vit, tmp_path, name, grid, depth=2)
     assert (encoder.config.encoder_eps, variant(name).encoder.split(".")[0]) == (vit.norm.eps, ENCODERS[name])
     assert (variant(name).mean, variant(name).std) == (vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
     for window in (grid, (4, 9), (9, 5)):  # their own; as many patches, which are not at the same places; others
@@ -89,14 +82,12 @@ def test_features_are_timms(name):
 
 @torch.inference_mode()
 def test_features_of_the_real_dinov2_are_timms():
-    from safetensors.torch import load_file
-
     path = Path(os.environ.get("SEGFAST_TEST_DATA", "")) / "encoder" / "dinov2_vits14.safetensors"
     if not path.is_file():
         pytest.skip("a real DINOv2 is only below $SEGFAST_TEST_DATA, which is not set")
     vit = timm_encoder("vit_small_patch14_dinov2", 14, (37, 37)).eval()
     vit.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    encoder = ours(vit, "seg-s-dinov2-14", (37, 37))
+    encoder = segfast.create_model("seg-s-dinov2-14", num_classes=7, pretrained=path).encoder
     for window in ((37, 37), (18, 18), (8, 20)):
         images = torch.randn(1, 3, *patches(window, 14))
         torch.testing.assert_close(encoder(images), features(vit, images), atol=1e-4, rtol=0)
@@ -115,8 +106,10 @@ def test_members_are_found_again_by_what_their_files_say(name):
     again = from_json(text, "x")[0]
     assert again == config
     sizes = {"width": again.width, "depth": again.depth, "heads": again.heads, "patch": again.patch}
-    assert family_name(**sizes, decoder=again.decoder, kind=kind_of(again)) == name
-    assert family_name(**sizes | {"depth": 3}, decoder="linear", kind=kind_of(again)).startswith("seg-custom-")
+    for kind in (again, replace(again, qkv_bias=True), kind_of(again)):
+        assert family_name(**sizes, decoder=again.decoder, kind=kind) == name
+    named = family_name(**sizes | {"depth": 3}, decoder="linear", kind=again)
+    assert named == f"seg-custom-{kind_of(again).name}-{again.patch}"
     assert again.width == 64 * again.heads
 
 

@@ -269,6 +269,17 @@ def test_timm_names_are_refused_before_anything_is_fetched(monkeypatch, name, wh
 
 
 @pytest.mark.parametrize(
+    ("name", "mlp"), [("vit_large_patch16_siglip_384", "gelu"), ("vit_large_patch16_siglip_512", "gelu-tanh")]
+)
+def test_timm_names_bring_their_gelu(monkeypatch, name, mlp):
+    """Of the same sizes, timm gives one the exact GELU and one its approximation."""
+    made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: made(name, depth=1, img_size=64, **more))
+    config = replace(family_config(variant("seg-l-siglip2-16"), 3, 64), depth=1)
+    assert start_from(f"{name}.v2_webli", config).config.mlp == mlp
+
+
+@pytest.mark.parametrize(
     "name", ["seg-g-dinov2-14", "seg-hplus-dinov3-mask-16", "seg-7b-dinov3-16", "seg-so400m-siglip2-16"]
 )
 def test_names_of_members_that_there_are_not_say_why(name):
@@ -337,7 +348,7 @@ def test_an_encoder_of_another_patch_gives_what_timms_gives(tmp_path, encoders, 
 
 @torch.inference_mode()
 def test_an_enlarged_picture_has_the_embedding_of_the_picture(encoders):
-    """FlexiViT, section 3.4: patches of 28 see an enlarged picture as those of 14 the picture."""
+    """FlexiViT: patches of 28 see an enlarged picture as those of 14 the picture."""
     from segfast.checkpoints.patches import resample_patches
 
     weight = encoders("seg-s-dinov2-14").patch_embed.proj.weight

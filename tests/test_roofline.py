@@ -36,3 +36,9 @@ def test_what_binds():
     assert attention.exponentials / h100.exponentials == pytest.approx(attention.flops / h100.flops, rel=0.05)
     assert part["labels"].seconds(h100) == part["labels"].bytes / h100.bandwidth
     assert all(len(row) == len(GPUS) + 1 for row in EXPECTED.values())
+
+
+@pytest.mark.parametrize("name", ["seg-s-dinov2-14", "seg-ti-deit-16", "seg-s-mask-16"])
+def test_what_is_not_counted_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is no linear Segmenter on a plain ViT"):
+        parts(variant(name))

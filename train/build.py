@@ -22,7 +22,7 @@ from segfast.model import Segmenter, resample_positions
 from segfast.train.attend import cpu_attention
 from segfast.train.fields import Recipe
 from segfast.train.layers import freeze
-from segfast.variants import VARIANTS, family_name, kind_of, variant
+from segfast.variants import VARIANTS, family_name, variant
 
 ATTENTIONS = tuple(BACKENDS)
 # Words for the weights that a member of the family starts from.
@@ -142,7 +142,11 @@ def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str
         raise BadOption("--width and --depth make a model that no encoder fits; add --encoder none")
     assert recipe.model is not None
     base = create_model(
-        recipe.model, num_classes=len(dataset.classes), image_size=recipe.crop, pretrained=source or False
+        recipe.model,
+        num_classes=len(dataset.classes),
+        image_size=recipe.crop,
+        pretrained=source or False,
+        patch=recipe.patch,
     )
     model = Segmenter(_trained_config(base.config, recipe, dataset, source))
     if not resized:
@@ -193,7 +197,7 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
             heads=heads,
             patch=config.patch,
             decoder=config.decoder,
-            kind=kind_of(config),
+            kind=config,
         )
     )
     fit = None if dataset.name in RESIZED else recipe.fit  # the paper's are resized in evaluation alone

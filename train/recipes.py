@@ -57,8 +57,9 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
     encoder = _encoder_of(model, overrides)
     exceptions = EXCEPTIONS.get((name, model or ""), {})
     own: dict[str, Any] = {**_of_encoder(row, encoder), **exceptions, **_of_optimizer(row, encoder, overrides)}
+    sides = dataclasses.replace(row, **exceptions).sides
     row = dataclasses.replace(row, **{**own, "model": model})
-    fields: dict[str, Any] = {**_yielding(row, overrides), **overrides}
+    fields: dict[str, Any] = {**_yielding(row, sides, overrides), **overrides}
     return dataclasses.replace(row, **fields).check()
 
 
@@ -82,7 +83,10 @@ def _encoder_of(model: str | None, overrides: Mapping[str, object]) -> _Encoder 
     config = (
         config_of(Path(checkpoint)) if isinstance(checkpoint, str) and checkpoint.endswith(".safetensors") else None
     )
-    return _Encoder(kind_of(config).name, config.patch, config.decoder) if config else None
+    if config is None:
+        return None
+    kind = kind_of(config)
+    return _Encoder("custom" if kind is None else kind.name, config.patch, config.decoder)
 
 
 def _of_encoder(row: Recipe, encoder: _Encoder | None) -> dict[str, Any]:
@@ -106,12 +110,16 @@ def _of_optimizer(row: Recipe, encoder: _Encoder | None, overrides: Mapping[str,
     return dict(ADAMW) if overrides.get("optimizer") == "adamw" and row.optimizer != "adamw" else {}
 
 
-def _yielding(row: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says of options that were not given, where it would contradict those that were."""
+def _yielding(row: Recipe, sides: tuple[int, int], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says of options that were not given, where it would contradict those that were.
+
+    Args:
+        sides: window and stride of the recipe, before an encoder made its crops whole patches.
+    """
     fields: dict[str, Any] = {}
     side = given.get("window") or (given.get("crop") if row.window is None else None)
     if side and "stride" not in given:  # the same share of the window overlaps
-        window, stride = row.sides
+        window, stride = sides
         fields["stride"] = max(1, round(side * stride / window))
     if isinstance(lr := given.get("lr"), (int, float)) and "min_lr" not in given and lr < row.min_lr:
         fields["min_lr"] = lr * row.min_lr / row.lr

@@ -11,7 +11,7 @@ from segfast.checkpoints.states import State
 from segfast.config import Config
 from segfast.errors import BadModel
 from segfast.protocol import Size
-from segfast.variants import STRUCTURE, VARIANTS, EncoderKind
+from segfast.variants import VARIANTS, EncoderKind, kind_of, structure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +24,6 @@ _TITLES = {
     "dinov3": "a DINOv3",
     "siglip2": "a SigLIP",
 }
-# Not told by tensors, or of no consequence for which they are.
-_UNSEEN = ("qkv_bias",)
 
 
 class Encoder(NamedTuple):
@@ -61,7 +59,7 @@ class Anatomy(NamedTuple):
         return [
             row.name
             for row in VARIANTS.values()
-            if _structure(row.kind) == _structure(self.kind)
+            if structure(row.kind) == structure(self.kind)
             and (row.width, row.patch, row.decoder) == (self.width, self.patch, decoder)
         ]
 
@@ -82,8 +80,8 @@ def anatomy(state: Mapping[str, Tensor]) -> Anatomy | None:
         rope=rope,
         mlp="swiglu" if any(".mlp.fc1_g." in name for name in state) else "gelu",
     )
-    known = (row.kind.name for row in VARIANTS.values() if _structure(row.kind) == _structure(kind))
-    return Anatomy(next(known, None), kind, embedding.shape[0], embedding.shape[-1])
+    known = kind_of(kind)
+    return Anatomy(known.name if known else None, kind, embedding.shape[0], embedding.shape[-1])
 
 
 def check(state: Mapping[str, Tensor], config: Config, source: str, resize: bool = False) -> None:
@@ -99,17 +97,15 @@ def check(state: Mapping[str, Tensor], config: Config, source: str, resize: bool
     if found is None or (why := refusals.of_tensors(state)) is not None:
         what = why if found else "an encoder without a patch embedding [D, 3, P, P]"
         raise BadModel(f"{source} holds {what}; choose an encoder that `python -m segfast.models` lists")
-    same_family = found.family is None or _structure(found.kind) == _structure(config)
+    same_family = found.family is None or structure(found.kind) == structure(config)
     if same_family and found.width == config.width and (resize or found.patch == config.patch):
         return
-    title = _TITLES.get(found.family or "", "an encoder") if found.family is not None else "an encoder"
-    title += " with SwiGLU" if found.kind.mlp == "swiglu" else ""
     members = found.members(config.decoder)
     remedy = f"choose {' or '.join(members)}" if members else "choose the encoder of that model"
     if same_family and found.width == config.width:
         remedy += f", or pass patch={config.patch} (--patch {config.patch}), by which its patch embedding is resampled"
     raise BadModel(
-        f"{source} does not fit {config.name}: it holds {title} of width {found.width} and patch {found.patch} instead of "
+        f"{source} does not fit {config.name}: it holds {_title(found.kind)} of width {found.width} and patch {found.patch} instead of "
         f"{_title(config)} of width {config.width} and patch {config.patch}; {remedy}"
     )
 
@@ -133,13 +129,7 @@ def adapted(config: Config, state: State, resize: bool) -> tuple[Config, State]:
     return config, state
 
 
-def _structure(kind: EncoderKind | Config) -> dict[str, object]:
-    """What tensors tell of a kind: not which GELU it has."""
-    seen = {name: getattr(kind, name) for name in STRUCTURE if name not in _UNSEEN}
-    return {**seen, "mlp": "gelu" if kind.mlp == "gelu-tanh" else kind.mlp}
-
-
-def _title(config: Config) -> str:
-    wanted = next((row.kind.name for row in VARIANTS.values() if _structure(row.kind) == _structure(config)), None)
-    title = _TITLES.get(wanted, "an encoder") if wanted is not None else "an encoder"
-    return title + (" with SwiGLU" if config.mlp == "swiglu" else "")
+def _title(kind: EncoderKind | Config) -> str:
+    """What an encoder of this kind is called, for messages."""
+    known = kind_of(kind)
+    return ("an encoder" if known is None else _TITLES[known.name]) + (" with SwiGLU" if kind.mlp == "swiglu" else "")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def resample_patches(weight: Tensor, patch: int) -> Tensor:
     """A patch embedding [D, 3, P, P] for patches of `patch` pixels, [D, 3, patch, patch], fp32.
 
-    By the pseudo-inverse of resizing (FlexiViT, section 3.4): a patch enlarged with its picture keeps its embedding, so that
+    By the pseudo-inverse of resizing: a patch enlarged with its picture keeps its embedding, so that
     an encoder sees at first what it was trained on.
     """
     from timm.layers.patch_embed import resample_patch_embed

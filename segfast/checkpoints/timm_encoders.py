@@ -8,6 +8,7 @@ from typing import Any
 
 from segfast import refusals
 from segfast.checkpoints import matching
+from segfast.checkpoints.load import first_entries
 from segfast.checkpoints.matching import Encoder
 from segfast.checkpoints.owners import in_timms_names, renamed
 from segfast.config import Config
@@ -21,7 +22,7 @@ _NOT_ALLOWED = (401, 403)  # HTTP: who asks is not known, or was not given acces
 
 
 def by_name(name: str, config: Config, resize: bool) -> tuple[Config, Encoder]:
-    """The encoder of a pretrained timm model, and the Config with its mean and std.
+    """The encoder of a pretrained timm model, and the Config with its mean, std and GELU.
 
     The LayerNorms keep the eps of the family, which for the paper's is the original code's 1e-5, though timm's have 1e-6.
     What does not fit is refused before anything is fetched.
@@ -44,7 +45,19 @@ def by_name(name: str, config: Config, resize: bool) -> tuple[Config, Encoder]:
         raise _not_loaded(name, error) from error
     trained: Any = vit.pretrained_cfg
     protocol = replace(config.protocol, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
-    return replace(config, protocol=protocol), _inside(vit)
+    return replace(config, protocol=protocol, mlp=_mlp(vit, config)), _inside(vit)
+
+
+def _mlp(vit: Any, config: Config) -> str:
+    """`Config.mlp` of a timm ViT: SigLIP's have the exact GELU or its approximation, whatever the table's row has."""
+    from timm.layers import GELUTanh
+    from torch import nn
+
+    if config.mlp == "swiglu":
+        return config.mlp
+    act = vit.blocks[0].mlp.act
+    approximate = isinstance(act, GELUTanh) or (isinstance(act, nn.GELU) and act.approximate == "tanh")
+    return "gelu-tanh" if approximate else "gelu"
 
 
 def _check_name(name: str) -> None:
@@ -116,17 +129,26 @@ def from_npz(path: Path, config: Config) -> Encoder:
 
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if "Transformer/posembed_input/pos_embedding" not in arrays:
+                raise BadModel(
+                    f"{path} is no `.npz` of the ViT authors (its entries: {first_entries(arrays)}); of SigLIP2 and "
+                    "others pass the file of timm or Transformers"
+                )
+            patch = arrays["embedding/kernel"].shape[0]  # [P, P, 3, D]
             tokens = arrays["Transformer/posembed_input/pos_embedding"].shape[1] - 1
             side = round(tokens**0.5)
             if side < 1 or side * side != tokens:
                 raise ValueError(f"{tokens} position embeddings are no square")
     except FileNotFoundError:
         raise BadModel(f"there is no file {path}; check the path") from None
+    except BadModel:
+        raise
     except Exception as error:  # damaged archives are met with nearly any exception
         raise BadModel(f"{path} is no `.npz` of ViT weights ({error}); download it again") from None
+    # Of the file's own patch, to which timm would resample it unasked.
     vit = timm.models.vision_transformer.VisionTransformer(
-        img_size=side * config.patch,
-        patch_size=config.patch,
+        img_size=side * patch,
+        patch_size=patch,
         embed_dim=config.width,
         depth=config.depth,
         num_heads=config.heads,
