@@ -38,6 +38,7 @@ TRITON = "triton>=3.6; sys_platform == 'linux' and platform_machine in 'x86_64 a
 CUDA = [TORCH, TRITON]
 RTX = "tensorrt-rtx-cu13>=1.7"
 CHECKPOINTS = [TORCH, "timm>=1.0.15", "safetensors>=0.5", "pyyaml>=6", FILELOCK]
+COCO = ["pycocotools>=2.0.8"]
 TRAIN = [*CHECKPOINTS, TRITON, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
 EXPORT = [*CHECKPOINTS, ONNX, "onnxscript>=0.6", *ONNX_RUNTIME]
 
@@ -63,9 +64,11 @@ setup(
         "rtx": [*CUDA, RTX],
         "int8": ["nncf>=2.18"],
         "train": TRAIN,
+        "coco": COCO,
         "test": [
             *EXPORT,
             *TRAIN,
+            *COCO,
             f"{RTX}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "build>=1.2",
             "hypothesis>=6.100",

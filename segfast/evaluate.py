@@ -11,7 +11,8 @@ pixels, whatever the model's own stride; labels are compared at the image's own 
 Context and Cityscapes it is first resized, keeping its ratio, to fit 2048×512 (2560×640 for models of
 640-pixel windows), 4160×520 or 2048×1024; in your own folder it stays
 as it is, unless the model was trained with an --image-size, which is then followed. --multiscale averages the
-paper's 12 views. The dataset is checked before anything runs.
+paper's 12 views. The dataset is checked before anything runs. --predictions of a split
+without masks, such as a test set, writes them and measures nothing.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segfast import cli, files
 from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
 from segfast.datasets.content import tell
 from segfast.datasets.options import add_reading, reading_of
+from segfast.datasets.pairs import PairsDataset
+from segfast.datasets.unlabelled import PicturesDataset, open_pictures
 from segfast.dependencies.imports import need
-from segfast.errors import BadOption
-from segfast.evaluation.evaluate import check_classes
+from segfast.errors import BadData, BadOption
+from segfast.evaluation.evaluate import check_classes, predict
 from segfast.evaluation.evaluate import evaluate as evaluate
 from segfast.evaluation.predictions import STYLES, Predictions
 from segfast.evaluation.report import Report, lost, table
@@ -55,18 +58,25 @@ def main() -> int:
     if options.compare and options.predictions:
         raise BadOption("--predictions is of one engine; leave --compare out")
     names = [options.engine, *([options.compare] if options.compare else [])]
-    dataset = open_dataset(*_named(options), options.split, reading=reading_of(options))
+    dataset = _open(options)
     dataset = dataset.take(range(min(options.limit, len(dataset)))) if options.limit else dataset
     if options.predictions:
-        Predictions(dataset, Path(options.predictions), options.style).check()
+        _predictions(options, dataset).check()
     settings = {"runtime": options.runtime, "device": options.device, "threads": options.threads}
     engines = [Engine(name, **settings) for name in names]
     for engine in engines:
         print(engine)
         check_classes(engine, dataset, not options.ignore_names)
-    tell([dataset.check(progress=True)])
+    content = dataset.check(progress=True)
+    if isinstance(dataset, PicturesDataset):
+        predict(engines[0], dataset, _predictions(options, dataset), progress=True, **_how(options))
+        print(
+            f"{len(dataset)} pictures of {dataset.split} are predicted in {options.predictions}; there are no masks to measure by"
+        )
+        return 0
+    tell([content])
     reports = [_evaluate(engine, dataset, options) for engine in engines]
-    print("\n".join(_heading(reports[0]) + table(reports)))
+    print("\n".join(_heading(reports[0], engines[0].protocol.fit) + table(reports)))
     if options.json:
         files.write_text(_json(reports) + "\n", options.json)
     if options.sheet:
@@ -80,15 +90,37 @@ def _evaluate(engine: Engine, dataset: Dataset, options: argparse.Namespace) -> 
     return evaluate(
         engine,
         dataset,
-        multiscale=options.multiscale,
-        stride=options.stride,
-        fit=options.fit,
         by_size=options.by_size,
         check_names=not options.ignore_names,
         keep=SHOWN if options.sheet else 0,
         progress=True,
-        each=Predictions(dataset, Path(options.predictions), options.style) if options.predictions else None,
+        each=_predictions(options, dataset) if options.predictions else None,
+        **_how(options),
     )
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    """How pictures are segmented, with or without a truth."""
+    return {name: getattr(options, name) for name in ("multiscale", "stride", "fit")}
+
+
+def _predictions(options: argparse.Namespace, dataset: Dataset) -> Predictions:
+    return Predictions(dataset, Path(options.predictions), options.style)
+
+
+def _open(options: argparse.Namespace) -> Dataset:
+    """The split; to predict, its pictures will do where it has no masks."""
+    (name, root), reading = _named(options), reading_of(options)
+    measured = options.json or options.sheet or options.by_size or not options.predictions
+    pictures = None if measured or root is None else open_pictures(name, Path(root), options.split, reading)
+    try:
+        dataset = open_dataset(name, root, options.split, reading=reading)
+    except (BadData, BadOption):
+        if pictures is None:
+            raise
+        return pictures
+    lacks_masks = isinstance(dataset, PairsDataset) and not any(one.mask for one in dataset.pairs)
+    return pictures if pictures is not None and lacks_masks else dataset
 
 
 def _named(options: argparse.Namespace) -> tuple[str, str | None]:
@@ -98,9 +130,10 @@ def _named(options: argparse.Namespace) -> tuple[str, str | None]:
     return options.dataset or detect_dataset(options.data), options.data
 
 
-def _heading(report: Report) -> list[str]:
+def _heading(report: Report, trained: Size | None) -> list[str]:
     views = "12 views" if report.multiscale else "single scale"
     size = f"resized to fit {report.fit[0]}×{report.fit[1]}" if report.fit else "of its own size"
+    size += ", as the model was trained" if report.fit and report.fit == trained else ""
     what = f"{report.dataset} {report.split}, {len(report.samples)} pictures"
     return [f"{what}: {views}, every picture {size}, stride {report.stride}, {report.seconds:.1f} s"]
 

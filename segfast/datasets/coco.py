@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -117,15 +118,14 @@ class CocoDataset(Dataset):
     def _look(self, index: int) -> Look:
         sample = self.samples[index]
         try:
-            size, orientation = measure(self._path(index))
+            size, orientation, dim = measure(self._path(index))
             if size != sample.size:
                 return Look(
                     fault=f"{sample.image} has {size[0]}×{size[1]} pixels, but the JSON says {sample.size[0]}×{sample.size[1]}"
                     + ("; it is turned by EXIF, and was annotated unturned" if size == sample.size[::-1] else "")
                 )
-            return Look(
-                counts=np.bincount(self.labels(index).ravel(), minlength=256), size=size, turned=orientation > 1
-            )
+            counts = np.bincount(self.labels(index).ravel(), minlength=256)
+            return Look(counts=counts, size=size, turned=orientation > 1, dim=dim)
         except (BadData, BadImage) as error:
             return Look(fault=str(error))
 
@@ -271,7 +271,13 @@ def _samples(data: Mapping[str, Any], labels: Mapping[int, int], path: Path, tre
             os.path.basename(name.replace("\\", "/"))
         )
         samples.append(Annotated(os.path.splitext(name)[0], where, size, tuple(region for _, region in ordered)))
-    return sorted(samples)
+    samples.sort(key=lambda sample: sample.key)
+    double = sorted({one.key for one, other in pairwise(samples) if one.key == other.key})
+    if double:
+        raise BadData(
+            f"{path} names pictures that differ in nothing, or in their endings only; name each once:", double
+        )
+    return samples
 
 
 def _places(path: Path, tree: Tree) -> dict[str, str]:

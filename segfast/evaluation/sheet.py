@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import BadOption
 from segfast.evaluation.metrics import Labels
-from segfast.evaluation.report import Report, Sample
+from segfast.evaluation.report import Report, Sample, percent
 from segfast.pictures.fonts import drawable, legend_name
 
 Pixels = NDArray[np.uint8]
@@ -66,7 +66,7 @@ def panels_of(
 def _title(sample: Sample, place: int, count: int) -> str:
     worst = (count + 1) // 2
     rank = f"worst {place + 1}" if place < worst else f"best {count - place}"
-    return f"{rank}:  {sample.key}   mIoU {100 * (sample.miou or 0):.1f}   pixel accuracy {100 * (sample.accuracy or 0):.1f}"
+    return f"{rank}:  {sample.key}   mIoU {percent(sample.miou, 1)}   pixel accuracy {percent(sample.accuracy, 1)}"
 
 
 def _row(title: str, panels: list[Pixels]) -> Image.Image:
@@ -86,7 +86,7 @@ def _head(report: Report, width: int) -> Image.Image:
     """What was evaluated, the scores, and the panels' names."""
     head = Image.new("RGB", (width, 3 * (TEXT + GAP) + GAP), PAPER)
     views = "12 views" if report.multiscale else "single scale"
-    total = f"mIoU {100 * (report.miou or 0):.2f}   pixel accuracy {100 * (report.pixel_accuracy or 0):.2f}"
+    total = f"mIoU {percent(report.miou)}   pixel accuracy {percent(report.pixel_accuracy)}"
     what = f"{report.dataset} {report.split}, {len(report.samples)} pictures, {views}:   {total}"
     _write(head, (GAP, GAP), what, TEXT, INK)
     _write(head, (GAP, TEXT + 2 * GAP), report.engine, SMALL, PALE)
