@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,6 +33,8 @@ from segfast.pictures.formats import SUFFIXES
 BACKGROUND = "background"
 # Files of COCO's other tasks.
 _OTHERS = re.compile(r"caption|keypoint|panoptic|image_info", re.I)
+# Filters of warnings are of all threads: one at a time changes them.
+_QUIET = threading.Lock()
 _HEAD = 1 << 16  # bytes in which a COCO file names one of its sections
 
 
@@ -305,7 +309,9 @@ def _inside(shape: Any, sample: Annotated) -> NDArray[np.bool_]:
         runs = (
             mask.frPyObjects(shape, H, W) if isinstance(shape, list) or isinstance(shape.get("counts"), list) else shape
         )
-        drawn = mask.decode(mask.merge(runs) if isinstance(runs, list) else runs)
+        with _QUIET, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools' arrays know no `copy` of NumPy 2
+            drawn = mask.decode(mask.merge(runs) if isinstance(runs, list) else runs)
         if drawn.shape != (H, W):
             raise ValueError(f"it is of {drawn.shape[0]}×{drawn.shape[1]} pixels")
     except Exception as error:  # a compiled library, on anything that a file may hold
