@@ -50,6 +50,7 @@ SERVE = [
     "h11>=0.16",  # CVE-2025-43859
     "prometheus-client>=0.21",
 ]
+COCO = ["pycocotools>=2.0.8"]
 TRAIN = [*CHECKPOINTS, TRITON, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
 EXPORT = [*CHECKPOINTS, ONNX, "onnxscript>=0.6", *ONNX_RUNTIME]
 
@@ -77,11 +78,13 @@ setup(
         "train": TRAIN,
         "ray": RAY,
         "serve": SERVE,
+        "coco": COCO,
         "test": [
             *EXPORT,
             *TRAIN,
             *RAY,
             *SERVE,
+            *COCO,
             f"{RTX}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "build>=1.2",
             "hypothesis>=6.100",

@@ -12,7 +12,8 @@ pixels, whatever the model's own stride; labels are compared at the image's own 
 Context and Cityscapes it is first resized, keeping its ratio, to fit 2048×512 (2560×640 for models of
 640-pixel windows), 4160×520 or 2048×1024; in your own folder it stays
 as it is, unless the model was trained with an --image-size, which is then followed. --multiscale averages the
-paper's 12 views. The dataset is checked before anything runs.
+paper's 12 views. The dataset is checked before anything runs. --predictions of a split
+without masks, such as a test set, writes them and measures nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segfast import cli, files
 from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
 from segfast.datasets.content import tell
 from segfast.datasets.options import add_reading, reading_of
+from segfast.datasets.pairs import PairsDataset
+from segfast.datasets.unlabelled import PicturesDataset, open_pictures
 from segfast.dependencies.imports import need
-from segfast.errors import BadOption
+from segfast.errors import BadData, BadOption
 from segfast.evaluation.disagreement import Disagreements
-from segfast.evaluation.evaluate import check_classes, evaluate_labels
+from segfast.evaluation.evaluate import check_classes, evaluate_labels, predict
 from segfast.evaluation.evaluate import evaluate as evaluate
 from segfast.evaluation.folder import LabelFolder
 from segfast.evaluation.metrics import Labels
@@ -61,7 +64,7 @@ def main() -> int:
 
     if options.compare and options.predictions:
         raise BadOption("--predictions is of one engine; leave --compare out")
-    dataset = open_dataset(*_named(options), options.split, reading=reading_of(options))
+    dataset = _open(options)
     dataset = dataset.take(range(min(options.limit, len(dataset)))) if options.limit else dataset
     folder = LabelFolder(Path(options.compare), dataset) if _is_folder(options.compare) else None
     names = [options.engine, *([options.compare] if options.compare and folder is None else [])]
@@ -73,10 +76,18 @@ def main() -> int:
     for engine in engines:
         print(engine)
         check_classes(engine, dataset, not options.ignore_names)
-    tell([dataset.check(progress=True)])
+    content = dataset.check(progress=True)
+    if isinstance(dataset, PicturesDataset):
+        assert written is not None  # a split without masks is opened to be predicted alone
+        predict(engines[0], dataset, written, progress=True, **_how(options))
+        print(
+            f"{len(dataset)} pictures of {dataset.split} are predicted in {options.predictions}; there are no masks to measure by"
+        )
+        return 0
+    tell([content])
     apart = Disagreements(dataset, 2 * SHOWN) if options.compare and options.sheet else None
     reports = _reports(engines, folder, dataset, options, (apart.note, apart.compare) if apart else (written, None))
-    print("\n".join(_heading(reports[0]) + table(reports)))
+    print("\n".join(_heading(reports[0], engines[0].protocol.fit) + table(reports)))
     if options.json:
         files.write_text(_json(reports) + "\n", options.json)
     if options.sheet:
@@ -113,15 +124,33 @@ def _evaluate(engine: Engine, dataset: Dataset, options: argparse.Namespace, eac
     return evaluate(
         engine,
         dataset,
-        multiscale=options.multiscale,
-        stride=options.stride,
-        fit=options.fit,
         by_size=options.by_size,
         check_names=not options.ignore_names,
         keep=SHOWN if options.sheet and not options.compare else 0,
         each=each,
         progress=True,
+        **_how(options),
     )
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    """How pictures are segmented, with or without a truth."""
+    return {name: getattr(options, name) for name in ("multiscale", "stride", "fit")}
+
+
+def _open(options: argparse.Namespace) -> Dataset:
+    """The split; to predict, its pictures will do where it has no masks."""
+    (name, root), reading = _named(options), reading_of(options)
+    measured = options.json or options.sheet or options.by_size or not options.predictions
+    pictures = None if measured or root is None else open_pictures(name, Path(root), options.split, reading)
+    try:
+        dataset = open_dataset(name, root, options.split, reading=reading)
+    except (BadData, BadOption):
+        if pictures is None:
+            raise
+        return pictures
+    lacks_masks = isinstance(dataset, PairsDataset) and not any(one.mask for one in dataset.pairs)
+    return pictures if pictures is not None and lacks_masks else dataset
 
 
 def _named(options: argparse.Namespace) -> tuple[str, str | None]:
@@ -131,9 +160,10 @@ def _named(options: argparse.Namespace) -> tuple[str, str | None]:
     return options.dataset or detect_dataset(options.data), options.data
 
 
-def _heading(report: Report) -> list[str]:
+def _heading(report: Report, trained: Size | None) -> list[str]:
     views = "12 views" if report.multiscale else "single scale"
     size = f"resized to fit {report.fit[0]}×{report.fit[1]}" if report.fit else "of its own size"
+    size += ", as the model was trained" if report.fit and report.fit == trained else ""
     what = f"{report.dataset} {report.split}, {len(report.samples)} pictures"
     return [f"{what}: {views}, every picture {size}, stride {report.stride}, {report.seconds:.1f} s"]
 

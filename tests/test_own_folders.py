@@ -13,9 +13,12 @@ from PIL import Image
 from segfast.datasets import IGNORE, Reading, detect_dataset, open_dataset
 from segfast.datasets import __main__ as command
 from segfast.datasets.class_list import read_class_list
+from segfast.datasets.convert import convert
 from segfast.datasets.masks import read_raw
+from segfast.datasets.shapes import ShapesDataset
 from segfast.engine import Engine
 from segfast.errors import BadData, BadOption
+from segfast.image import SamplesWarning
 
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
 COLOURED = "background 0 0 0\ncar 255 0 0\ntree 0 255 0\n"
@@ -397,6 +400,92 @@ def test_the_command_tells_draws_and_converts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["x", str(root), "--convert", str(out)])
     with pytest.raises(BadOption, match="there already"):
         command.main()
+
+
+@pytest.mark.parametrize(
+    ("names", "palette", "kept"),
+    [
+        ("land water", [(255, 255, 255), (0, 0, 255)], "classes.txt"),  # white, beside pixels that are ignored
+        ("land water", [(1, 2, 3), (1, 2, 3)], "classes.txt"),  # as two classes of ADE20K
+        ("2:land 255:void", [(1, 2, 3), (4, 5, 6)], "classes.json"),
+    ],
+)
+def test_what_is_converted_is_read_the_same(tmp_path, names, palette, kept):
+    @dataclasses.dataclass(frozen=True)
+    class Given(ShapesDataset):
+        def labels(self, index):
+            return np.array([[0, 1], [IGNORE, 0]], np.uint8)
+
+        def image(self, index):
+            return np.zeros((2, 2, 3), np.uint8)
+
+    convert([Given("folder", "train", tuple(names.split()), tuple(palette), (0,), 0)], tmp_path / "out")
+    dataset = open_dataset("folder", tmp_path / "out", "train")
+    assert (dataset.classes, (tmp_path / "out" / kept).exists()) == (tuple(names.split()), True)
+    np.testing.assert_array_equal(dataset.labels(0), [[0, 1], [IGNORE, 0]])
+
+
+@pytest.mark.parametrize(
+    ("listed", "values", "reading", "truth"),
+    [
+        ("land 255 255 255\nwater 0 0 255", [0, 1, 255], {}, [0, 1, IGNORE]),  # white is of masks in colour
+        ("land 0 0 0\nwater 255 255 255", [0, 255, 1], {}, [0, 1, 1]),
+        ("1: land\n2: water", [0, 1, 2], {"reduce_zero_label": True}, [IGNORE, 0, 1]),
+        ("0: land\n1: water", [0, 1, 2], {"reduce_zero_label": True}, [IGNORE, 0, 1]),
+        ("land\nwater", [0, 1, 2], {"reduce_zero_label": True}, [IGNORE, 0, 1]),
+        ("land\nwater", [0, 1, 9], {"ignore_index": 9}, [0, 1, IGNORE]),
+    ],
+)
+def test_values_mean_what_the_list_says(tmp_path, listed, values, reading, truth):
+    root = tree(tmp_path, raw=np.resize(np.array(values, np.uint8), trees.SIZE))
+    (root / "classes.txt").write_text(listed)
+    np.testing.assert_array_equal(labels(root, **reading), np.resize(np.array(truth, np.uint8), trees.SIZE))
+
+
+def test_an_ignored_value_is_ignored_in_colours_too(tmp_path):
+    root = tree(tmp_path, raw=COLOURS[TRUTH])
+    (root / "classes.txt").write_text(COLOURED)
+    np.testing.assert_array_equal(labels(root, ignore_index=0), np.where(TRUTH == 0, IGNORE, TRUTH))
+
+
+def test_twelve_bits_in_sixteen_are_warned_of(tmp_path):
+    root, dim = tree(tmp_path, picture="images/{split}/{name}.png"), np.full(trees.SIZE, 4095, np.uint16)
+    Image.fromarray(dim).save(root / "images/train/one.png")
+    with pytest.warns(SamplesWarning):
+        content = open_dataset("folder", root, "train").check()
+    assert content.dim == 1
+    assert any("12 bits" in line for line in content.lines())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("annotations.xml", "<annotations><image id='0'></image></annotations>", "Segmentation mask 1.1"),
+        ("Annotations/a.xml", "<annotation><object/></annotation>", "Pascal VOC"),
+        ("labels/train/one.txt", "0 0.1 0.1 0.2 0.1 0.2 0.2\n", "polygons of Ultralytics.*COCO"),
+        ("labels/train/one.txt", "0 0.1 0.1 0.2 0.1\n\n", "boxes of Ultralytics"),
+        ("images/train/one.json", '{"shapes": [], "imagePath": "one.jpg"}', "LabelMe"),
+    ],
+)
+def test_what_other_tools_write_is_named(tmp_path, name, text, words):
+    trees.picture(tmp_path / "images/train/one.jpg")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadData, match=words):
+        detect_dataset(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    with pytest.raises(BadData, match=words):
+        open_dataset("folder", tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"), [(TRUTH, "the values 0, 1, 2:"), (COLOURS[TRUTH], r"the colours \(0, 0, 0\), ")]
+)
+def test_without_a_class_list_the_masks_values_are_named(tmp_path, raw, words):
+    root = tree(tmp_path, raw=raw)
+    (root / "classes.txt").unlink()
+    with pytest.raises(BadData, match=words):
+        detect_dataset(root)
 
 
 def test_an_engine_resizes_as_its_model_was_trained():

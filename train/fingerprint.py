@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from segfast.datasets.base import Dataset
+from segfast.datasets.coco import CocoDataset
 from segfast.datasets.pairs import PairsDataset
 
 # Of larger files the beginning, the middle and the end are read: a change of compressed pixels shifts what follows.
@@ -16,20 +18,33 @@ _THREADS = 8
 
 
 def fingerprint(dataset: Dataset) -> str | None:
-    """SHA-256 of the keys, sizes and contents of a dataset's files; None for one that has none.
+    """SHA-256 of a dataset's keys, of the sizes and contents of its files, and of what its labels are made by; None for
+    one that has no files.
 
     Files keep it where they are copied or touched, so that a run may go on with a copy elsewhere.
     """
-    if not isinstance(dataset, PairsDataset):
+    if not isinstance(dataset, (PairsDataset, CocoDataset)):
         return None
-    total = hashlib.sha256()
+    total = hashlib.sha256(_truth(dataset).encode("utf-8", "surrogateescape"))
     with ThreadPoolExecutor(_THREADS, "segfast-fingerprint") as pool:
         for digest in pool.map(_digest, *zip(*_files(dataset), strict=True)):
             total.update(digest)
     return total.hexdigest()
 
 
-def _files(dataset: PairsDataset) -> Iterator[tuple[str, Path]]:
+def _truth(dataset: PairsDataset | CocoDataset) -> str:
+    """What labels are made by, besides masks: values and colours of the class list and of --map, or COCO's regions."""
+    if isinstance(dataset, CocoDataset):
+        regions = [(one.key, one.size, one.regions) for one in dataset.samples]
+        return json.dumps([dataset.table, regions], sort_keys=True, default=str)
+    return "" if dataset.decoding is None else json.dumps([dataset.decoding.values, dataset.decoding.colours])
+
+
+def _files(dataset: PairsDataset | CocoDataset) -> Iterator[tuple[str, Path]]:
+    if isinstance(dataset, CocoDataset):
+        for sample in dataset.samples:
+            yield sample.key, dataset.root / (sample.image or "")
+        return
     for pair in dataset.pairs:
         for name in (pair.image, pair.mask):
             if name is not None:

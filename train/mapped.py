@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segfast.classes import generated_palette
 from segfast.datasets.base import IGNORE, Dataset
+from segfast.datasets.content import Content, Look, survey
 from segfast.datasets.pairs import subset
 from segfast.errors import BadData, BadOption
 from segfast.train.fields import Recipe
@@ -120,18 +121,21 @@ class MapDataset(Dataset):
         """These samples only."""
         return replace(self, indices=tuple(self.indices[index] for index in indices))
 
-    def check(self, *, progress: bool = False) -> None:
-        """See that every sample is a pair of a picture and its labels."""
-        from segfast.progress import bar
+    def check(self, *, progress: bool = False) -> Content:
+        """See that every sample is a pair of a picture and its labels; one after another, as the source may be of one thread."""
+        content = survey(self, self._look, progress=progress, threads=1)
+        if content.faults:
+            count = len(content.faults)
+            raise BadData(f"{count} of {len(self)} samples for {self.split} cannot be used; mend them:", content.faults)
+        return content.checked()
 
-        faults = []
-        for index in bar(range(len(self)), f"check {self.split}", unit="sample", disable=not progress):
-            try:
-                self._pair(index)
-            except BadData as error:
-                faults.append(str(error))
-        if faults:
-            raise BadData(f"{len(faults)} of {len(self)} samples for {self.split} cannot be used; mend them:", faults)
+    def _look(self, index: int) -> Look:
+        """What a sample holds, or what is wrong with it, in words."""
+        try:
+            image, labels = self._pair(index)
+        except BadData as error:
+            return Look(fault=str(error))
+        return Look(counts=np.bincount(labels.ravel(), minlength=256), size=(image.shape[0], image.shape[1]))
 
     def _pair(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         number = self.indices[index]

@@ -127,7 +127,7 @@ def _yielding(row: Recipe, sides: tuple[int, int], given: Mapping[str, Any]) -> 
         fields["nesterov"] = False
     if given.get("epochs") is not None and "iterations" not in given:
         fields["iterations"] = 0
-    if (given.get("width") or given.get("depth")) and "encoder" not in given and not given.get("checkpoint"):
+    if given.get("width") and "encoder" not in given and not given.get("checkpoint"):
         fields["encoder"] = "none"  # none of another size is public
     return fields
 

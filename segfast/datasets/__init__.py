@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from segfast.datasets import foreign
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.datasets.coco import find_coco, open_coco
 from segfast.datasets.folder import SHAPE, find_class_list, open_folder
@@ -97,14 +98,24 @@ def detect_dataset(root: str | os.PathLike[str]) -> str:
         return "folder"
     found = detect_layout(top)
     if found is None and not _is_coco(top):
-        places = Places(top)
-        fits = (
-            "its pictures are found, but no classes.txt"
-            if places.splits() or places.flat()
-            else "it is none that is known"
-        )
+        told = _without_list(top) or foreign.annotations(top)
+        if told:
+            raise BadData(f"{top} holds no dataset: {told}")
         raise BadData(
-            f"{top} holds no dataset: {fits}; for your own pictures it should look like {SHAPE}, with images/train, "
+            f"{top} holds no dataset: it is none that is known; for your own pictures it should look like {SHAPE}, with images/train, "
             "images/val, masks/train and masks/val; for ADE20K, Pascal Context or Cityscapes name the folder it was unpacked to"
         )
     return found or "folder"
+
+
+def _without_list(root: Path) -> str | None:
+    """What pictures with masks lack where no file lists the classes; None where there are none."""
+    places = Places(root)
+    found = [places.of(split) for split in places.splits()] or [places.flat()]
+    held = [foreign.values(root, place.masks) for place in found if place is not None]
+    if not any(held):
+        return None
+    return (
+        f"its pictures are found, but no classes.txt; its masks hold {next(filter(None, held))}: name every class there, one "
+        "a line, in the order of the values, or with its colour (car 255 0 0)"
+    )

@@ -69,6 +69,8 @@ class Dataset(ABC):
     def check(self, *, progress: bool = False) -> Content | None:
         """See that every sample can be used: pairs, files, sizes and values; gives what they hold.
 
+        None of a set that draws itself, where nothing can be wrong.
+
         Args:
             progress: show a bar.
 

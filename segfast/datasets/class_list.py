@@ -55,10 +55,11 @@ class ClassList(NamedTuple):
     def lines(self) -> list[str]:
         """Index, name and colour of every class, for people."""
         rows = zip(self.values, self.names, self.palette, strict=True)
-        return [
+        told = [
             f"{index:>4}  {name}  #{bytes(colour).hex()}" + (f"  (value {value})" if value != index else "")
             for index, (value, name, colour) in enumerate(rows)
         ]
+        return told + [f"   -  ignored: value {value}" for value in self.ignored if value != IGNORE]
 
 
 def read_class_list(path: Path) -> ClassList:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -30,6 +33,8 @@ from segfast.pictures.formats import SUFFIXES
 BACKGROUND = "background"
 # Files of COCO's other tasks.
 _OTHERS = re.compile(r"caption|keypoint|panoptic|image_info", re.I)
+# Filters of warnings are of all threads: one at a time changes them.
+_QUIET = threading.Lock()
 _HEAD = 1 << 16  # bytes in which a COCO file names one of its sections
 
 
@@ -117,15 +122,14 @@ class CocoDataset(Dataset):
     def _look(self, index: int) -> Look:
         sample = self.samples[index]
         try:
-            size, orientation = measure(self._path(index))
+            size, orientation, dim = measure(self._path(index))
             if size != sample.size:
                 return Look(
                     fault=f"{sample.image} has {size[0]}×{size[1]} pixels, but the JSON says {sample.size[0]}×{sample.size[1]}"
                     + ("; it is turned by EXIF, and was annotated unturned" if size == sample.size[::-1] else "")
                 )
-            return Look(
-                counts=np.bincount(self.labels(index).ravel(), minlength=256), size=size, turned=orientation > 1
-            )
+            counts = np.bincount(self.labels(index).ravel(), minlength=256)
+            return Look(counts=counts, size=size, turned=orientation > 1, dim=dim)
         except (BadData, BadImage) as error:
             return Look(fault=str(error))
 
@@ -271,7 +275,13 @@ def _samples(data: Mapping[str, Any], labels: Mapping[int, int], path: Path, tre
             os.path.basename(name.replace("\\", "/"))
         )
         samples.append(Annotated(os.path.splitext(name)[0], where, size, tuple(region for _, region in ordered)))
-    return sorted(samples)
+    samples.sort(key=lambda sample: sample.key)
+    double = sorted({one.key for one, other in pairwise(samples) if one.key == other.key})
+    if double:
+        raise BadData(
+            f"{path} names pictures that differ in nothing, or in their endings only; name each once:", double
+        )
+    return samples
 
 
 def _places(path: Path, tree: Tree) -> dict[str, str]:
@@ -299,7 +309,9 @@ def _inside(shape: Any, sample: Annotated) -> NDArray[np.bool_]:
         runs = (
             mask.frPyObjects(shape, H, W) if isinstance(shape, list) or isinstance(shape.get("counts"), list) else shape
         )
-        drawn = mask.decode(mask.merge(runs) if isinstance(runs, list) else runs)
+        with _QUIET, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools' arrays know no `copy` of NumPy 2
+            drawn = mask.decode(mask.merge(runs) if isinstance(runs, list) else runs)
         if drawn.shape != (H, W):
             raise ValueError(f"it is of {drawn.shape[0]}×{drawn.shape[1]} pixels")
     except Exception as error:  # a compiled library, on anything that a file may hold

@@ -25,12 +25,14 @@ class Look:
         counts: pixels by label, int64 [256].
         size: of the picture, (H, W).
         turned: its EXIF orientation is another than 1.
+        dim: its samples have 16 bits, and use 14 or fewer.
     """
 
     fault: str | None = None
     counts: NDArray[np.int64] | None = None
     size: tuple[int, int] = (0, 0)
     turned: bool = False
+    dim: bool = False
 
 
 @dataclass
@@ -41,15 +43,16 @@ class Content:
         counts: pixels by label, int64 [256]; those ignored at IGNORE.
         sizes: how many pictures have which (H, W).
         turned: how many pictures have an EXIF orientation.
+        dim: how many have 16 bits and use 14 or fewer, as cameras of 12 bits write them.
         faults: what is wrong, one line a sample.
         notes: how its files were understood.
-        binary: of two classes the second was never met, and 255 was.
     """
 
     dataset: Dataset
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     turned: int = 0
+    dim: int = 0
     faults: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
@@ -71,6 +74,7 @@ class Content:
             self.counts += look.counts
             self.sizes[look.size] += 1
             self.turned += look.turned
+            self.dim += look.dim
 
     def problem(self) -> str | None:
         """Why nothing can be learnt from it, or told by it; None if something can."""
@@ -130,6 +134,11 @@ class Content:
             )
         if self.turned:
             rows.append(f"{self.turned} pictures of {split} are turned by EXIF; masks are taken to be of them upright")
+        if self.dim:
+            rows.append(
+                f"ATTENTION: {self.dim} pictures of {split} have 16 bits and use 14 or fewer, so that they are nearly black: "
+                "data of 12 bits? scale them to the whole range"
+            )
         return rows
 
 
@@ -137,10 +146,12 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:6.2f} %" if part else "   none"
 
 
-def survey(dataset: Dataset, look: Callable[[int], Look], *, progress: bool = False) -> Content:
+def survey(
+    dataset: Dataset, look: Callable[[int], Look], *, progress: bool = False, threads: int = _THREADS
+) -> Content:
     """What all samples hold, read by several threads."""
     content = Content(dataset, notes=getattr(dataset, "notes", ()))
-    with ThreadPoolExecutor(_THREADS, "segfast-check") as pool:
+    with ThreadPoolExecutor(threads, "segfast-check") as pool:
         try:
             found = pool.map(look, range(len(dataset)))
             for one in bar(found, "check", total=len(dataset), unit="pair", disable=not progress):

@@ -37,16 +37,25 @@ class Decoding:
             ignore: a value that stands for no class, besides 255.
             reduce_zero: 0 stands for no class, and every other value is one too high (ADE20K's).
         """
-        known = {value + reduce_zero: label for label, value in enumerate(classes.values)}
+        # A list numbered from 1 has counted the 0 already.
+        known = {value + (reduce_zero and 0 in classes.values): label for label, value in enumerate(classes.values)}
         known = {**dict.fromkeys((*classes.ignored, *((0,) if reduce_zero else ())), IGNORE), **known}
         colours = {colour: label for label, colour in enumerate(classes.colours)}
         grey = all(r == g == b for r, g, b in colours)
         for (r, g, b), label in colours.items():
-            if r == g == b and (grey or r not in known):
+            # Beside colours, white is of masks in colour: in grey ones 255 is for pixels that do not count.
+            if r == g == b and (grey or r not in (*known, IGNORE)):
                 known[r] = label
         known.setdefault(IGNORE, IGNORE)
         if ignore is not None:
             known[ignore] = IGNORE
+            colours.update(
+                {
+                    colour: IGNORE
+                    for colour, value in zip(classes.colours, classes.values, strict=False)
+                    if value == ignore
+                }
+            )
         colours.update(dict.fromkeys(classes.ignored_colours, IGNORE))
         return cls(tuple(sorted(known.items())), tuple(colours.items()))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segfast.classes import Names, Palette
-from segfast.datasets import class_list, endings, mapping
+from segfast.datasets import class_list, endings, foreign, mapping
 from segfast.datasets.class_list import ClassList
 from segfast.datasets.decoding import Decoding
 from segfast.datasets.masks import LOSSY
@@ -68,6 +68,8 @@ def open_folder(root: Path, split: str, reading: Reading) -> Folder:
     found = endings.match(pictures, masks)
     notes = (*notes, *more, *([found.how] if found.how else []))
     pairs = pair(found.pictures, found.masks, "own")
+    if found.pictures and not found.masks and (told := foreign.annotations(tree.root)):
+        raise BadData(f"{split} of {tree.root} has no masks: {told}")
     if not pairs:
         raise BadData(f"{tree.root} has no pictures of {split}; add some", tree.stray)
     return Folder(tree.root, classes, palette, pairs, (*_unpaired(pairs, found), *tree.stray), decoding, notes)
@@ -178,6 +180,9 @@ def _no_split(tree: Tree, places: Places, split: str) -> BadOption | BadData:
     there = ", ".join(places.splits()) or ("one without a name" if places.flat() else "none")
     if there == "none":
         return BadData(f"{tree.root} has no pictures and masks that are found; {_advice(tree.root)}")
+    place = places.flat()
+    if place is not None and not _found(tree, place)[1] and (told := foreign.annotations(tree.root)):
+        return BadData(f"{tree.root} has no masks: {told}")
     words = f"{tree.root} has no split {split!r}; there are {there}"
     if split in ("train", "val"):
         words += (
@@ -191,4 +196,5 @@ def _advice(root: Path) -> str:
     """What is there, and what would fit."""
     there = sorted(f"{path.name}/" if path.is_dir() else path.name for path in root.glob("*"))[:12]
     listed = ", ".join(there) or "nothing"
-    return f"it holds {listed}; it should look like {SHAPE}"
+    told = foreign.annotations(root)
+    return f"it holds {listed}; {told or f'it should look like {SHAPE}'}"

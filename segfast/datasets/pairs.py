@@ -19,11 +19,14 @@ from segfast.datasets.masks import TABLES, read_mask, read_raw
 from segfast.errors import BadData, BadImage
 from segfast.image import read_image
 from segfast.pictures.formats import FORMATS
+from segfast.pictures.samples import samples_of
 
 T = TypeVar("T")
 
 # EXIF orientations that turn a picture on its side.
 _ON_ITS_SIDE = (5, 6, 7, 8)
+# What samples of 14 bits stay below, where those of 16 become 0 … 255.
+_DIM = 64
 
 
 class Pair(NamedTuple):
@@ -105,13 +108,14 @@ class PairsDataset(Dataset):
         """What a sample holds, or what is wrong with it, in words."""
         pair = self.pairs[index]
         try:
-            size, orientation = measure(self._path(index, "image"))
+            size, orientation, dim = measure(self._path(index, "image"))
             raw, palette = read_raw(self._path(index, "mask"))
             if raw.shape[:2] != size:
                 return Look(fault=_misfit(pair, raw.shape[:2], size, orientation))
             if self.decoding is not None:
                 labels = decode(raw, palette, self.decoding, str(pair.mask))
-                return Look(counts=np.bincount(labels.ravel(), minlength=256), size=size, turned=orientation > 1)
+                counts = np.bincount(labels.ravel(), minlength=256)
+                return Look(counts=counts, size=size, turned=orientation > 1, dim=dim)
             return self._look_at_index(index, size, orientation > 1)
         except (BadData, BadImage) as error:
             return Look(fault=str(error))
@@ -149,17 +153,27 @@ def subset(items: Sequence[T], fraction: float) -> tuple[T, ...]:
     return tuple(items[index] for index in sorted(chosen))
 
 
-def measure(path: Path) -> tuple[tuple[int, int], int]:
-    """(H, W) and EXIF orientation of a picture as `read_image` gives it, from its header; a file whose end is missing is read whole.
+class Measured(NamedTuple):
+    """A picture's (H, W) as `read_image` gives it, its EXIF orientation, and whether samples of 16 bits use 14 or fewer."""
+
+    size: tuple[int, int]
+    orientation: int = 1
+    dim: bool = False
+
+
+def measure(path: Path) -> Measured:
+    """What a picture's header says of it; a file whose end is missing, or of more than 8 bits, is read whole.
 
     Raises:
         BadImage: it cannot be read.
     """
-    orientation = 1
+    orientation, wide = 1, False
     try:
         with Image.open(path, formats=FORMATS) as image:
+            samples = samples_of(image)
+            wide = samples is not None and (samples.kind, samples.bits) == ("u", 16)
             ending = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(image.format or "")
-            whole = ending is not None and ending in _tail(path)
+            whole = not wide and ending is not None and ending in _tail(path)
             W, H = image.size
             with suppress(Exception):  # a damaged block says nothing
                 orientation = int(image.getexif().get(0x0112, 1))
@@ -167,8 +181,8 @@ def measure(path: Path) -> tuple[tuple[int, int], int]:
         whole = False
     if not whole:
         pixels = read_image(path)
-        return (pixels.shape[0], pixels.shape[1]), orientation
-    return ((W, H) if orientation in _ON_ITS_SIDE else (H, W)), orientation
+        return Measured((pixels.shape[0], pixels.shape[1]), orientation, wide and int(pixels.max()) < _DIM)
+    return Measured((W, H) if orientation in _ON_ITS_SIDE else (H, W), orientation)
 
 
 def _tail(path: Path) -> bytes:

@@ -15,7 +15,7 @@ from segfast.dependencies.imports import need
 from segfast.errors import BadData, BadModel
 from segfast.evaluation.folder import LabelFolder
 from segfast.evaluation.metrics import Labels, confusion, confusion_by_size, scores
-from segfast.evaluation.report import Report, Sample
+from segfast.evaluation.report import Report, Sample, percent
 from segfast.progress import bar
 from segfast.protocol import Size
 
@@ -66,9 +66,7 @@ def evaluate(
     check_classes(engine, dataset, check_names)
     if by_size:
         need("train", "scipy")
-    window, start = min(engine.config.protocol.window), time.perf_counter()
-    stride = window - min(OVERLAP, window // 2) if stride is None else stride
-    fit = engine.protocol.fit or fit_of(dataset.name, window) if isinstance(fit, str) else fit
+    start, (stride, fit) = time.perf_counter(), _settings(engine, dataset, stride, fit)
     tally = _Tally(dataset, by_size, keep)
     answers = engine.segment_many(_Images(dataset), multiscale=multiscale, stride=stride, fit=fit)
     shown = bar(answers, "evaluate", total=len(dataset), unit="picture", disable=not progress)
@@ -77,7 +75,7 @@ def evaluate(
         if each is not None:
             each(index, answer.labels)  # type: ignore[union-attr]
         if progress:
-            shown.set_postfix(mIoU=f"{100 * (scores(tally.total).miou or 0):.2f}", refresh=False)
+            shown.set_postfix(mIoU=percent(scores(tally.total).miou), refresh=False)
     return tally.report(repr(engine), multiscale, stride, fit, time.perf_counter() - start)
 
 
@@ -104,6 +102,33 @@ def evaluate_labels(
         if each:
             each(index, labels)
     return tally.report(repr(folder), False, 0, None, time.perf_counter() - start)
+
+
+def predict(
+    engine: Engine,
+    dataset: Dataset,
+    each: Callable[[int, Labels], None],
+    *,
+    multiscale: bool = False,
+    stride: int | None = None,
+    fit: Size | str | None = "dataset",
+    progress: bool = False,
+) -> None:
+    """Segment every picture as `evaluate` does, without a truth to compare with.
+
+    Args, Raises: as of `evaluate`.
+    """
+    stride, fit = _settings(engine, dataset, stride, fit)
+    answers = engine.segment_many(_Images(dataset), multiscale=multiscale, stride=stride, fit=fit)
+    for index, answer in enumerate(bar(answers, "predict", total=len(dataset), unit="picture", disable=not progress)):
+        each(index, answer.labels)  # type: ignore[union-attr]  # errors are raised
+
+
+def _settings(engine: Engine, dataset: Dataset, stride: int | None, fit: Size | str | None) -> tuple[int, Size | None]:
+    """Stride and size of an evaluation, where they are not said."""
+    window = min(engine.config.protocol.window)
+    stride = window - min(OVERLAP, window // 2) if stride is None else stride
+    return stride, (engine.protocol.fit or fit_of(dataset.name, window)) if isinstance(fit, str) else fit
 
 
 def check_classes(engine: Engine, dataset: Dataset, names: bool = True) -> None:

@@ -136,7 +136,7 @@ def table(reports: Sequence[Report]) -> list[str]:
     heads = ["%"] if len(reports) == 1 else ["first", "second", "lost"]
     lines = [f"{'':<{width}} " + " ".join(f"{head:>8}" for head in heads) + "  of the pixels"]
     for (name, values), note in zip(rows, notes, strict=True):
-        cells = [*map(_percent, values), *([_lost(*values)] if len(values) == 2 else [])]
+        cells = [*map(percent, values), *([_lost(*values)] if len(values) == 2 else [])]
         lines.append(f"{name:<{width}} " + " ".join(f"{cell:>8}" for cell in cells) + note)
     return lines
 
@@ -146,8 +146,9 @@ def lost(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else 100 * (first - second)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+def percent(value: float | None, digits: int = 2) -> str:
+    """A fraction in percent; a dash for what is undefined."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
 def _lost(first: float | None, second: float | None) -> str:

@@ -12,7 +12,7 @@ from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import BadOption
 from segfast.evaluation.disagreement import Pair
 from segfast.evaluation.metrics import Labels
-from segfast.evaluation.report import Report, Sample
+from segfast.evaluation.report import Report, Sample, percent
 from segfast.pictures.fonts import drawable, legend_name
 
 Pixels = NDArray[np.uint8]
@@ -115,7 +115,7 @@ def panels_of(
 def _title(sample: Sample, place: int, count: int) -> str:
     worst = (count + 1) // 2
     rank = f"worst {place + 1}" if place < worst else f"best {count - place}"
-    return f"{rank}:  {sample.key}   mIoU {100 * (sample.miou or 0):.1f}   pixel accuracy {100 * (sample.accuracy or 0):.1f}"
+    return f"{rank}:  {sample.key}   mIoU {percent(sample.miou, 1)}   pixel accuracy {percent(sample.accuracy, 1)}"
 
 
 def _row(title: str, panels: list[Pixels]) -> Image.Image:
@@ -138,7 +138,7 @@ def _head(
     lines = len(engines) + 2
     head = Image.new("RGB", (width, lines * (TEXT + GAP) + GAP), PAPER)
     views = "12 views" if report.multiscale else "single scale"
-    total = f":   mIoU {100 * (report.miou or 0):.2f}   pixel accuracy {100 * (report.pixel_accuracy or 0):.2f}"
+    total = f":   mIoU {percent(report.miou)}   pixel accuracy {percent(report.pixel_accuracy)}"
     what = f"{report.dataset} {report.split}, {len(report.samples)} pictures, {views}{total if scores else ''}"
     _write(head, (GAP, GAP), what, TEXT, INK)
     for place, engine in enumerate(engines, 1):
