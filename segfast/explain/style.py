@@ -171,9 +171,11 @@ def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
 
 
 def legend_columns(figure: Figure, classes: Sequence[str], labels: Sequence[int]) -> int:
-    """How many of the names fit beside each other."""
+    """How many of the names stand beside each other, in as few lines as they fit in, all about as long."""
     widest = max((len(classes[label]) for label in labels), default=1)
-    return max(1, min(len(labels), int(figure.get_figwidth() / (0.45 + 0.065 * widest))))
+    fit = max(1, int(figure.get_figwidth() / (0.45 + 0.065 * widest)))
+    lines = max(1, -(-len(labels) // fit))
+    return max(1, -(-len(labels) // lines))
 
 
 def save(figure: Figure, path: str | os.PathLike[str], dpi: int = DPI) -> None:
@@ -226,9 +228,10 @@ def bar(
 
 
 def bar_below(figure: Figure, axes: Axes, colours: str, label: str) -> None:
-    """What colours mean, from 0 to 1, right below one of several axes, which keeps its size."""
-    place = axes.inset_axes((0.06, -0.09, 0.88, 0.04))
+    """What colours mean, from 0 to 1, right below one of several axes, which keeps its place among them."""
+    place = axes.inset_axes((0.06, -0.1, 0.88, 0.04))
     drawn = figure.colorbar(_meaning(colours, (0, 1)), cax=place, orientation="horizontal")
+    axes.set_xlabel("\n" * 3)  # the layout leaves room for labels, and for what is laid on it does not
     _finish(drawn, label)
     drawn.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
 
