@@ -140,6 +140,8 @@ def test_maps_lie_over_their_patches(model):
         ({"queries": ["car"], "part": "decoder"}, "its classes are thing 0"),
         ({"layers": [4]}, "layers count from 1 to 3"),
         ({"layers": [0]}, "layers count from 1"),
+        ({"layers": 3}, r"a list of numbers, such as \[1, 3\]"),
+        ({"queries": "class token"}, r"a list, such as \['class token'\]"),
         ({"heads": [3]}, "heads count from 1 to 2"),
         ({"heads": []}, "heads count"),
         ({"part": "head"}, "'encoder' or 'decoder'"),

@@ -151,8 +151,10 @@ def check_numbers(name: str, numbers: Iterable[int] | None, count: int, default:
     """Layers or heads, counted from 1; the default where none are named.
 
     Raises:
-        BadOption: there is no such, or the list is empty.
+        BadOption: there is no such, or the list is empty or none.
     """
+    if isinstance(numbers, (int, str)):
+        raise BadOption(f"{name} is a list of numbers, such as [1, 3]; got {numbers!r}")
     chosen = tuple(default if numbers is None else numbers)
     wrong = [n for n in chosen if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= count]
     if wrong or not chosen:
