@@ -58,7 +58,7 @@ def _title(figure: Figure, axes: Axes, name: str, wide: float) -> None:
     """A name above a picture that is so many inches wide, in smaller letters if it would not fit."""
     title = axes.set_title(name, pad=3)
     room = 0.95 * wide * figure.dpi / title.get_window_extent().width
-    title.set_fontsize(title.get_fontsize() * min(1.0, room))
+    title.set_fontsize(float(title.get_fontsize()) * min(1.0, room))
 
 
 _COLOURS = (style.MARK, "#ff9d00", "#ff4dd8")
