@@ -19,6 +19,7 @@ import segfast
 from segfast import evaluate as command
 from segfast import files
 from segfast.datasets import IGNORE, open_dataset
+from segfast.datasets.shapes import ShapesDataset
 from segfast.errors import BadData, BadModel, BadOption, NotSupported
 from segfast.evaluation.disagreement import Disagreements
 from segfast.evaluation.evaluate import RESIZED, check_classes, evaluate, evaluate_labels, fit_of
@@ -337,6 +338,25 @@ def test_a_folder_with_missing_or_foreign_labels_is_refused(tmp_path):
     with pytest.raises(BadData, match="lacks the labels of 1 of 3 pictures") as caught:
         LabelFolder(tmp_path, dataset)
     assert caught.value.offenders == (file.name,)
+
+
+class OneName(ShapesDataset):
+    """Pictures of one name, each in a folder of its own."""
+
+    def key(self, index):
+        return f"{index}/same"
+
+
+def test_a_file_of_labels_is_of_one_picture(tmp_path):
+    dataset = OneName.of("val").take(range(2))
+    Image.new("L", (128, 128)).save(tmp_path / "same.png")
+    with pytest.raises(BadData, match=r"several pictures of one name \(same\.png"):
+        LabelFolder(tmp_path, dataset)
+    for index in range(2):
+        (tmp_path / str(index)).mkdir()
+        truth = dataset.labels(index)
+        Image.fromarray(np.where(truth == IGNORE, 0, truth)).save(tmp_path / str(index) / "same.png")
+    assert evaluate_labels(LabelFolder(tmp_path, dataset), dataset).miou == 1
 
 
 def test_pictures_are_ordered_by_disagreement(tmp_path):

@@ -65,6 +65,48 @@ def test_the_model_is_left_as_it_is(model, photo):
     assert [block.attn.attend for block in model.encoder.blocks] == before
 
 
+ENCODERS = {
+    "DINOv2 with registers": {"registers": 4, "layer_scale": True, "patch_positions": True},
+    "DINOv3": {"registers": 4, "layer_scale": True, "rope": True, "qkv_bias": False},
+    "SigLIP2": {"class_token": False, "patch_positions": True},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+@torch.inference_mode()
+def test_encoders_of_today_are_looked_into(photo, kind):
+    """Against softmax of the scores that the attention itself gets, whatever turned q and k before."""
+    model = tiny_model(width=128, heads=2, scale=2.0, **ENCODERS[kind])
+    attention, prefix = model.encoder.blocks[1].attn, model.config.prefix_tokens
+    view, whole = explain.look(photo, model.config), []
+
+    def attend(q, k, v):
+        scores = torch.einsum("bnad,bmad->banm", q, k) / q.shape[-1] ** 0.5
+        whole.append(scores.softmax(-1)[0])  # [A, N, N]
+        return torch.einsum("banm,bmad->bnad", scores.softmax(-1), v)
+
+    before, attention.attend = attention.attend, attend
+    mean, std = (torch.tensor(of)[:, None, None] for of in (model.config.protocol.mean, model.config.protocol.std))
+    model.patch_logits(((torch.from_numpy(view.inputs).permute(2, 0, 1) / 255 - mean) / std)[None])
+    attention.attend = before
+    found = explain.attention_maps(model, photo, [(2, 5)], layers=[2])
+    expected = whole[0][:, prefix + 2 * 6 + 5]  # [A, N]
+    np.testing.assert_allclose(found.maps[0, 0].reshape(2, -1), expected[:, prefix:], atol=1e-5)
+    np.testing.assert_allclose(found.others[0, 0], expected[:, :prefix], atol=1e-5)
+    if prefix:
+        first = explain.attention_maps(model, photo, ["class token"], layers=[2])
+        np.testing.assert_allclose(first.maps[0, 0].reshape(2, -1), whole[0][:, 0, prefix:], atol=1e-5)
+    else:
+        assert explain.attention_maps(model, photo).queries[-1] != "class token"
+        with pytest.raises(NotSupported, match="has no class token; name patches"):
+            explain.attention_maps(model, photo, ["class token"])
+    apart = np.hypot(*(np.indices((4, 6)).reshape(2, -1, 1) - np.indices((4, 6)).reshape(2, 1, -1))) * 16
+    among = whole[0][:, prefix:, prefix:]
+    among = (among / among.sum(-1, keepdim=True)).numpy()
+    distances = explain.attention_distances(model, [photo])
+    np.testing.assert_allclose(distances.pixels[1], (among * apart).sum(-1).mean(-1), rtol=1e-4)
+
+
 def test_a_distillation_token_is_no_patch(photo):
     found = explain.attention_maps(tiny_model(distilled=True), photo, [(0, 0), "class token"])
     assert found.others.shape[-1] == 2
@@ -98,6 +140,8 @@ def test_maps_lie_over_their_patches(model):
         ({"queries": ["car"], "part": "decoder"}, "its classes are thing 0"),
         ({"layers": [4]}, "layers count from 1 to 3"),
         ({"layers": [0]}, "layers count from 1"),
+        ({"layers": 3}, r"a list of numbers, such as \[1, 3\]"),
+        ({"queries": "class token"}, r"a list, such as \['class token'\]"),
         ({"heads": [3]}, "heads count from 1 to 2"),
         ({"heads": []}, "heads count"),
         ({"part": "head"}, "'encoder' or 'decoder'"),
@@ -120,12 +164,14 @@ def test_engines_and_linear_decoders_say_what_they_lack(model, photo, tiny_onnx)
         (explain.attention_maps, (photo,)),
         (explain.attention_distances, ([photo],)),
         (explain.class_embeddings, ()),
+        (explain.class_masks, (photo,)),
     ):
         with pytest.raises(NotSupported, match="pass the checkpoint"):
             function(engine, *arguments)
     linear = tiny_model(decoder="linear", name="seg-custom-16")
-    with pytest.raises(NotSupported, match="take a mask model"):
-        explain.class_embeddings(linear)
+    for function, arguments in ((explain.class_embeddings, ()), (explain.class_masks, (photo,))):
+        with pytest.raises(NotSupported, match="take a mask model"):
+            function(linear, *arguments)
     with pytest.raises(NotSupported, match="ask for its encoder"):
         explain.attention_maps(linear, photo, part="decoder")
 
@@ -204,6 +250,26 @@ def test_embeddings_are_projected_as_numpy_does(model):
     a, b = vectors[2], vectors[5]
     assert found.similarity[2, 5] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-6)
     np.testing.assert_allclose(np.diag(found.similarity), 1)
+
+
+@torch.inference_mode()
+def test_class_masks_are_those_of_equation_4(model, photo):
+    """Against cosines of what leaves the last block; through the LayerNorm over classes they are the logits."""
+    decoder, tokens = model.decoder, []
+    found = explain.class_masks(model, photo)
+    handle = decoder.blocks[-1].register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    logits = model.patch_logits(torch.from_numpy(found.view.inputs / 127.5 - 1).permute(2, 0, 1)[None])[0]
+    handle.remove()
+    normed = decoder.decoder_norm(tokens[0][0])
+    patches, classes = normed[:-7] @ decoder.proj_patch, normed[-7:] @ decoder.proj_classes
+    cosines = torch.nn.functional.cosine_similarity(classes[:, None], patches[None], dim=-1)  # [K, N]
+    np.testing.assert_allclose(found.cosines.reshape(7, -1), cosines, atol=1e-5)
+    again = decoder.mask_norm(torch.from_numpy(found.cosines).permute(1, 2, 0)).permute(2, 0, 1)
+    torch.testing.assert_close(again, logits, atol=1e-4, rtol=1e-4)
+    assert found.enlarged(3).shape == photo.shape[:2]
+    wins = np.bincount(found.cosines.argmax(0).ravel(), minlength=7)
+    assert np.all(np.diff(wins[found.ranked()]) <= 0)
+    assert sorted(found.ranked()) == list(range(7))
 
 
 def test_a_single_class_has_a_place():
@@ -319,36 +385,42 @@ def files(tmp_path_factory, model):
     return home
 
 
-def run(*arguments, check=True):
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    line = [sys.executable, "-m", "segfast.explain", *map(str, arguments), "--device", "cpu"]
-    ended = subprocess.run(line, env=environment, capture_output=True, text=True)
-    assert not check or ended.returncode == 0, ended.stderr
-    return ended
-
-
-def test_the_command_draws_everything(tmp_path, files):
+@pytest.fixture
+def run(monkeypatch):
+    """The command in this process: its exit code."""
     pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+
+    def go(*arguments):
+        monkeypatch.setattr(sys, "argv", ["segfast.explain", *map(str, arguments), "--device", "cpu"])
+        return command.main()
+
+    return go
+
+
+def test_the_command_draws_everything(tmp_path, files, run, capsys):
     out = tmp_path / "deep" / "out"
-    ended = run(
-        files / "m.safetensors", files / "a.png", "-o", out, "--compare", files / "coarse.safetensors", "--palette", "safe",
-    )  # fmt: skip
-    kinds = ("attention-encoder", "attention-decoder", "masks", "doubt", "comparison")
+    arguments = (files / "m.safetensors", files / "a.png", "-o", out, "--dpi", 100)
+    assert run(*arguments, "--compare", files / "coarse.safetensors", "--palette", "safe") == 0
+    kinds = ("attention-encoder", "attention-decoder", "masks", "scores", "doubt", "comparison")
     pictures = [f"a-{kind}" for kind in kinds]
     assert sorted(path.name for path in out.iterdir()) == sorted(
         [f"{name}.{ending}" for name in pictures for ending in ("png", "npz")]
         + [f"{name}.{ending}" for name in ("distance", "embeddings") for ending in ("png", "json")]
     )
-    assert ended.stdout.splitlines() == [f"{out / name}.png" for name in (*pictures, "distance", "embeddings")]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out / name}.png" for name in (*pictures, "distance", "embeddings")
+    ]
     for path in out.glob("*.png"):
         shown = np.asarray(Image.open(path).convert("RGB"))
-        assert min(shown.shape[:2]) > 150
+        assert min(shown.shape[:2]) > 75
         assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 100, path.name  # not blank
         assert np.mean(np.any(shown != 255, axis=-1)) > 0.02
     with np.load(out / "a-attention-encoder.npz") as saved:
         np.testing.assert_allclose(saved["maps"].sum((-1, -2)) + saved["others"].sum(-1), 1, atol=1e-5)
         assert saved["queries"][-1] == "class token"
     with np.load(out / "a-masks.npz") as saved:
+        assert saved["cosines"].shape == (7, 4, 6)
+    with np.load(out / "a-scores.npz") as saved:
         assert saved["scores"].shape == (7, 90, 135)
         assert saved["classes"][6] == "thing 6"
     with np.load(out / "a-comparison.npz") as saved:
@@ -358,37 +430,44 @@ def test_the_command_draws_everything(tmp_path, files):
 
 
 def test_an_exported_file_draws_its_scores_and_says_what_it_lacks(tmp_path, files, tiny_onnx):
+    """In a process of its own, in which PyTorch cannot be imported."""
     pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
-    ended = run(tiny_onnx, files / "a.png", "-o", tmp_path)
-    assert ended.stdout.count("left out") == 3
+    line = f"import sys; sys.modules['torch'] = None; sys.argv = ['', {str(tiny_onnx)!r}, *sys.argv[1:]]; "
+    line += "from segfast.explain.__main__ import main; sys.exit(main())"
+    arguments = [files / "a.png", "-o", tmp_path, "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", line, *map(str, arguments)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("left out") == 4
     assert "name the checkpoint it was made from" in ended.stdout
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a-doubt.png", "a-masks.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a-doubt.png", "a-scores.png"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
         (["--figures", "comparison"], "name them with --compare"),
-        (["--figures", "attention", "--at", "135,0"], "x goes from 0 to 134"),
         (["--figures", "attention", "--layers", "9"], "layers count from 1 to 3"),
+        (["--figures", "distance", "--size", "8"], "between the patch, 16, and 8192"),
     ],
 )
-def test_the_command_refuses_what_is_not_there(tmp_path, files, arguments, remedy, monkeypatch):
-    pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
-    line = ["segfast.explain", files / "m.safetensors", files / "a.png", "-o", tmp_path / "out", *arguments]
-    monkeypatch.setattr(sys, "argv", [*map(str, line), "--device", "cpu"])
+def test_the_command_refuses_what_is_not_there(tmp_path, files, arguments, remedy, run):
     with pytest.raises(BadOption, match=remedy):
-        command.main()
+        run(files / "m.safetensors", files / "a.png", "-o", tmp_path / "out", *arguments)
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_pictures_that_cannot_be_read_are_listed(tmp_path, files):
-    pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+def test_pictures_that_cannot_be_drawn_are_listed(tmp_path, files, run, capsys):
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    arguments = (files / "m.safetensors", tmp_path / "bad.png", files / "a.png", "-o", tmp_path / "out")
-    ended = run(*arguments, "--figures", "distance", "attention", "--layers", "1", check=False)
-    assert ended.returncode == 1
-    assert "failed:" in ended.stderr
+    Image.new("RGB", (64, 64)).save(tmp_path / "small.png")
+    pictures = (tmp_path / "bad.png", tmp_path / "small.png", files / "a.png")
+    arguments = ("--figures", "distance", "attention", "--layers", "1", "--at", "100,50", "--dpi", "50")
+    assert run(files / "m.safetensors", *pictures, "-o", tmp_path / "out", *arguments) == 1
+    failures = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in failures] == ["failed"] * 2
+    assert "small.png: (100, 50) is outside the picture; x goes from 0 to 63" in failures[1]
+    assert not list(tmp_path.glob("out/small*"))
     assert (tmp_path / "out" / "a-attention-encoder.png").exists()
     assert (tmp_path / "out" / "distance.png").exists()
 

@@ -53,8 +53,8 @@ def evaluate(
         by_size: also of small, medium and large objects (Table 4); needs SciPy.
         check_names: see that the engine's classes have the dataset's names, not their number alone.
         keep: how many predictions of the best and of the worst pictures the report holds.
-        progress: show a bar.
         each: called with the index and the labels [H, W] of every picture, such as `predictions.Predictions`.
+        progress: show a bar.
 
     Raises:
         BadModel: the engine's classes are not the dataset's.
@@ -99,7 +99,7 @@ def evaluate_labels(
     for index in bar(range(len(dataset)), "compare", total=len(dataset), unit="picture", disable=not progress):
         labels = folder.labels(index)
         tally.add(index, labels)
-        if each:
+        if each is not None:
             each(index, labels)
     return tally.report(repr(folder), False, 0, None, time.perf_counter() - start)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from segfast.datasets import IGNORE, Dataset
@@ -19,7 +20,7 @@ class LabelFolder:
 
     Raises:
         BadOption: there is no such folder.
-        BadData: files are missing; they are all listed.
+        BadData: files are missing, or stand for several pictures; they are all listed.
     """
 
     def __init__(self, path: Path, dataset: Dataset):
@@ -35,6 +36,12 @@ class LabelFolder:
                 missing,
             )
         self._files = [file for file in found if file is not None]
+        if shared := [file for file, count in Counter(self._files).items() if count > 1]:
+            raise BadData(
+                f"{len(shared)} files in {path} would stand for several pictures of one name ({shared[0].name}, …); "
+                "lay the labels in folders as the dataset does its pictures",
+                [str(file) for file in shared],
+            )
 
     def __repr__(self) -> str:
         return f"labels in {self._path}"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison, compare
     from .distance import Distances, attention_distances
     from .embeddings import ClassEmbeddings, class_embeddings
+    from .masks import ClassMasks, class_masks
     from .palette import safe_palette
     from .scores import ScoreMaps, doubt, score_maps
     from .view import View, look
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttentionMaps": "attention",
     "ClassEmbeddings": "embeddings",
+    "ClassMasks": "masks",
     "Comparison": "comparison",
     "Distances": "distance",
     "ScoreMaps": "scores",
@@ -28,6 +30,7 @@ _HOMES = {
     "attention_distances": "distance",
     "attention_maps": "attention",
     "class_embeddings": "embeddings",
+    "class_masks": "masks",
     "compare": "comparison",
     "doubt": "scores",
     "look": "view",
@@ -37,6 +40,7 @@ _HOMES = {
 __all__ = [
     "AttentionMaps",
     "ClassEmbeddings",
+    "ClassMasks",
     "Comparison",
     "Distances",
     "ScoreMaps",
@@ -44,6 +48,7 @@ __all__ = [
     "attention_distances",
     "attention_maps",
     "class_embeddings",
+    "class_masks",
     "compare",
     "doubt",
     "look",

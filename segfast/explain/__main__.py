@@ -5,11 +5,11 @@
     python -m segfast.explain seg-b-mask-16.safetensors photos/ -o figures --compare seg-b-mask-32.safetensors
     python -m segfast.explain seg-b-mask-16-512-fp16.onnx photo.jpg -o figures --palette safe
 
-Of each picture: attention (Figures 1 and 6), masks (equation 4), doubt, and with --compare the comparison (Figure 3).
-Of the model: embeddings of its classes (Figure 8), and distance (Figure 7), the mean over all pictures. Without
---figures all are drawn that the model has. An exported file shows its scores only: masks, doubt and comparison.
+Of each picture: attention (Figures 1 and 6), masks of the classes (equation 4), scores, doubt, and with --compare the
+comparison (Figure 3). Of the model: embeddings of its classes (Figure 8), and distance (Figure 7), the mean over all
+pictures. Without --figures all are drawn that the model has. An exported file has scores, doubt and comparison only.
 
-Pictures that cannot be read are listed at the end, and the exit code is 1; the others are drawn.
+Pictures that cannot be read, or do not reach to --at, are listed at the end, and the exit code is 1; the others are drawn.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> int:
             for written in explainer.draw_picture(path, folder / name):
                 print(written)
             drawn.append(path)
-        except (BadImage, NotSupported) as error:
+        except (BadImage, BadOption, NotSupported) as error:
             failures.append(f"{path}: {error}")
     for written in explainer.draw_model(drawn, folder):
         print(written)
@@ -88,7 +88,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--size",
         type=cli.positive,
-        help="short side in pixels for attention and distance (default: the model's window)",
+        help="short side in pixels for attention, masks and distance (default: the model's window)",
     )
     parser.add_argument("--compare", nargs="+", metavar="OTHER", help="other models, for the comparison")
     parser.add_argument("--closeups", type=cli.positive, default=2, help="of the comparison (default: 2)")

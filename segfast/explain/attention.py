@@ -128,10 +128,9 @@ def default_queries(config: Config, part: str, logits: NDArray[np.float32]) -> l
     from segfast.explain.seam import has_class_token
 
     labels = logits.argmax(0)
-    patches: list[Query] = list(large_and_small(labels))
+    patches = large_and_small(labels)  # of different classes
     if part == "decoder":
-        named = (config.classes[labels[patch]] for patch in large_and_small(labels))
-        return [*patches, *dict.fromkeys(named)]
+        return [*patches, *(config.classes[labels[patch]] for patch in patches)]
     return [*patches, *([CLASS_TOKEN] if has_class_token(config) else [])]
 
 
@@ -142,6 +141,8 @@ def places_of(queries: Sequence[Query], config: Config, part: str, grid: tuple[i
         BadOption: there is no query, or one names no such patch or class.
         NotSupported: the encoder has no class token.
     """
+    if isinstance(queries, str):
+        raise BadOption(f"queries is a list, such as [{queries!r}]; got {queries!r}")
     if not queries:
         raise BadOption("there is no query; name a patch (row, column), or leave queries out")
     return [place_of(query, config, part, grid, tokens) for query in queries]

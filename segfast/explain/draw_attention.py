@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The lightest colour is what this share of a map's pixels stay below: single peaks would leave the rest dark.
+# This share of a map's pixels is below the lightest colour: single peaks would leave the rest dark.
 _BRIGHT = 0.995
 
 
@@ -41,7 +41,7 @@ def draw_attention(found: AttentionMaps, *, each_head: bool = False) -> Figure:
     for axes, layer in zip(grid[0][1:], found.layers, strict=True):
         axes.set_title(f"{found.part} layer {layer}" if layer == found.layers[0] else f"layer {layer}", pad=3)
     every = [axes for line in grid for axes in line]
-    style.bar(figure, every, "inferno", "", ("no attention", "the most in the map"))
+    style.bar(figure, every, "inferno", "", ends=("no attention", "the most in the map"))
     return figure
 
 
@@ -76,18 +76,18 @@ def _show_map(axes: Axes, photo: NDArray[np.uint8], enlarged: NDArray[np.float32
 
 
 def draw_distances(found: Distances, name: str) -> Figure:
-    """A dot for each head at its layer, and their mean as a line (Figure 7)."""
+    """A dot for each head at its layer, and their mean as a line (Figure 7); up to six heads have colours of their own."""
     layers, heads = found.pixels.shape
     figure = style.new_figure(4.6, 3.1)
     axes = figure.subplots()
     numbers = np.arange(1, layers + 1)
-    colours = style.head_colours(heads)
-    for head in range(heads):
-        label = f"head {head + 1}" if heads <= 6 else None
-        axes.scatter(numbers, found.pixels[:, head], s=16, color=colours[head], label=label, zorder=3, linewidths=0)
+    few = heads <= 6
+    for head, colour in enumerate(style.head_colours(heads) if few else [style.DOT] * heads):
+        label = f"head {head + 1}" if few else None if head else "a head"
+        axes.scatter(numbers, found.pixels[:, head], s=16, color=colour, label=label, zorder=3, linewidths=0)
     axes.plot(numbers, found.pixels.mean(1), color=style.INK, linewidth=0.9, label="mean of the heads", zorder=2)
     axes.set_xlabel("layer of the encoder")
-    axes.set_ylabel("mean attention distance in pixels")
+    axes.set_ylabel("mean attention distance in input pixels")
     axes.set_ylim(0, 1.08 * max(1.0, float(found.pixels.max())))
     axes.set_xticks(numbers if layers <= 16 else numbers[::2])
     axes.grid(axis="y", color="#dddddd", linewidth=0.5)
@@ -101,4 +101,4 @@ def draw_distances(found: Distances, name: str) -> Figure:
 def _sizes(found: Distances) -> str:
     """The one size of the pictures, if all have the same."""
     (height, width), *others = dict.fromkeys(found.sizes)
-    return "" if others else f", {height} × {width} pixels"
+    return "" if others else f", seen at {height} × {width}"

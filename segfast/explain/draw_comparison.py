@@ -42,7 +42,7 @@ def draw_comparison(found: Comparison, palette: Palette) -> Figure:
     for column, (layer, name) in enumerate(zip(layers, names, strict=True)):
         axes = figure.add_subplot(grid[0, column * per : (column + 1) * per])
         style.show(axes, style.reduced(layer), size=(H, W))
-        axes.set_title(name, pad=3)
+        _title(figure, axes, name, wide)
         for place, box in enumerate(found.boxes):
             colour = _COLOURS[place % len(_COLOURS)]
             _frame(axes, box, colour)
@@ -52,6 +52,13 @@ def draw_comparison(found: Comparison, palette: Palette) -> Figure:
                 spine.set(edgecolor=colour, linewidth=1.4)
     style.legend(figure, present, first.classes, palette)
     return figure
+
+
+def _title(figure: Figure, axes: Axes, name: str, wide: float) -> None:
+    """A name above a picture that is so many inches wide, in smaller letters if it would not fit."""
+    title = axes.set_title(name, pad=3)
+    room = 0.95 * wide * figure.dpi / title.get_window_extent().width
+    title.set_fontsize(float(title.get_fontsize()) * min(1.0, room))
 
 
 _COLOURS = (style.MARK, "#ff9d00", "#ff4dd8")

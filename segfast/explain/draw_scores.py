@@ -1,12 +1,15 @@
-"""The figures of one picture's scores: a map for each class (equation 4), and the model's doubt."""
+"""The figures of one picture's classes: their masks (equation 4), their scores, and the model's doubt."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segfast.explain import style
+from segfast.explain.masks import ClassMasks
 from segfast.explain.scores import ScoreMaps
 from segfast.pictures.fonts import one_line
 
@@ -15,30 +18,54 @@ if TYPE_CHECKING:
 
     from segfast.classes import Palette
 
-# Score maps of a figure at most, and the score that a class must reach somewhere for its map to be among them.
+# Maps of a figure at most, and the score that a class must reach somewhere for its map to be among them.
 MOST, SEEN = 11, 0.25
 
 
-def draw_masks(found: ScoreMaps) -> Figure:
+def draw_masks(found: ClassMasks) -> Figure:
+    """The picture and its class masks, first those of the classes whose cosines are the largest at most patches.
+
+    All have one scale, to the largest cosine of the picture, whatever its sign.
+    """
+    shown = found.ranked()[:MOST]
+    limit = float(np.abs(found.cosines).max()) or 1.0
+    maps = [found.enlarged(label) for label in shown]
+    titles = [one_line(found.classes[label]) for label in shown]
+    return _maps(found.view.pixels, maps, titles, "RdBu_r", "cosine of patch and class", (-limit, limit))
+
+
+def draw_scores(found: ScoreMaps) -> Figure:
     """The picture and the score maps of its most likely classes, by their mean score; those with nothing to see are left out."""
-    photo = style.reduced(found.answer.image)
-    H, W = found.answer.image.shape[:2]
     means = found.scores.mean((1, 2))
     ranked = np.argsort(-means, kind="stable")[:MOST].tolist()
     shown = [label for place, label in enumerate(ranked) if not place or found.scores[label].max() >= SEEN]
-    rows = -(-(1 + len(shown)) // (4 if H / W < 1.2 else 6))
-    columns = -(-(1 + len(shown)) // rows)
+    titles = [f"{one_line(found.answer.classes[label])}  {_percent(float(means[label]))}" for label in shown]
+    maps = [found.scores[label] for label in shown]
+    return _maps(found.answer.image, maps, titles, "viridis", "softmax score (beside each name, its mean)", (0, 1))
+
+
+def _maps(
+    pixels: NDArray[np.uint8],
+    maps: Sequence[NDArray[np.float32]],
+    titles: Sequence[str],
+    colours: str,
+    meaning: str,
+    limits: tuple[float, float],
+) -> Figure:
+    """A picture and maps of its size in rows, above what their colours mean."""
+    photo, (H, W), count = style.reduced(pixels), pixels.shape[:2], 1 + len(maps)
+    rows = -(-count // (4 if H / W < 1.2 else 6))
+    columns = -(-count // rows)
     figure, grid = style.panels(rows, columns, H / W, extra=0.5 + 0.18 * rows)
     cells = [axes for line in grid for axes in line]
     style.show(cells[0], photo, size=(H, W))
-    cells[0].set_title("picture", pad=3)
-    for axes, label in zip(cells[1:], shown, strict=False):
-        small = style.resized(found.scores[label], photo.shape[:2])
-        style.show(axes, small, size=(H, W), colours="viridis")
-        axes.set_title(f"{one_line(found.answer.classes[label])}  {_percent(float(means[label]))}", pad=3)
-    for axes in cells[1 + len(shown) :]:
+    for axes, values in zip(cells[1:], maps, strict=False):
+        style.show(axes, style.resized(values, photo.shape[:2]), size=(H, W), colours=colours, limits=limits)
+    for axes, title in zip(cells, ("picture", *titles), strict=False):
+        axes.set_title(title, pad=3)
+    for axes in cells[count:]:
         axes.set_axis_off()
-    style.bar(figure, cells, "viridis", "softmax score (beside each name, its mean)")
+    style.bar(figure, cells, colours, meaning, limits)
     return figure
 
 
@@ -47,7 +74,7 @@ def draw_doubt(found: ScoreMaps, palette: Palette) -> Figure:
     answer, photo = found.answer, style.reduced(found.answer.image)
     H, W = answer.image.shape[:2]
     present = style.by_area(answer.labels, len(answer.classes))
-    figure, grid = style.panels(1, 4, H / W, extra=0.9)
+    figure, grid = style.panels(1, 4, H / W, extra=1.1)
     cells = [axes for line in grid for axes in line]
     style.show(cells[0], photo, size=(H, W))
     style.show(cells[1], style.reduced(style.tint(answer.image, answer.labels, palette)), size=(H, W))
@@ -55,8 +82,8 @@ def draw_doubt(found: ScoreMaps, palette: Palette) -> Figure:
         style.show(axes, style.resized(values, photo.shape[:2]), size=(H, W), colours=colours)
     for axes, name in zip(cells, ("picture", "prediction", "entropy", "margin"), strict=True):
         axes.set_title(name, pad=3)
-    style.bar(figure, cells[2], "magma", "share of log K")
-    style.bar(figure, cells[3], "magma_r", "best score less the second")
+    style.bar_below(figure, cells[2], "magma", "share of log K")
+    style.bar_below(figure, cells[3], "magma_r", "best score less the second")
     style.legend(figure, present, answer.classes, palette)
     return figure
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segfast.errors import NotSupported
-
 if TYPE_CHECKING:
     from segfast.model import Segmenter
 
@@ -39,13 +37,10 @@ def class_embeddings(model: Segmenter) -> ClassEmbeddings:
     Raises:
         NotSupported: an Engine in place of a Segmenter, or a linear decoder.
     """
-    from segfast.explain.seam import check_checkpoint
+    from segfast.explain.seam import check_checkpoint, check_mask_decoder
 
     check_checkpoint(model)
-    if model.config.decoder != "mask":
-        raise NotSupported(
-            f"{model.config.name} has a linear decoder, which has no class embeddings; take a mask model"
-        )
+    check_mask_decoder(model.config, "class embeddings")
     vectors = model.decoder.get_parameter("cls_emb").detach()[0].float().cpu().numpy()  # [K, D]
     plane, explained = project(vectors)
     return ClassEmbeddings(model.config.classes, vectors, plane, explained, cosines(vectors))

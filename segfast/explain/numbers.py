@@ -15,6 +15,7 @@ from segfast.explain.attention import AttentionMaps
 from segfast.explain.comparison import Comparison
 from segfast.explain.distance import Distances
 from segfast.explain.embeddings import ClassEmbeddings
+from segfast.explain.masks import ClassMasks
 from segfast.explain.scores import ScoreMaps
 
 Path = str | os.PathLike[str]
@@ -39,7 +40,12 @@ def write_embeddings(found: ClassEmbeddings, name: str, path: Path) -> None:
     files.write_text(json.dumps({"model": name, **content}, ensure_ascii=False) + "\n", path)
 
 
-def write_masks(found: ScoreMaps, path: Path) -> None:
+def write_masks(found: ClassMasks, path: Path) -> None:
+    """`cosines` [K, h, w], and the `classes`."""
+    _write_arrays(path, cosines=found.cosines, classes=found.classes)
+
+
+def write_scores(found: ScoreMaps, path: Path) -> None:
     """`scores` [K, H, W] in half precision, and the `classes`."""
     _write_arrays(path, scores=found.scores.astype(np.float16), classes=found.answer.classes)
 

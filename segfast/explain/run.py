@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segfast.classes import Palette
+from segfast.config import check_size
 from segfast.engine import Engine
 from segfast.errors import NotSupported
 from segfast.explain import (
@@ -20,6 +21,7 @@ from segfast.explain import (
     draw_comparison,
     draw_scores,
     embeddings,
+    masks,
     numbers,
     palette,
     scores,
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from segfast.model import Segmenter
     from segfast.segmentation import Segmentation
 
-FIGURES = ("attention", "masks", "doubt", "comparison", "distance", "embeddings")
-_INSIDE = ("attention", "distance", "embeddings")  # what an exported file does not show
+FIGURES = ("attention", "masks", "scores", "doubt", "comparison", "distance", "embeddings")
+_INSIDE = ("attention", "masks", "distance", "embeddings")  # what an exported file does not show
 _EXPORTED = (".onnx", ".engine")
 
 
@@ -72,6 +74,7 @@ class Explainer:
 
     Raises:
         NotSupported: a figure was asked for that the model does not have.
+        BadOption: there is no such layer or head, or the size is impossible.
         BadModel, BadOption, MissingRuntime: as `Engine`; the models compared have different classes.
     """
 
@@ -92,6 +95,19 @@ class Explainer:
         wanted = FIGURES if asked.figures is None else asked.figures
         self.figures = [name for name in wanted if name not in reasons and (others or name != "comparison")]
         self.left_out = [f"left out {name}: {why}" for name, why in reasons.items() if name in wanted]
+        self._check()
+
+    def _check(self) -> None:
+        """See before anything is drawn that there are such layers and heads, and the size is possible."""
+        if self._model is None:
+            return
+        from segfast.explain.seam import check_numbers
+
+        config, asked = self._model.config, self._asked
+        check_numbers("layers", asked.layers, config.depth, (1,))
+        check_numbers("heads", asked.heads, config.heads, (1,))
+        if asked.size is not None:
+            check_size(asked.size, config.patch)
 
     def draw_picture(self, path: Path, stem: Path) -> Iterator[Path]:
         """Write the figures of one picture, named after `stem`; the paths of those written.
@@ -107,6 +123,7 @@ class Explainer:
         steps = {
             "attention": self._attention,
             "masks": self._masks,
+            "scores": self._score_maps,
             "doubt": self._doubt,
             "comparison": self._comparison,
         }
@@ -157,9 +174,15 @@ class Explainer:
         return [*patches, *([attention.CLASS_TOKEN] if part == "encoder" and has_class_token(config) else [])]
 
     def _masks(self, pixels: Pixels, stem: Path) -> Iterator[Path]:
-        found, target = self._scores(pixels), stem.with_name(f"{stem.name}-masks.png")
+        found = masks.class_masks(self._inside, pixels, size=self._asked.size)
+        target = stem.with_name(f"{stem.name}-masks.png")
         numbers.write_masks(found, target.with_suffix(".npz"))
         yield self._write(lambda: draw_scores.draw_masks(found), target)
+
+    def _score_maps(self, pixels: Pixels, stem: Path) -> Iterator[Path]:
+        found, target = self._scores(pixels), stem.with_name(f"{stem.name}-scores.png")
+        numbers.write_scores(found, target.with_suffix(".npz"))
+        yield self._write(lambda: draw_scores.draw_scores(found), target)
 
     def _doubt(self, pixels: Pixels, stem: Path) -> Iterator[Path]:
         found, target = self._scores(pixels), stem.with_name(f"{stem.name}-doubt.png")
@@ -209,10 +232,10 @@ class Explainer:
             reasons = dict.fromkeys(_INSIDE, why)
         elif self._engine.config.decoder != "mask":
             why = f"{self._engine.config.name} has a linear decoder, which has no class embeddings; take a mask model"
-            reasons = {"embeddings": why}
+            reasons = dict.fromkeys(("masks", "embeddings"), why)
         if self._engine.output == "labels":
             why = f"{source} gives labels only; export it with --output logits to get scores"
-            reasons |= dict.fromkeys(("masks", "doubt"), why)
+            reasons |= dict.fromkeys(("scores", "doubt"), why)
         return reasons
 
     def _write(self, draw: Callable[[], Figure], target: Path) -> Path:

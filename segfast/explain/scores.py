@@ -1,4 +1,4 @@
-"""The K score maps of a picture (paper, equation 4, upsampled and through softmax), and how sure the model is where."""
+"""The K score maps of a picture, upsampled and through softmax, and how sure the model is where."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place where explanations touch the model: the queries and keys that its attentions receive.
+"""The one place where explanations touch the model: the queries and keys of its attentions, and its class masks.
 
 Every kind of encoder hands them to `Attention.attend` last of all, positions rotated and heads apart, so that what is
 read here is what the model computes with.
@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from segfast.config import Config
 from segfast.errors import BadOption, NotSupported
 from segfast.explain.view import View
 from segfast.model import Attention, AttentionFunction, Segmenter
+from segfast.network.decoders import MaskDecoder
 from segfast.runtimes.patch_logits import PatchLogits
 from segfast.runtimes.pytorch import private
 
@@ -67,10 +68,34 @@ def watch(model: Segmenter, view: View, part: str, layers: Iterable[int], watche
         attention = blocks.get_submodule(f"{layer - 1}.attn")
         assert isinstance(attention, Attention)
         attention.attend = partial(_tell, attention.attend, partial(watcher, layer))
+    return _run(own, view)
+
+
+def cosines_of(model: Segmenter, view: View) -> NDArray[np.float32]:
+    """Class masks (paper, equation 4) of a mask decoder, before the LayerNorm that makes them logits: [K, h, w]."""
+    own = private(model, str(next(model.parameters()).device), torch.float32)
+    assert isinstance(own.decoder, MaskDecoder)
+    own.decoder = _Masks(own.decoder)
+    return _run(own, view)
+
+
+class _Masks(nn.Module):
+    """A mask decoder that ends with its class masks."""
+
+    def __init__(self, decoder: MaskDecoder):
+        super().__init__()
+        self._decoder = decoder
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self._decoder.masks(patches)
+
+
+def _run(own: Segmenter, view: View) -> NDArray[np.float32]:
+    """What a private model gives for a view, [K, h, w]."""
     with torch.inference_mode():
-        device = next(own.parameters()).device
-        logits = PatchLogits(own, free=True)(torch.from_numpy(view.inputs)[None].to(device))[0]
-        return logits.float().cpu().numpy()
+        inputs = torch.from_numpy(view.inputs)[None].to(next(own.parameters()).device)
+        given: Tensor = PatchLogits(own, free=True)(inputs)[0]
+        return given.float().cpu().numpy()
 
 
 def _tell(
@@ -98,6 +123,16 @@ def check_checkpoint(model: object) -> None:
         )
 
 
+def check_mask_decoder(config: Config, what: str) -> None:
+    """See that a model has a mask decoder, and so class embeddings.
+
+    Raises:
+        NotSupported: its decoder is linear.
+    """
+    if config.decoder != "mask":
+        raise NotSupported(f"{config.name} has a linear decoder, which has no {what}; take a mask model")
+
+
 def depth_of(config: Config, part: str) -> int:
     """How many layers the encoder or the mask decoder has.
 
@@ -116,8 +151,10 @@ def check_numbers(name: str, numbers: Iterable[int] | None, count: int, default:
     """Layers or heads, counted from 1; the default where none are named.
 
     Raises:
-        BadOption: there is no such, or the list is empty.
+        BadOption: there is no such, or the list is empty or none.
     """
+    if isinstance(numbers, (int, str)):
+        raise BadOption(f"{name} is a list of numbers, such as [1, 3]; got {numbers!r}")
     chosen = tuple(default if numbers is None else numbers)
     wrong = [n for n in chosen if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= count]
     if wrong or not chosen:

@@ -17,6 +17,8 @@ from segfast.pictures.fonts import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
     from segfast.classes import Palette
@@ -26,6 +28,7 @@ WIDTH = 7.0  # inches: the text of a two-column paper
 _WIDEST = 1.75  # inches of one picture among others
 INK, PALE = "#222222", "#767676"
 MARK = "#00e5ff"  # on photos
+DOT = "#3b6fb6"  # where colours stand for nothing
 _MOST_PIXELS = 900  # a picture's long side in a figure; print shows no more of it
 
 
@@ -93,15 +96,21 @@ def tighten(figure: Figure) -> None:
 
 
 def show(
-    axes: Axes, picture: NDArray[np.generic], *, size: tuple[int, int] | None = None, colours: str | None = None
+    axes: Axes,
+    picture: NDArray[np.generic],
+    *,
+    size: tuple[int, int] | None = None,
+    colours: str | None = None,
+    limits: tuple[float, float] = (0, 1),
 ) -> None:
-    """A picture, or a map 0 … 1 in `colours`, on axes without ticks, in the coordinates of its own pixels.
+    """A picture, or a map in `colours`, on axes without ticks, in the coordinates of its own pixels.
 
     Args:
         size: (height, width), whose coordinates are used instead.
+        limits: values of a map that the first and the last colour stand for.
     """
     H, W = size or (picture.shape[0], picture.shape[1])
-    axes.imshow(picture, extent=(0, W, H, 0), interpolation="antialiased", cmap=colours, vmin=0, vmax=1)
+    axes.imshow(picture, extent=(0, W, H, 0), interpolation="antialiased", cmap=colours, vmin=limits[0], vmax=limits[1])
     axes.set(xlim=(0, W), ylim=(H, 0), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_linewidth(0.4)
@@ -118,11 +127,26 @@ def reduced(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def tint(
-    pixels: NDArray[np.uint8], labels: NDArray[np.integer], palette: Palette, opacity: float = 0.6
+    pixels: NDArray[np.uint8], labels: NDArray[np.integer], palette: Palette, opacity: float = 0.7
 ) -> NDArray[np.uint8]:
-    """A photo under the colours of its classes, uint8 [H, W, 3]."""
+    """A photo in grey under the colours of its classes, which white lines part, uint8 [H, W, 3].
+
+    The photo's own colours would change those of the classes, and the lines show where two similar colours meet.
+    """
     colours = np.array(palette, np.uint8)[labels]
-    return np.asarray(Image.blend(Image.fromarray(pixels), Image.fromarray(colours), opacity))
+    behind = Image.fromarray(grey(pixels)).convert("RGB")
+    tinted = np.array(Image.blend(behind, Image.fromarray(colours), opacity))
+    tinted[_outlines(labels, max(1, round(max(labels.shape) / _MOST_PIXELS)))] = 255
+    return tinted
+
+
+def _outlines(labels: NDArray[np.integer], thickness: int) -> NDArray[np.bool_]:
+    """Where classes meet, in lines of that many pixels above and left of it, [H, W]."""
+    lines = np.zeros(labels.shape, bool)
+    for shift in range(1, thickness + 1):
+        lines[:-shift] |= labels[:-shift] != labels[shift:]
+        lines[:, :-shift] |= labels[:, :-shift] != labels[:, shift:]
+    return lines
 
 
 def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -147,9 +171,11 @@ def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
 
 
 def legend_columns(figure: Figure, classes: Sequence[str], labels: Sequence[int]) -> int:
-    """How many of the names fit beside each other."""
+    """How many of the names stand beside each other, in as few lines as they fit in, all about as long."""
     widest = max((len(classes[label]) for label in labels), default=1)
-    return max(1, min(len(labels), int(figure.get_figwidth() / (0.45 + 0.065 * widest))))
+    fit = max(1, int(figure.get_figwidth() / (0.45 + 0.065 * widest)))
+    lines = max(1, -(-len(labels) // fit))
+    return max(1, -(-len(labels) // lines))
 
 
 def save(figure: Figure, path: str | os.PathLike[str], dpi: int = DPI) -> None:
@@ -185,20 +211,39 @@ def head_colours(count: int) -> NDArray[np.float64]:
     return colormaps["viridis"](np.linspace(0.05, 0.9, count))
 
 
-def bar(figure: Figure, axes: Axes | list[Axes], colours: str, label: str, ends: tuple[str, str] | None = None) -> None:
-    """What colours mean, from 0 to 1, below axes; with `ends` in words."""
-    from matplotlib.cm import ScalarMappable
+def bar(
+    figure: Figure,
+    axes: list[Axes],
+    colours: str,
+    label: str,
+    limits: tuple[float, float] = (0, 1),
+    ends: tuple[str, str] | None = None,
+) -> None:
+    """What colours mean, below all axes; with `ends` in words."""
+    meaning = _meaning(colours, limits)
+    drawn = figure.colorbar(meaning, ax=axes, location="bottom", fraction=0.05, pad=0.02, aspect=50, shrink=0.5)
+    _finish(drawn, label)
+    if ends:
+        drawn.set_ticks(list(limits), labels=list(ends))
 
-    meaning = ScalarMappable(cmap=colours)
-    if isinstance(axes, list):
-        drawn = figure.colorbar(meaning, ax=axes, location="bottom", fraction=0.05, pad=0.02, aspect=50, shrink=0.5)
-    else:  # laid on, so that the picture keeps its size among others
-        place = axes.inset_axes((0, -0.09, 1, 0.04))
-        drawn = figure.colorbar(meaning, cax=place, orientation="horizontal")
+
+def bar_below(figure: Figure, axes: Axes, colours: str, label: str) -> None:
+    """What colours mean, from 0 to 1, right below one of several axes, which keeps its place among them."""
+    place = axes.inset_axes((0.06, -0.1, 0.88, 0.04))
+    drawn = figure.colorbar(_meaning(colours, (0, 1)), cax=place, orientation="horizontal")
+    axes.set_xlabel("\n" * 3)  # the layout leaves room for labels, and for what is laid on it does not
+    _finish(drawn, label)
+    drawn.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
+
+
+def _meaning(colours: str, limits: tuple[float, float]) -> ScalarMappable:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(*limits), colours)
+
+
+def _finish(drawn: Colorbar, label: str) -> None:
     drawn.outline.set_linewidth(0.4)  # type: ignore[operator]
     drawn.ax.tick_params(length=2, labelsize=7)
     drawn.set_label(label, fontsize=7.5)
-    if ends:
-        drawn.set_ticks([0, 1], labels=list(ends))
-    elif not isinstance(axes, list):
-        drawn.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])

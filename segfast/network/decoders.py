@@ -45,13 +45,19 @@ class MaskDecoder(nn.Module):
         nn.init.trunc_normal_(self.cls_emb, std=0.02)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Logits [B, h·w, K] of patch encodings [B, h·w, D].
+        """Logits [B, h·w, K] of patch encodings [B, h·w, D]: the class masks, through a LayerNorm over the classes.
 
         From decoder_norm on it computes in fp32, whatever the weights are, under autocast too: half precision overflows
         in the L2 norms (1024 · 8²), and as mask_norm stretches small differences of cosines, rounding
         here is most of the error of a half-precision model (4.8e-3 of the logits of seg-b-mask-16,
         2.8e-3 without it).
         """
+        masks = self.masks(patches)
+        with without_autocast(masks):
+            return norm_in_fp32(self.mask_norm, masks).to(patches.dtype)  # [B, h·w, K]
+
+    def masks(self, patches: Tensor) -> Tensor:
+        """Class masks [B, h·w, K], fp32: cosines of patches and classes (equation 4; as in the code, both are of norm 1)."""
         B, K = patches.shape[0], self.num_classes
         tokens = torch.cat([self.proj_dec(patches), self.cls_emb.expand(B, -1, -1)], dim=1)
         for block in self.blocks:
@@ -60,7 +66,7 @@ class MaskDecoder(nn.Module):
             tokens = norm_in_fp32(self.decoder_norm, tokens)
             rows = unit(tokens[:, :-K] @ self.proj_patch.float())  # [B, h·w, D]
             columns = unit(tokens[:, -K:] @ self.proj_classes.float())  # [B, K, D]
-            return norm_in_fp32(self.mask_norm, rows @ columns.transpose(1, 2)).to(patches.dtype)  # [B, h·w, K]
+            return rows @ columns.transpose(1, 2)  # [B, h·w, K]
 
 
 def unit(vectors: Tensor) -> Tensor:
