@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def export_triton(onnx: str | os.PathLike[str], repository: str | os.PathLike[st
         with files.publish(folder / "1" / "model.onnx") as temporary:
             shutil.copyfile(onnx, temporary)
         files.write_text("".join(f"{name}\n" for name in artifact.config.classes), folder / "labels.txt")
-        files.write_text(f'name: "{model}"\n{config}', folder / "config.pbtxt")
+        files.write_text(f"name: {json.dumps(model)}\n{config}", folder / "config.pbtxt")
     backend = Path(__file__).with_name("triton_model.py").read_text(encoding="utf-8")
     files.write_text(backend, root / written.pictures / "1" / "model.py")
     return written

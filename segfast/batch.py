@@ -5,7 +5,7 @@
     python -m segfast.batch /shared/model.onnx s3://bucket/photos -o s3://bucket/labels --address ray://head:10001 --gpus 0.5
 
 SOURCE is a folder, a pattern in quotes, a list (.txt with an address a line, .parquet), or a prefix of an object store.
-The labels of `deep/a.jpg` are `deep/a.jpg-labels.png`; `manifest/` has a row for every picture, the bad ones with their
+The labels of `deep/a.jpg` are `deep/a.jpg-labels.png`; `segfast-manifest/` has a row for every picture, the bad ones with their
 error. Each file is written once and whole. The same command goes on where the last one ended, and tries bad pictures again.
 """
 

@@ -49,6 +49,8 @@ class SegmentBatch:
     | `shares` | map of string to float | share of every class present, largest first | null |
     | `error` | string | null | why there are no labels |
 
+    A column that has such a name already is replaced.
+
     Give an actor one CPU fewer than there are: without one, Ray's readers stand still, and with them everything.
     `threads` of the network may be all the same.
 
@@ -86,7 +88,7 @@ class SegmentBatch:
                 f"a batch needs a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}, and batch_format='numpy'; it has {names}"
             )
         kept = [name for name in batch if name not in COLUMNS or name == "path"]
-        columns = {name: pyarrow.array(list(batch[name])) for name in kept}
+        columns = {name: _column(batch[name]) for name in kept}
         return pyarrow.table(columns | table(list(self.answers(batch[column])), self._labels))
 
     def answers(self, pictures: Sequence[Any]) -> Iterator[Segmentation | SegfastError]:
@@ -104,6 +106,17 @@ class SegmentBatch:
                 yield error
             yield answer
         yield from (error for error in errors if error is not None)
+
+
+def _column(values: Sequence[Any]) -> pyarrow.Array:
+    """A column that is kept; arrays in it stay Ray's tensors."""
+    import pyarrow
+
+    if any(getattr(value, "ndim", 0) > 1 for value in values):
+        from ray.data.extensions import ArrowTensorArray
+
+        return ArrowTensorArray.from_numpy(values)
+    return pyarrow.array(list(values))
 
 
 def table(answers: Sequence[Segmentation | SegfastError], labels: str) -> dict[str, pyarrow.Array]:

@@ -11,6 +11,7 @@ page, /health, /ready and /metrics are for what watches the service. Ctrl-C or S
 from __future__ import annotations
 
 import argparse
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def main() -> int:
     options = _parse()
     token = _token(options.token_file)
     need("serve", "starlette", "uvicorn", "prometheus_client", "h11")
+    listener = _bind(options.host, options.port)
 
     import uvicorn
 
@@ -42,8 +44,6 @@ def main() -> int:
         print(f"anyone who reaches {options.host} may use this: --token-file keeps others out")
     config = uvicorn.Config(
         Service(engine, limits, token).app(),
-        options.host,
-        options.port,
         http=Patient,
         ws="none",
         log_level="error",
@@ -53,10 +53,27 @@ def main() -> int:
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
     server = uvicorn.Server(config)
-    print(f"http://{options.host}:{options.port}", flush=True)
+    print(f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}", flush=True)
     with suppress(KeyboardInterrupt):  # the signal that ended it, which uvicorn raises again
-        server.run()
+        server.run([listener])
     return 0 if server.started else 1
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The socket of an address, before a model is read for it; it listens once the service starts."""
+    listener = None
+    try:
+        if port > 65535:  # getaddrinfo takes it modulo 2^16
+            raise OverflowError("ports end at 65535")
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        return listener
+    except (OSError, OverflowError) as error:
+        if listener is not None:
+            listener.close()
+        raise BadOption(f"cannot listen on {host}, port {port} ({error}); choose others: --host, --port") from None
 
 
 def _token(path: str | None) -> str | None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
@@ -20,7 +21,8 @@ from segfast import Engine
 from segfast.errors import BadOption, CannotWrite
 from segfast.pictures import runs
 from segfast.ray import SegmentBatch
-from segfast.scale import manifest, sources
+from segfast.scale import attempts, manifest, sources
+from segfast.scale.run import Job, SegmentChunks
 from segfast.scale.sources import Picture
 from segfast.scale.store import Folder, open_store
 
@@ -49,7 +51,7 @@ def test_a_run_on_one_actor_and_another_that_goes_on(photos, tmp_path, tiny_onnx
     assert "left out 1: 1 .txt" in ended.stdout
     assert "19 of 20 pictures written to out" in ended.stdout
     assert "failed: bad.jpg: " in ended.stderr
-    rows = {row["name"]: row for row in pyarrow.parquet.read_table(tmp_path / "out" / "manifest").to_pylist()}
+    rows = {row["name"]: row for row in pyarrow.parquet.read_table(tmp_path / "out" / "segfast-manifest").to_pylist()}
     assert len(rows) == 20
     for name, row in rows.items():
         path = photos / name
@@ -70,7 +72,7 @@ def test_a_run_on_one_actor_and_another_that_goes_on(photos, tmp_path, tiny_onnx
     assert "20 pictures, 19 of them done before" in ended.stdout
     assert "1 of 1 pictures written" in ended.stdout
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    rows = pyarrow.parquet.read_table(tmp_path / "out" / "manifest").to_pylist()
+    rows = pyarrow.parquet.read_table(tmp_path / "out" / "segfast-manifest").to_pylist()
     assert sorted(row["name"] for row in rows) == sorted(
         [*(path.relative_to(photos).as_posix() for path in photos.rglob("*.png")), "bad.jpg"]
     )
@@ -111,6 +113,14 @@ def test_bad_pictures_are_rows_wherever_they_stand(segment):
     assert segment({"path": np.array(["none.png", "memory://none.png"])})["error"].null_count == 0
 
 
+def test_columns_are_kept_whatever_they_hold(segment):
+    found = segment(
+        {"bytes": np.array([encoded(0)], object), "mask": np.ones((1, 4, 5), np.uint8), "id": np.array(["a"])}
+    )
+    assert found["id"].to_pylist() == ["a"]
+    np.testing.assert_array_equal(found["mask"].chunk(0).to_numpy_ndarray()[0], np.ones((4, 5)))
+
+
 def test_what_a_batch_must_be(segment, tiny_onnx):
     with pytest.raises(BadOption, match="it has columns picture"):
         segment({"picture": []})
@@ -137,6 +147,9 @@ def test_names_come_from_the_pictures_alone(tmp_path, monkeypatch):
     assert sources.find("list.parquet", "out", "file") == found
     with pytest.raises(BadOption, match="no column 'path'; name one of file"):
         sources.find("list.parquet", "out")
+    pyarrow.parquet.write_table(pyarrow.table({"path": [1]}), "numbers.parquet")
+    with pytest.raises(BadOption, match="holds int, not addresses"):
+        sources.find("numbers.parquet", "out")
     (tmp_path / "twice.txt").write_text("s3://a/x.png\ngs://a/x.png")
     with pytest.raises(BadOption, match=r"several pictures of the name a/x\.png"):
         sources.find("twice.txt", "out")
@@ -145,6 +158,67 @@ def test_names_come_from_the_pictures_alone(tmp_path, monkeypatch):
             sources.find(source, "out")
     with pytest.raises(BadOption, match="there are no pictures"):
         sources.find("memory://nothing/here", "out")
+
+
+def test_keys_of_a_store_never_leave_the_destination(monkeypatch):
+    """Nor are the labels that lie below the source taken for pictures."""
+    keys = ["../../../../etc/x.png", "a.png", "a.png-labels.png", "out/a.png-labels.png", "out/b.png", "outer.png"]
+    system = SimpleNamespace(find=lambda root: [f"{root}/{key}" for key in keys])
+    monkeypatch.setattr("fsspec.url_to_fs", lambda address: (system, "bucket/photos"))
+    found = sources.find("s3://bucket/photos", "s3://bucket/photos/out/")
+    assert {picture.name: picture.address for picture in found.pictures} == {
+        "etc/x.png": "s3://bucket/photos/../../../../etc/x.png",
+        "a.png": "s3://bucket/photos/a.png",
+        "outer.png": "s3://bucket/photos/outer.png",
+    }
+    assert "2 below s3://bucket/photos/out/, where this run writes" in found.left_out
+
+
+def test_labels_beside_their_pictures_are_none(tmp_path):
+    for name in ("a.png", "a.png-labels.png"):
+        (tmp_path / name).write_bytes(encoded(0))
+    assert [picture.name for picture in sources.find(str(tmp_path), str(tmp_path)).pictures] == ["a.png"]
+
+
+class Death(BaseException):
+    """Of a process."""
+
+
+def test_a_picture_at_which_processes_die_is_left_and_the_others_are_not(tmp_path, tiny_onnx, monkeypatch):
+    names = [f"{number}.png" for number in range(4)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(encoded(number))
+    job = Job(str(tiny_onnx), str(tmp_path / "out"), {"device": "cpu"}, 1, 1)
+    actor, began = SegmentChunks(job), []
+
+    def answers(pictures, real=actor._segment.answers):
+        began.append(len(pictures))
+        if str(tmp_path / "2.png") in pictures:
+            raise Death
+        return real(pictures)
+
+    monkeypatch.setattr(actor._segment, "answers", answers)
+    row = {"addresses": [str(tmp_path / name) for name in names], "names": names}
+    for _ in range(2 * attempts.MOST):
+        with pytest.raises(Death):
+            actor(row)
+    found = actor(row)
+    assert found["written"] == 3
+    assert "2.png: the process died 2 times" in found["failed"][0]
+    assert began == [4] * attempts.MOST + [1, 1, 1] * attempts.MOST + [1] * 3
+    folder = tmp_path / "out" / manifest.FOLDER
+    rows = pyarrow.parquet.read_table(folder).to_pylist()
+    assert [row["name"] for row in rows if row["error"]] == ["2.png"]
+    assert len(list(folder.iterdir())) == 1  # the count is gone with the chunk
+
+
+def test_deaths_of_another_run_do_not_count(tmp_path):
+    store = Folder(str(tmp_path))
+    for run in ("a", "a", "b"):
+        assert not attempts.Attempts(store, run, "chunk").careful
+    assert [attempts.Attempts(store, "b", "chunk").careful for _ in range(attempts.MOST)][-1]
+    assert manifest.done(store) == set()
+    assert store.names(manifest.FOLDER) == []
 
 
 def test_a_destination_keeps_to_one_model(tmp_path):
@@ -162,12 +236,12 @@ def test_parts_are_replaced_and_bad_rows_tried_again(tmp_path):
         manifest.write_part(store, chunk, rows)
     assert len(store.names(manifest.FOLDER)) == 1
     assert manifest.done(store) == {"b"}
-    assert pyarrow.parquet.read_table(tmp_path / "manifest").to_pylist() == [{"name": "b", "error": None}]
+    assert pyarrow.parquet.read_table(tmp_path / "segfast-manifest").to_pylist() == [{"name": "b", "error": None}]
 
 
 def test_what_a_killed_writer_left_is_swept(tmp_path):
     store = Folder(str(tmp_path))
-    old, young = (tmp_path / "manifest" / f".segfast-{name}.parquet" for name in ("old", "young"))
+    old, young = (tmp_path / "segfast-manifest" / f".segfast-{name}.parquet" for name in ("old", "young"))
     old.parent.mkdir()
     for path in (old, young):
         path.touch()
@@ -235,6 +309,9 @@ def test_an_object_store_in_and_out(s3, tmp_path, tiny_onnx, engine):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_importing_the_class_starts_nothing():
-    code = "import sys, segfast.ray; assert not {'ray', 'pyarrow', 'fsspec', 'torch'} & set(sys.modules)"
+@pytest.mark.parametrize("module", ["segfast", "segfast.batch", "segfast.ray", "segfast.serve", "segfast.scale.run"])
+def test_importing_starts_nothing(module):
+    """Of what the base installation lacks."""
+    absent = "{'ray', 'pyarrow', 'fsspec', 'starlette', 'uvicorn', 'h11', 'prometheus_client', 'torch'}"
+    code = f"import sys, {module}; assert not {absent} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

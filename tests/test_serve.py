@@ -190,6 +190,15 @@ def test_slow_bodies_and_huge_heads_end(service):
     assert service.segment(encoded(0)).status == 200
 
 
+def test_a_body_that_nobody_reads_ends_its_connection(service):
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        start = time.monotonic()
+        with suppress(ConnectionResetError):
+            assert b"".join(iter(lambda: client.recv(65536), b"")).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - start < 4  # not after uvicorn's 5 seconds, which another byte would renew
+
+
 class Slow:
     """An Engine that takes its time, and fails as told."""
 
@@ -268,8 +277,8 @@ def test_the_page_is_whole_and_its_options_are_checked(service, tmp_path):
     assert "http" not in page.replace("http-equiv", "")  # nothing is loaded from anywhere
     (tmp_path / "empty").touch()
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    for option in ("empty", "none"):
-        command = [sys.executable, "-m", "segfast.serve", "x.onnx", "--token-file", option]
+    for options in (("--token-file", "empty"), ("--token-file", "none"), ("--port", service.port), ("--port", 70000)):
+        command = [sys.executable, "-m", "segfast.serve", "x.onnx", *map(str, options)]
         ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert ended.returncode == 2
         assert ended.stderr.startswith("error: ")

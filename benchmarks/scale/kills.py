@@ -86,7 +86,7 @@ def check(model, root, count):
     """See that every picture has one row, and the labels that an Engine gives."""
     from segfast import Engine
 
-    rows = pyarrow.parquet.read_table(root / "out" / "manifest").to_pylist()
+    rows = pyarrow.parquet.read_table(root / "out" / "segfast-manifest").to_pylist()
     assert len(rows) == count, len(rows)
     assert len({row["name"] for row in rows}) == count
     assert all(row["error"] is None for row in rows)

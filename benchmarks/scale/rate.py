@@ -57,7 +57,7 @@ def batch(model, photos, out, count):
         stdout=subprocess.DEVNULL,
     )
     whole = time.perf_counter() - start
-    times = sorted(path.stat().st_mtime for path in (out / "manifest").iterdir())
+    times = sorted(path.stat().st_mtime for path in (out / "segfast-manifest").glob("*.parquet"))
     chunk = -(-count // len(times))
     return (count - chunk) / (times[-1] - times[0]), whole
 

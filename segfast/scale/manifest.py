@@ -1,4 +1,4 @@
-"""What a run has done: parquet files below `manifest/`, one for every chunk of pictures, written after their labels.
+"""What a run has done: parquet files below `segfast-manifest/`, one for every chunk of pictures, written after their labels.
 
 A part is named by its pictures, so that a chunk that is done again, after its actor was killed, replaces its own.
 """
@@ -18,7 +18,7 @@ from segfast.scale.store import Store
 if TYPE_CHECKING:
     import pyarrow
 
-FOLDER = "manifest"
+FOLDER = "segfast-manifest"
 RUN = "segfast-run.json"
 
 
@@ -40,8 +40,13 @@ def check_run(store: Store, settings: dict[str, object]) -> None:
 
 def write_part(store: Store, chunk: Sequence[Picture], rows: pyarrow.Table) -> None:
     """Say that a chunk is done."""
+    store.write(f"{FOLDER}/{title(chunk)}.parquet", _content(rows))
+
+
+def title(chunk: Sequence[Picture]) -> str:
+    """What the files of a chunk are called, by its pictures."""
     digest = hashlib.sha256("\0".join(picture.name for picture in chunk).encode(errors="surrogateescape"))
-    store.write(f"{FOLDER}/{digest.hexdigest()[:24]}.parquet", _content(rows))
+    return digest.hexdigest()[:24]
 
 
 def done(store: Store) -> set[str]:
@@ -51,6 +56,10 @@ def done(store: Store) -> set[str]:
 
     names: set[str] = set()
     for part in store.names(FOLDER):
+        if not part.endswith(".parquet"):
+            if part.startswith(f"{FOLDER}/_"):
+                store.remove(part)  # of a chunk that a run had begun when it was ended
+            continue
         rows = pyarrow.parquet.read_table(io.BytesIO(store.read(part) or b""))
         good = rows.filter(pyarrow.compute.is_null(rows["error"]))
         if len(good) < len(rows):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from segfast.errors import CannotWrite, NotSupported, SegfastError
 from segfast.pictures.selection import LABELS
 from segfast.ray import SegmentBatch, table, to_png
 from segfast.scale import manifest
+from segfast.scale.attempts import Attempts
 from segfast.scale.sources import Picture, chunks
 from segfast.scale.store import open_store
 from segfast.segmentation import Segmentation
@@ -30,6 +32,7 @@ class Job:
         options: of the Engine.
         actors, cpus, gpus: how many actors, and the share of Ray's resources that each takes.
         readers: threads of an actor that read ahead.
+        run: of which others have another name.
     """
 
     model: str
@@ -39,6 +42,7 @@ class Job:
     cpus: float
     gpus: float = 0.0
     readers: int = 2
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 class Chunk(NamedTuple):
@@ -53,15 +57,15 @@ class SegmentChunks:
 
     def __init__(self, job: Job):
         self._segment = SegmentBatch(job.model, labels="none", readers=job.readers, **job.options)
-        self._store = open_store(job.out)
+        self._store, self._run = open_store(job.out), job.run
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of Ray Data: the addresses and names of a chunk → what became of it."""
         import pyarrow
 
         chunk = [Picture(str(address), str(name)) for address, name in zip(row["addresses"], row["names"], strict=True)]
-        parts, failed = [], []
-        for picture, answer in zip(chunk, self._segment.answers([one.address for one in chunk]), strict=True):
+        attempts, parts, failed = Attempts(self._store, self._run, manifest.title(chunk)), [], []
+        for picture, answer in zip(chunk, self._answers(chunk, attempts), strict=True):
             outcome = self._write(picture, answer)
             bad = isinstance(outcome, SegfastError)
             failed += [f"{picture.name}: {outcome}"] if bad else []
@@ -70,7 +74,17 @@ class SegmentChunks:
             columns = {name: pyarrow.array([value], pyarrow.string()) for name, value in named}
             parts.append(pyarrow.table(columns | table([outcome], "none")))
         manifest.write_part(self._store, chunk, pyarrow.concat_tables(parts))
+        attempts.end()
         return {"written": len(chunk) - len(failed), "failed": failed}
+
+    def _answers(self, chunk: list[Picture], attempts: Attempts) -> Iterator[Segmentation | SegfastError]:
+        """What becomes of every picture; one by one where actors died at the chunk, so that it is known at which."""
+        if not attempts.careful:
+            yield from self._segment.answers([picture.address for picture in chunk])
+            return
+        for picture in chunk:
+            refusal = attempts.at(picture.name)
+            yield from [refusal] if refusal else self._segment.answers([picture.address])
 
     def _write(self, picture: Picture, answer: Segmentation | SegfastError) -> Segmentation | SegfastError:
         """The answer, once its labels are written; a name that cannot be written is the picture's error."""
@@ -87,7 +101,8 @@ class SegmentChunks:
 def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
     """What becomes of the chunks, in any order, as they are done.
 
-    Actors that die are started again, and what they had in hand is done again. An actor leaves Ray's readers a CPU.
+    Actors that die are started again, and what they had in hand is done again, but for a picture at which they die again
+    and again. An actor leaves Ray's readers a CPU.
 
     Raises:
         NotSupported: Ray gave up; what is written stays, and the same run goes on from it.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from segfast.errors import BadOption
 from segfast.pictures.formats import SUFFIXES
-from segfast.pictures.selection import find_pictures
+from segfast.pictures.selection import LABELS, find_pictures
 
 LISTS = (".txt", ".parquet")
 
@@ -48,11 +48,11 @@ def find(source: str, out: str, column: str = "path") -> Source:
         addresses = _from_parquet(source, column) if source.endswith(".parquet") else _from_text(source)
         found = Source([_listed(address) for address in dict.fromkeys(addresses)], "")
     elif "://" in source:
-        found = _from_store(source)
+        found = _from_store(source, out)
     else:
         selection = find_pictures([source], Path(out))
         pictures = [Picture(str(path.absolute()), name.as_posix()) for path, name in selection.pictures]
-        found = Source(pictures, selection.report())
+        found = Source(_unwritten(pictures), selection.report())
     if not found.pictures:
         raise BadOption(f"there are no pictures in {source}; {found.left_out or 'name another'}")
     names = Counter(picture.name for picture in found.pictures)
@@ -64,9 +64,20 @@ def find(source: str, out: str, column: str = "path") -> Source:
 def _listed(address: str) -> Picture:
     """A picture of a list, named by its whole address: of no other picture, and never outside of the destination."""
     if "://" in address:
-        return Picture(address, posixpath.normpath(f"/{address.partition('://')[2]}").lstrip("/"))
+        return Picture(address, _inside(address.partition("://")[2]))
     path = Path(os.path.abspath(address))
     return Picture(str(path), path.relative_to(path.anchor).as_posix())
+
+
+def _inside(key: str) -> str:
+    """A key as a relative path that stays below where it begins: a store's keys may have `..` among them."""
+    return posixpath.normpath(f"/{key}").lstrip("/")
+
+
+def _unwritten(pictures: list[Picture]) -> list[Picture]:
+    """All but the labels that an earlier run wrote beside their pictures."""
+    names = {picture.name for picture in pictures}
+    return [one for one in pictures if not (one.name.endswith(LABELS) and one.name.removesuffix(LABELS) in names)]
 
 
 def _from_text(source: str) -> list[str]:
@@ -86,26 +97,32 @@ def _from_parquet(source: str, column: str) -> Iterable[str]:
         if column not in file.schema_arrow.names:
             names = ", ".join(file.schema_arrow.names)
             raise BadOption(f"{source} has no column {column!r}; name one of {names} with --column")
-        return [value for value in file.read([column])[column].to_pylist() if value]
+        values = file.read([column])[column].to_pylist()
+    if wrong := next((value for value in values if value is not None and not isinstance(value, str)), None):
+        raise BadOption(f"column {column!r} of {source} holds {type(wrong).__name__}, not addresses; name another")
+    return [value for value in values if value]
 
 
-def _from_store(source: str) -> Source:
-    """The pictures below a prefix, named by their path below it."""
+def _from_store(source: str, out: str) -> Source:
+    """The pictures below a prefix, named by their path below it; what lies below `out` is the run's own."""
     import fsspec
 
     with _reading(source):
         system, root = fsspec.url_to_fs(source)
         found = sorted(system.find(root))
-    scheme, root = source.partition("://")[0], root.rstrip("/")
+    scheme, root, own = source.partition("://")[0], root.rstrip("/"), f"{out.rstrip('/')}/"
+    within = own.startswith(f"{source.rstrip('/')}/") and own.rstrip("/") != source.rstrip("/")
     pictures, left_out = [], Counter[str]()
     for path in found:
-        suffix = posixpath.splitext(path)[1].lower()
-        if suffix in SUFFIXES:
-            pictures.append(Picture(f"{scheme}://{path.lstrip('/')}", path.removeprefix(root).lstrip("/") or path))
+        suffix, address = posixpath.splitext(path)[1].lower(), f"{scheme}://{path.lstrip('/')}"
+        if within and address.startswith(own):
+            left_out[f"below {out}, where this run writes"] += 1
+        elif suffix in SUFFIXES:
+            pictures.append(Picture(address, _inside(path.removeprefix(root)) or _inside(path)))
         else:
             left_out[suffix or "without an ending"] += 1
     words = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common(8))
-    return Source(pictures, f"left out {left_out.total()}: {words}" if left_out else "")
+    return Source(_unwritten(pictures), f"left out {left_out.total()}: {words}" if left_out else "")
 
 
 def _open(source: str) -> bytes:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 with deadlines that uvicorn leaves to proxies: for a request's head to arrive, and for an answer to be read."""
+"""HTTP/1.1 with what uvicorn leaves to proxies: deadlines for a head to arrive and an answer to be read, no unread bodies."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ class Patient(H11Protocol):  # type: ignore[misc]  # Any where uvicorn is missin
             self._stop()
         elif self._timer is None and self.conn.trailing_data[0]:
             self._start()
+
+    def on_response_complete(self) -> None:
+        """The answer is sent; the rest of a body that nobody reads might go on coming for ever."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered."""
