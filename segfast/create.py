@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from segfast.checkpoints.encoders import start_from
@@ -10,7 +12,7 @@ from segfast.config import Config, family_config
 from segfast.dependencies.imports import need
 from segfast.errors import BadModel, BadOption
 from segfast.protocol import Size
-from segfast.variants import VARIANTS, Variant, at_patch, variant
+from segfast.variants import VARIANTS, Variant, at_patch, family_name, kind_of, variant
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
@@ -23,6 +25,7 @@ def create_model(
     image_size: int | Size | None = None,
     pretrained: bool | str | os.PathLike[str] = False,
     patch: int | None = None,
+    depth: int | None = None,
 ) -> Segmenter:
     """A family member in evaluation mode.
 
@@ -39,23 +42,38 @@ def create_model(
             say so; the decoder stays random.
         patch: 8, 14, 16 or 32 instead of the name's, in pixels: the patch embedding is resampled by pseudo-inverse
             (Beyer et al. 2023, FlexiViT). The model is then named after it, as `seg-l-dinov3-mask-32` is.
+        depth: blocks of the encoder instead of the name's. Of pretrained ones it is the first that stay: a smaller, faster
+            model, to be fine-tuned.
 
     Raises:
         UnknownModel: no such name; the near ones are listed, or why there is none.
         BadModel: the weights do not fit, or no public encoder exists for this member.
-        BadOption: the class count, size or patch is out of range.
+        BadOption: the class count, size, patch or depth is out of range.
         DownloadFailed: the encoder cannot be fetched, or its owner gives it on request only.
         MissingRuntime: timm is missing or too old.
     """
     row = variant(name) if patch is None else at_patch(variant(name), patch)
     source = _source(row, pretrained)
     weights = {"weights": f"encoder {source}, decoder random" if source else "random"}
-    config = family_config(row, num_classes, image_size, **weights)
+    config = _at_depth(family_config(row, num_classes, image_size, **weights), depth, pretrained=source is not None)
     need("export", "torch", *(["timm", "safetensors", "yaml"] if source else []))
 
     from segfast.processes.torch_state import made
 
-    return made(_create, config, source, patch is not None)
+    return made(_create, config, source, patch is not None, config.depth < row.depth)
+
+
+def _at_depth(config: Config, depth: int | None, *, pretrained: bool) -> Config:
+    """The Config of an encoder of another depth, named after its sizes."""
+    if depth in (None, config.depth):
+        return config
+    most = config.depth if pretrained else 1024
+    if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= most:
+        raise BadOption(f"depth must be a whole number of blocks from 1 to {most}; got {depth!r}")
+    sizes = {"width": config.width, "depth": int(depth), "heads": config.heads, "patch": config.patch}
+    return replace(
+        config, name=family_name(**sizes, decoder=config.decoder, kind=kind_of(config)), depth=sizes["depth"]
+    )
 
 
 def _source(row: Variant, pretrained: object) -> str | None:
@@ -71,8 +89,8 @@ def _source(row: Variant, pretrained: object) -> str | None:
     return row.encoder if pretrained is True else os.fspath(pretrained) if pretrained else None
 
 
-def _create(config: Config, source: str | None, resize: bool) -> Segmenter:
+def _create(config: Config, source: str | None, resize: bool, cut: bool) -> Segmenter:
     """The model of a configuration, its encoder from `source`, if any."""
     from segfast.model import Segmenter
 
-    return (Segmenter(config) if source is None else start_from(source, config, resize)).eval()
+    return (Segmenter(config) if source is None else start_from(source, config, resize, cut)).eval()

@@ -214,8 +214,8 @@ def test_a_picture_at_which_processes_die_is_left_and_the_others_are_not(tmp_pat
 
 def test_deaths_of_another_run_do_not_count(tmp_path):
     store = Folder(str(tmp_path))
-    for run in ("a", "a", "b"):
-        assert not attempts.Attempts(store, run, "chunk").careful
+    for name in ("a", "a", "b"):
+        assert not attempts.Attempts(store, name, "chunk").careful
     assert [attempts.Attempts(store, "b", "chunk").careful for _ in range(attempts.MOST)][-1]
     assert manifest.done(store) == set()
     assert store.names(manifest.FOLDER) == []

@@ -334,3 +334,27 @@ def test_an_encoders_file_is_read_once(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(safetensors, "safe_open", lambda file, **o: read.append(file) or safe_open(file, **o))
     read_encoder(path)
     assert read == [path]
+
+
+def test_the_first_blocks_of_an_encoder(tmp_path):
+    donor = segfast.create_model("seg-ti-32", image_size=64)
+    path = segfast_file(tmp_path, donor)
+    cut = segfast.create_model("seg-ti-32", image_size=64, pretrained=path, depth=3)
+    assert (cut.config.name, cut.config.depth, len(cut.encoder.blocks)) == ("seg-custom-32", 3, 3)
+    wanted = donor.encoder.state_dict()
+    for name, tensor in cut.encoder.state_dict().items():  # the norm after the last block among them
+        assert torch.equal(tensor, wanted[name]), name
+
+
+@pytest.mark.parametrize("depth", [0, 13, 2.0, True])
+def test_no_more_blocks_than_there_are(tmp_path, depth):
+    path = segfast_file(tmp_path, segfast.create_model("seg-ti-32", image_size=64))
+    with pytest.raises(segfast.BadOption, match="depth must be a whole number of blocks from 1 to 12"):
+        segfast.create_model("seg-ti-32", image_size=64, pretrained=path, depth=depth)
+
+
+def test_an_encoder_is_cut_only_on_demand(tmp_path):
+    deep = segfast.create_model("seg-ti-32", image_size=64, depth=13)  # of random ones there are as many as wanted
+    assert len(deep.encoder.blocks) == 13
+    with pytest.raises(segfast.BadModel, match=r"blocks\.12"):
+        segfast.create_model("seg-ti-32", image_size=64, pretrained=segfast_file(tmp_path, deep))

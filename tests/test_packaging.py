@@ -92,6 +92,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert {f"segfast/{name}" for name in data} <= set(held)
 
 
+def test_the_example_model_stays_out_of_the_wheel(built, wheel):
+    assert (built[1] / "examples" / "pets.onnx").is_file()
+    assert [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".onnx")] == []
+    assert wheel.stat().st_size < 5_000_000
+
+
 def test_a_build_leaves_nothing_behind(built):
     left = {path.name for path in built[1].iterdir()} - {path.name for path in REPOSITORY.iterdir()}
     assert left == set()

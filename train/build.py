@@ -137,9 +137,9 @@ def _recomputed(
 
 def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str]]:
     source = encoder_source(recipe)
-    resized = recipe.width is not None or recipe.depth is not None
+    resized = recipe.width is not None or (recipe.depth is not None and source is None)
     if source is not None and resized:
-        raise BadOption("--width and --depth make a model that no encoder fits; add --encoder none")
+        raise BadOption("--width makes a model that no encoder fits; add --encoder none")
     assert recipe.model is not None
     base = create_model(
         recipe.model,
@@ -147,6 +147,7 @@ def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str
         image_size=recipe.crop,
         pretrained=source or False,
         patch=recipe.patch,
+        depth=recipe.depth if source else None,
     )
     model = Segmenter(_trained_config(base.config, recipe, dataset, source))
     if not resized:

@@ -39,7 +39,9 @@ class Recipe:
     )
     checkpoint: str | None = _option("a trained Segmenter to continue from instead: file or published name", None)
     width: int | None = _option("of the encoder, a multiple of 64, instead of the model's", None, within=(64, 16384))
-    depth: int | None = _option("blocks of the encoder, instead of the model's", None, within=(1, 1024))
+    depth: int | None = _option(
+        "blocks of the encoder, instead of the model's: the first ones of its weights", None, within=(1, 1024)
+    )
     patch: int | None = _option(
         "of the encoder: 8, 14, 16 or 32, whose weights are resampled; none: the model's", None, within=(1, 256)
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from segfast import refusals
 from segfast.checkpoints import native, owners, states, timm_encoders
 from segfast.checkpoints.load import existing, first_entries, fit, segmenter
-from segfast.checkpoints.matching import Encoder, adapted, check
+from segfast.checkpoints.matching import Encoder, adapted, check, first_blocks
 from segfast.checkpoints.pickles import load_pickle
 from segfast.checkpoints.positions import stated_grids
 from segfast.checkpoints.states import State
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from segfast.model import Segmenter
 
 
-def start_from(source: str, config: Config, resize: bool = False) -> Segmenter:
+def start_from(source: str, config: Config, resize: bool = False, cut: bool = False) -> Segmenter:
     """The model of a Config, its encoder's weights from a timm name or a file, its decoder's random.
 
     Args:
         resize: a patch embedding of another patch is resampled (FlexiViT), else refused.
+        cut: of an encoder with more blocks than the model's the first are taken, else it is refused.
 
     Raises:
         As `find_encoder`, or
@@ -40,6 +41,7 @@ def start_from(source: str, config: Config, resize: bool = False) -> Segmenter:
             f"{source} has {encoder.heads} heads, {config.name} {config.heads}; choose the encoder of that model"
         )
     config, state = adapted(config, encoder.state, resize)
+    state = first_blocks(state, config.depth) if cut else state
     model = Segmenter(config)
     fit(model.encoder, state, config, source, encoder.grids)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -127,6 +128,12 @@ def adapted(config: Config, state: State, resize: bool) -> tuple[Config, State]:
     if resize and state[name].shape[-1] != config.patch:
         state = {**state, name: resample_patches(state[name], config.patch)}
     return config, state
+
+
+def first_blocks(state: State, depth: int) -> State:
+    """An encoder's tensors without the blocks after the first `depth`; the norm after the last stays."""
+    numbers = {name: re.match(r"blocks\.(\d+)\.", name) for name in state}
+    return {name: state[name] for name, found in numbers.items() if found is None or int(found[1]) < depth}
 
 
 def _title(kind: EncoderKind | Config) -> str:
