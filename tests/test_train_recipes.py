@@ -201,6 +201,7 @@ def test_impossible_commands_end_before_anything_is_written(arguments, words, tm
         ("ade20k", {"lr": 5e-3}, {"min_lr": 1e-5}),
         ("ade20k", {"momentum": 0.0}, {"nesterov": False}),
         ("folder", {"width": 128}, {"encoder": "none"}),
+        ("shapes", {"encoder": "augreg"}, {"width": None, "depth": None}),
         ("ade20k", {"epochs": 3.0}, {"iterations": 0}),
     ],
 )

@@ -129,6 +129,8 @@ def _yielding(row: Recipe, sides: tuple[int, int], given: Mapping[str, Any]) -> 
         fields["iterations"] = 0
     if given.get("width") and "encoder" not in given and not given.get("checkpoint"):
         fields["encoder"] = "none"  # none of another size is public
+    if given.get("encoder", "none") != "none":  # which has a size of its own
+        fields |= {name: None for name in ("width", "depth")}
     return fields
 
 
