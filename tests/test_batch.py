@@ -204,7 +204,7 @@ def test_a_picture_at_which_processes_die_is_left_and_the_others_are_not(tmp_pat
             actor(row)
     found = actor(row)
     assert found["written"] == 3
-    assert "2.png: the process died 2 times" in found["failed"][0]
+    assert "2.png: the process died 2 times over it" in found["failed"][0]
     assert began == [4] * attempts.MOST + [1, 1, 1] * attempts.MOST + [1] * 3
     folder = tmp_path / "out" / manifest.FOLDER
     rows = pyarrow.parquet.read_table(folder).to_pylist()
@@ -214,8 +214,8 @@ def test_a_picture_at_which_processes_die_is_left_and_the_others_are_not(tmp_pat
 
 def test_deaths_of_another_run_do_not_count(tmp_path):
     store = Folder(str(tmp_path))
-    for name in ("a", "a", "b"):
-        assert not attempts.Attempts(store, name, "chunk").careful
+    for owner in ("a", "a", "b"):
+        assert not attempts.Attempts(store, owner, "chunk").careful
     assert [attempts.Attempts(store, "b", "chunk").careful for _ in range(attempts.MOST)][-1]
     assert manifest.done(store) == set()
     assert store.names(manifest.FOLDER) == []

@@ -112,6 +112,28 @@ def test_labels_and_overlay(service, engine):
     assert difference.mean() < 8
 
 
+@pytest.mark.parametrize("kind", ["turned", "CMYK", "16 bits", "transparent"])
+def test_pictures_are_read_as_by_the_engine(service, engine, kind):
+    pixels, file = Image.open(io.BytesIO(encoded(3))).convert("RGB"), io.BytesIO()
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        pixels.save(file, format="JPEG", exif=exif)
+    elif kind == "CMYK":
+        pixels.convert("CMYK").save(file, format="JPEG")
+    elif kind == "16 bits":
+        grey = np.asarray(pixels.convert("L")).astype(np.uint16) * 257
+        Image.fromarray(grey).save(file, format="PNG")
+    else:
+        pixels.putalpha(100)
+        pixels.save(file, format="PNG")
+    expected = engine.segment(io.BytesIO(file.getvalue())).labels
+    response = service.segment(file.getvalue(), "image/png")
+    found = np.asarray(Image.open(io.BytesIO(response.body)))
+    assert found.shape == ((80, 60) if kind == "turned" else (60, 80))
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [

@@ -44,9 +44,7 @@ class Attempts:
         self._deaths.pop(self._last, None)
         if self._deaths.get(name, 0) >= MOST:
             self._last = ""
-            return NotSupported(
-                f"{name}: the process died {MOST} times over it; see whether memory holds it, or leave it out"
-            )
+            return NotSupported(f"the process died {MOST} times over it; see whether memory holds it, or leave it out")
         self._last = name
         self._deaths[name] = self._deaths.get(name, 0) + 1
         self._save()

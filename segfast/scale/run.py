@@ -117,7 +117,7 @@ def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        SegmentChunks,
+        SegmentChunks,  # type: ignore[arg-type]  # a class of callables, to Ray
         fn_constructor_args=(job,),
         compute=ray.data.ActorPoolStrategy(size=job.actors),
         num_cpus=job.cpus,
@@ -126,7 +126,7 @@ def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
     try:
         for row in found.iter_rows():
             yield Chunk(int(row["written"]), list(row["failed"]))
-    except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as error:
+    except ray.exceptions.RayError as error:  # UserCodeException among them
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise NotSupported(
             f"Ray gave up ({lines[-1].strip() if lines else type(error).__name__}); what is written stays, and the same "

@@ -80,6 +80,9 @@ class Service:
             response = _refusal(422, str(error))
         except ClientDisconnect:
             response = _refusal(400, "the connection ended before the picture")
+        except Exception:
+            self._requests.labels("500").inc()
+            raise
         self._requests.labels(str(response.status_code)).inc()
         return response
 

@@ -15,7 +15,7 @@ class Patient(H11Protocol):  # type: ignore[misc]  # Any where uvicorn is missin
 
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """A client has connected."""
         super().connection_made(transport)
         self._start()
