@@ -76,7 +76,7 @@ def main() -> int:
         return 0
     tell([content])
     reports = [_evaluate(engine, dataset, options) for engine in engines]
-    print("\n".join(_heading(reports[0], engines[0].protocol.fit) + table(reports)))
+    print("\n".join(_heading(reports[0], engines[0].config.protocol.fit) + table(reports)))
     if options.json:
         files.write_text(_json(reports) + "\n", options.json)
     if options.sheet:
