@@ -87,7 +87,7 @@ def main() -> int:
     tell([content])
     apart = Disagreements(dataset, 2 * SHOWN) if options.compare and options.sheet else None
     reports = _reports(engines, folder, dataset, options, (apart.note, apart.compare) if apart else (written, None))
-    print("\n".join(_heading(reports[0], engines[0].protocol.fit) + table(reports)))
+    print("\n".join(_heading(reports[0], engines[0].config.protocol.fit) + table(reports)))
     if options.json:
         files.write_text(_json(reports) + "\n", options.json)
     if options.sheet:

@@ -18,8 +18,9 @@ from PIL import Image
 import segfast
 from segfast import evaluate as command
 from segfast import files
-from segfast.datasets import IGNORE, open_dataset
+from segfast.datasets import IGNORE, Reading, open_dataset
 from segfast.datasets.shapes import ShapesDataset
+from segfast.datasets.unlabelled import open_pictures
 from segfast.errors import BadData, BadModel, BadOption, NotSupported
 from segfast.evaluation.disagreement import Disagreements
 from segfast.evaluation.evaluate import RESIZED, check_classes, evaluate, evaluate_labels, fit_of
@@ -531,3 +532,45 @@ def test_ctrl_c_ends_it_cleanly(tmp_path, models):
     assert b"interrupted" in rest
     assert b"Traceback" not in rest
     assert not list(tmp_path.iterdir())
+
+
+# predictions ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_split_without_masks_is_predicted(tmp_path, monkeypatch, capsys):
+    trees.picture(tmp_path / "mine/images/test/a.png", size=(64, 64))
+    (tmp_path / "mine/classes.txt").write_text("a\nb\n")
+    tiny_model(num_classes=2, classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6))).save(tmp_path / "m.safetensors")
+    words = [
+        "x",
+        str(tmp_path / "m.safetensors"),
+        "--data",
+        str(tmp_path / "mine"),
+        "--split",
+        "test",
+        "--device",
+        "cpu",
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises((BadData, BadOption)):
+        command.main()
+    monkeypatch.setattr(sys, "argv", [*words, "--predictions", str(tmp_path / "out")])
+    assert command.main() == 0
+    assert "no masks to measure by" in capsys.readouterr().out
+    assert np.asarray(Image.open(tmp_path / "out/a.png")).shape == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "key"),
+    [
+        ("cityscapes", "leftImg8bit/test/berlin/b_leftImg8bit.png", "berlin/b_leftImg8bit"),
+        ("ade20k", "ADEChallengeData2016/images/testing/c.jpg", "c"),
+        ("ade20k", "release_test/testing/c.jpg", "c"),
+    ],
+)
+def test_test_sets_of_the_papers_datasets_are_found(tmp_path, name, picture, key):
+    trees.picture(tmp_path / picture)
+    found = open_pictures(name, tmp_path, "test", Reading())
+    assert [found.key(index) for index in range(len(found))] == [key]
+    found.check()
+    assert open_pictures(name, tmp_path, "other", Reading()) is None

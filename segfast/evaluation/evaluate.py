@@ -128,7 +128,7 @@ def _settings(engine: Engine, dataset: Dataset, stride: int | None, fit: Size | 
     """Stride and size of an evaluation, where they are not said."""
     window = min(engine.config.protocol.window)
     stride = window - min(OVERLAP, window // 2) if stride is None else stride
-    return stride, (engine.protocol.fit or fit_of(dataset.name, window)) if isinstance(fit, str) else fit
+    return stride, (engine.config.protocol.fit or fit_of(dataset.name, window)) if isinstance(fit, str) else fit
 
 
 def check_classes(engine: Engine, dataset: Dataset, names: bool = True) -> None:
