@@ -70,7 +70,7 @@ def _check_name(name: str) -> None:
     architecture = name.split(".")[0]
     if name in ours and not timm.models.is_model_pretrained(name):
         raise MissingRuntime(
-            f"timm {timm.__version__} is older than {name}; pip install --upgrade timm (1.0.20 has all that segfast names)"
+            f"timm {timm.__version__} is older than {name}, which needs 1.0.20 or newer: pip install --upgrade timm"
         )
     if not timm.is_model(architecture):
         known = timm.list_models("vit_*patch*") + timm.list_models("deit_*")
