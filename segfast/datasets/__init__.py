@@ -98,7 +98,7 @@ def detect_dataset(root: str | os.PathLike[str]) -> str:
         return "folder"
     found = detect_layout(top)
     if found is None and not _is_coco(top):
-        told = _without_list(top) or foreign.other_annotations(top)
+        told = _without_list(top) or foreign.of_other_tools(top)
         if told:
             raise BadData(f"{top} holds no dataset: {told}")
         raise BadData(

@@ -68,7 +68,7 @@ def open_folder(root: Path, split: str, reading: Reading) -> Folder:
     found = endings.match(pictures, masks)
     notes = (*notes, *more, *([found.how] if found.how else []))
     pairs = pair(found.pictures, found.masks, "own")
-    if found.pictures and not found.masks and (told := foreign.other_annotations(tree.root)):
+    if found.pictures and not found.masks and (told := foreign.of_other_tools(tree.root)):
         raise BadData(f"{split} of {tree.root} has no masks: {told}")
     if not pairs:
         raise BadData(f"{tree.root} has no pictures of {split}; add some", tree.stray)
@@ -181,7 +181,7 @@ def _no_split(tree: Tree, places: Places, split: str) -> BadOption | BadData:
     if there == "none":
         return BadData(f"{tree.root} has no pictures and masks that are found; {_advice(tree.root)}")
     place = places.flat()
-    if place is not None and not _found(tree, place)[1] and (told := foreign.other_annotations(tree.root)):
+    if place is not None and not _found(tree, place)[1] and (told := foreign.of_other_tools(tree.root)):
         return BadData(f"{tree.root} has no masks: {told}")
     words = f"{tree.root} has no split {split!r}; there are {there}"
     if split in ("train", "val"):
@@ -196,5 +196,5 @@ def _advice(root: Path) -> str:
     """What is there, and what would fit."""
     there = sorted(f"{path.name}/" if path.is_dir() else path.name for path in root.glob("*"))[:12]
     listed = ", ".join(there) or "nothing"
-    told = foreign.other_annotations(root)
+    told = foreign.of_other_tools(root)
     return f"it holds {listed}; {told or f'it should look like {SHAPE}'}"

@@ -18,7 +18,7 @@ _POLYGON = re.compile(rb"\d+(?:\s+[-+.\deE]+){4,}\s*")
 _WAY = "docs/data.md shows how"
 
 
-def other_annotations(root: Path) -> str | None:
+def of_other_tools(root: Path) -> str | None:
     """Annotations of other tools that are no masks, and how they become some; None where there are none that are known."""
     for path in _first(root, "*.xml"):
         if b"<annotations" in _head(path) and b"<image" in path.read_bytes():
