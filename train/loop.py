@@ -25,7 +25,7 @@ from segfast.train.length import length, settled
 from segfast.train.owner import owned
 from segfast.train.precision import resolve
 from segfast.train.record import Recorder
-from segfast.train.resume import agree, find, restore, settings_of, write_settings
+from segfast.train.resume import agree, check_folder, find, restore, settings_of, write_settings
 from segfast.train.running import Running, StopRequest, stop_request
 from segfast.train.state import Progress
 from segfast.train.step import Stepper
@@ -80,6 +80,8 @@ def train_on(sets: Sets, recipe: Recipe, out: str | os.PathLike[str], running: R
 def run(recipe: Recipe, sets: tuple[Dataset, Dataset], folder: Path, running: Running, world: World) -> Progress:
     """See `train`: one process's part of it."""
     train_set, val_set = sets
+    if world.first:
+        check_folder(folder)
     found = find(folder, world)
     recipe = settled(recipe, len(train_set), found.progress if found else None)
     # The first process alone looks: others may be so late that they would see what it has written since.

@@ -50,6 +50,21 @@ def settings_of(recipe: Recipe, train: Dataset, val: Dataset) -> dict[str, Any]:
     return {"segfast": __version__, "recipe": dataclasses.asdict(recipe), "data": data}
 
 
+def check_folder(folder: Path) -> None:
+    """See that a folder's states are of a run whose settings are known.
+
+    Raises:
+        BadOption: there are states without settings, which a run would replace.
+    """
+    if (folder / SETTINGS).exists():
+        return
+    for name, what in ((state.LAST, "a state"), (BEST, f"a {BEST}")):
+        if (folder / name).exists():
+            raise BadOption(
+                f"{folder} holds {what} without its {SETTINGS}, which a run would replace; {_remedy(folder)}"
+            )
+
+
 def agree(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether a run is in the folder already.
 
@@ -58,11 +73,6 @@ def agree(folder: Path, settings: dict[str, Any]) -> bool:
     """
     path = folder / SETTINGS
     if not path.exists():
-        for name, what in ((state.LAST, "a state"), (BEST, f"a {BEST}")):
-            if (folder / name).exists():
-                raise BadOption(
-                    f"{folder} holds {what} without its {SETTINGS}, which a run would replace; {_remedy(folder)}"
-                )
         return False
     theirs = _read(folder)
     if theirs is None:
