@@ -168,4 +168,4 @@ def test_dependencies_stay_lean(metadata):
     needed = [line.split(": ")[1] for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert {name.split(">")[0] for name in needed} == {"numpy", "pillow", "openvino", "numba", "tqdm"}
     extras = {line.split(": ")[1] for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"export", "gpu", "tensorrt", "rtx", "int8", "train", "ray", "serve", "test"}
+    assert extras == {"export", "gpu", "tensorrt", "rtx", "int8", "train", "coco", "ray", "serve", "test"}

@@ -12,6 +12,7 @@ import pytest
 from helpers import tiny_config
 
 import segfast
+from segfast import formats
 from segfast.artifacts import sidecar
 from segfast.artifacts.golden import Golden
 from segfast.artifacts.onnx import Artifact
@@ -202,8 +203,9 @@ def test_a_whole_sidecar_of_unknown_options_is_not_called_damaged(engine):
 
 
 def test_a_newer_format_asks_for_an_upgrade(engine):
-    edited(engine, lambda values: values.update(format=2))
-    with pytest.raises(BadModel, match="reads up to 1: open it with a newer segfast"):
+    newest = formats.newest(formats.sidecar())
+    edited(engine, lambda values: values.update(format=newest + 1))
+    with pytest.raises(BadModel, match=f"reads up to {newest}: open it with a newer segfast"):
         segfast.Engine(engine, device="cuda")
 
 
