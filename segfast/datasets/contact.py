@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from segfast.datasets.base import IGNORE, Dataset
 from segfast.errors import BadData, BadImage
 from segfast.pictures.fonts import drawable, legend_name
+from segfast.pictures.legend import legend_lines
 
 SIDE, GAP, TEXT, COLUMNS = 260, 10, 15, 4  # pixels, and tiles in a row
 INK, PALE, PAPER = (30, 30, 30), (110, 110, 110), (255, 255, 255)
@@ -82,16 +83,4 @@ def _legend(dataset: Dataset, width: int) -> Image.Image:
         for index, (name, colour) in enumerate(zip(dataset.classes, dataset.palette, strict=True))
     ]
     entries.append((*drawable("ignored (hatched)", TEXT), _IGNORED))
-    places, left, line = [], GAP, 0
-    for name, font, _ in entries:
-        room = TEXT + 6 + int(font.getlength(name)) + 2 * GAP
-        if left > GAP and left + room > width:
-            left, line = GAP, line + 1
-        places.append((left, line * (TEXT + GAP)))
-        left += room
-    legend = Image.new("RGB", (width, (line + 1) * (TEXT + GAP) + GAP), PAPER)
-    pen = ImageDraw.Draw(legend)
-    for (name, font, colour), (x, y) in zip(entries, places, strict=True):
-        pen.rectangle((x, y, x + TEXT, y + TEXT), fill=tuple(colour), outline=PALE)
-        pen.text((x + TEXT + 6, y + TEXT / 2), name, fill=INK, font=font, anchor="lm")
-    return legend
+    return legend_lines(entries, width, TEXT, GAP)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,24 @@ class Content:
                 f"`{first} 0 0 0` and `{second} 255 255 255`"
             )
         return None
+
+    def whole(self, root: Path, stray: Sequence[str]) -> Content:
+        """Itself, if every sample can be used, and nothing lies beside them in the folder.
+
+        Args:
+            stray: files of the folder that belong to no sample, one line each.
+
+        Raises:
+            BadData: a sample cannot, or something does; all are listed.
+        """
+        offenders, data = [*stray, *self.faults], self.dataset
+        if offenders:
+            raise BadData(
+                f"{data.name} {data.split} in {root} has {len(offenders)} faults among {len(data)} samples; "
+                "repair or remove these:",
+                offenders,
+            )
+        return self
 
     def checked(self) -> Content:
         """Itself, if something can be learnt from it.

@@ -88,15 +88,7 @@ class PairsDataset(Dataset):
 
     def check(self, *, progress: bool = False) -> Content:
         """See that every pair is whole and fits: masks are read; of a JPEG, for its time, header and end alone."""
-        content = survey(self, self._look, progress=progress)
-        offenders = [*self.stray, *content.faults]
-        if offenders:
-            raise BadData(
-                f"{self.name} {self.split} in {self.root} has {len(offenders)} faults among {len(self)} samples; "
-                "repair or remove these:",
-                offenders,
-            )
-        return content.checked()
+        return survey(self, self._look, progress=progress).whole(self.root, self.stray).checked()
 
     def _path(self, index: int, kind: str) -> Path:
         path = getattr(self.pairs[index], kind)

@@ -14,6 +14,7 @@ from segfast.evaluation.disagreement import Pair
 from segfast.evaluation.metrics import Labels
 from segfast.evaluation.report import Report, Sample, percent
 from segfast.pictures.fonts import drawable, legend_name
+from segfast.pictures.legend import legend_lines
 
 Pixels = NDArray[np.uint8]
 
@@ -157,19 +158,7 @@ def _legend(dataset: Dataset, present: list[int], red: str, width: int) -> Image
     ]
     entries += [(*drawable("ignored", SMALL), IGNORED)] if IGNORE in present else []
     entries.append((*drawable(red, SMALL), WRONG))
-    places, left, line = [], GAP, 0
-    for name, font, _ in entries:
-        room = SMALL + 6 + int(font.getlength(name)) + 2 * GAP
-        if left > GAP and left + room > width:
-            left, line = GAP, line + 1
-        places.append((left, line * (SMALL + GAP)))
-        left += room
-    legend = Image.new("RGB", (width, (line + 1) * (SMALL + GAP) + GAP), PAPER)
-    pen = ImageDraw.Draw(legend)
-    for (name, font, colour), (x, y) in zip(entries, places, strict=True):
-        pen.rectangle((x, y, x + SMALL, y + SMALL), fill=colour, outline=PALE)
-        pen.text((x + SMALL + 6, y + SMALL / 2), name, fill=INK, font=font, anchor="lm")
-    return legend
+    return legend_lines(entries, width, SMALL, GAP)
 
 
 def _write(canvas: Image.Image, place: tuple[int, int], text: str, size: int, colour: tuple[int, int, int]) -> None:

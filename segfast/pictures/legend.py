@@ -1,4 +1,4 @@
-"""The legend beside an overlay: a swatch, the name and the share of every class, in columns."""
+"""Legends of classes: in columns beside an overlay, with shares, and in lines below a sheet."""
 
 from __future__ import annotations
 
@@ -39,6 +39,28 @@ def with_legend(
             draw.text((share, top + size / 2), row.share, fill="black", font=font, anchor="lm")
         left += width
     return canvas
+
+
+def legend_lines(entries: Sequence[tuple[str, Font, Sequence[int]]], width: int, size: int, gap: int) -> Image.Image:
+    """A swatch and a name for every entry, in as many lines as a picture of that width takes.
+
+    Args:
+        entries: (name, a font that has its letters, RGB colour).
+        size, gap: height of the text, and room around it, in pixels.
+    """
+    places, left, line = [], gap, 0
+    for name, font, _ in entries:
+        room = size + 6 + int(font.getlength(name)) + 2 * gap
+        if left > gap and left + room > width:
+            left, line = gap, line + 1
+        places.append((left, line * (size + gap)))
+        left += room
+    legend = Image.new("RGB", (width, (line + 1) * (size + gap) + gap), "white")
+    pen = ImageDraw.Draw(legend)
+    for (name, font, colour), (x, y) in zip(entries, places, strict=True):
+        pen.rectangle((x, y, x + size, y + size), fill=tuple(colour), outline=(110, 110, 110))
+        pen.text((x + size + 6, y + size / 2), name, fill=(30, 30, 30), font=font, anchor="lm")
+    return legend
 
 
 class _Row(NamedTuple):
