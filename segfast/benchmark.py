@@ -198,9 +198,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="pictures (default: the shipped examples)")
     parser.add_argument("--rounds", type=cli.positive, default=20, help="timed per picture (default 20)")
     parser.add_argument("--multiscale", action="store_true", help="average 12 views, as `segment --multiscale` does")
-    parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
+    cli.add_runtime(parser)
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint (default: fp16 on a GPU)"
     )

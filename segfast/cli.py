@@ -112,6 +112,13 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """The options that say what an Engine runs on."""
+    parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    parser.add_argument("--threads", type=positive, help="CPU threads of the network")
+
+
 def positive(text: str) -> int:
     """The argument type of whole numbers from 1."""
     value = int(text)

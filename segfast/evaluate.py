@@ -229,9 +229,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N pictures only")
     parser.add_argument("--ignore-names", action="store_true", help="take classes to be the same whatever their names")
-    parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
+    cli.add_runtime(parser)
     return parser.parse_args()
 
 

@@ -76,9 +76,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="folder to write to")
     parser.add_argument("--multiscale", action="store_true", help="average 12 views: slower, more accurate")
     parser.add_argument("--stride", type=cli.positive, help="of the sliding window in pixels (default: the model's)")
-    parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
+    cli.add_runtime(parser)
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint (default: fp16 on a GPU)"
     )

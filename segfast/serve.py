@@ -102,9 +102,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--queue", type=cli.positive, default=32, help="pictures that wait at most (default: 32)")
     parser.add_argument("--connections", type=cli.positive, default=256, help="open at most (default: 256)")
-    parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
+    cli.add_runtime(parser)
     return parser.parse_args()
 
 
