@@ -85,6 +85,35 @@ def test_class_lists_of_other_tools(tmp_path, name, text, names, values, colours
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "Void\na\nb"),
+        ("classes.txt", "0: Void\n1: a\n2: b"),
+        ("classes.csv", "name,id\nVoid,0\na,1\nb,2"),
+        ("data.yaml", "names: [Void, a, b]"),
+        ("classes.json", '["Void", "a", "b"]'),
+    ],
+)
+def test_what_is_named_no_class_is_ignored_and_said_in_every_form(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    found = read_class_list(tmp_path / name)
+    assert (found.names, found.values, found.ignored) == (("a", "b"), (1, 2), (0,))
+    assert "   -  Void: ignored (value 0)" in found.lines()
+
+
+def test_a_list_of_labelme_counts_from_behind_its_first_line(tmp_path):
+    (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ncar\n")
+    found = read_class_list(tmp_path / "labels.txt")
+    assert (found.names, found.values) == (("_background_", "car"), (0, 1))
+
+
+def test_a_background_that_is_named_as_ignored_is_told(tmp_path):
+    (tmp_path / "classes.txt").write_text("unlabeled\ncrack\n")
+    with pytest.raises(BadData, match="leaves one class, 'crack', as 'unlabeled'.*background"):
+        read_class_list(tmp_path / "classes.txt")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a #ff00\nb", "line 1.*looks like a class with a colour"),
@@ -423,6 +452,8 @@ def test_what_is_converted_is_read_the_same(tmp_path, names, palette, kept):
     dataset = open_dataset("folder", tmp_path / "out", "train")
     assert (dataset.classes, (tmp_path / "out" / kept).exists()) == (tuple(names.split()), True)
     np.testing.assert_array_equal(dataset.labels(0), [[0, 1], [IGNORE, 0]])
+    with pytest.raises(BadOption, match="'void' would be read as pixels to ignore"):
+        convert([Given("folder", "train", ("land", "void"), tuple(palette), (0,), 0)], tmp_path / "more")
 
 
 @pytest.mark.parametrize(

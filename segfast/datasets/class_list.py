@@ -20,7 +20,8 @@ FILES = (
     "classes.yml", "classes.json",
 )  # fmt: skip
 # Names of what is no class.
-NO_CLASS = ("ignore", "ignored", "void", "unlabeled", "unlabelled", "__ignore__", "don't care", "dontcare")
+LABELME = "__ignore__"
+NO_CLASS = (LABELME, "ignore", "ignored", "void", "unlabeled", "unlabelled", "don't care", "dontcare")
 
 
 class ClassList(NamedTuple):
@@ -32,6 +33,7 @@ class ClassList(NamedTuple):
         ignored: values that stand for none, besides 255.
         colours: what stands for each class in a mask of colours; empty unless every class has one of its own.
         ignored_colours: colours that stand for none.
+        ignored_names: what the list calls these.
     """
 
     names: Names
@@ -40,6 +42,7 @@ class ClassList(NamedTuple):
     ignored: tuple[int, ...] = ()
     colours: tuple[Colour, ...] = ()
     ignored_colours: tuple[Colour, ...] = ()
+    ignored_names: Names = ()
 
     def lines(self) -> list[str]:
         """Index, name and colour of every class, for people."""
@@ -48,7 +51,10 @@ class ClassList(NamedTuple):
             f"{index:>4}  {name}  #{bytes(colour).hex()}" + (f"  (value {value})" if value != index else "")
             for index, (value, name, colour) in enumerate(rows)
         ]
-        return told + [f"   -  ignored: value {value}" for value in self.ignored if value != IGNORE]
+        return told + [
+            f"   -  {name}: ignored (value {value})"
+            for name, value in zip(self.ignored_names, self.ignored, strict=True)
+        ]
 
 
 def read_class_list(path: Path) -> ClassList:
@@ -74,6 +80,8 @@ def read_class_list(path: Path) -> ClassList:
 def collect(entries: Sequence[Entry], path: Path) -> ClassList:
     """Entries as classes: in the order of their values, or of the lines where those say none.
 
+    What has the value 255 or a name of NO_CLASS is ignored, with its value and colour.
+
     Raises:
         BadData: as `read_class_list`.
     """
@@ -85,12 +93,33 @@ def collect(entries: Sequence[Entry], path: Path) -> ClassList:
         faults.append(f"{len(numbered)} of {len(entries)} classes have a number before them; number all or none")
     if faults:
         raise BadData(f"{path} must give every class a name, a value and a colour of its own:", faults)
-    placed = [entry if entry.value is not None else entry._replace(value=index) for index, entry in enumerate(entries)]
-    placed.sort(key=lambda entry: entry.value or 0)
-    out = [entry for entry in placed if numbered and (entry.value == IGNORE or entry.name.casefold() in NO_CLASS)]
+    placed = sorted(entries if numbered else _counted(entries), key=lambda entry: entry.value or 0)
+    out = [entry for entry in placed if entry.value == IGNORE or is_no_class(entry.name)]
     kept = [entry for entry in placed if entry not in out]
     if not 1 <= len(kept) <= IGNORE:
         raise BadData(f"{path} names {len(kept)} classes; write 1 to {IGNORE} of them, one a line")
+    if len(kept) == 1 and out:
+        listed = ", ".join(repr(entry.name) for entry in out)
+        raise BadData(
+            f"{path} leaves one class, {kept[0].name!r}, as {listed} is the name of what is ignored; if it is the "
+            "background, call it so"
+        )
+    return _of(kept, out)
+
+
+def is_no_class(name: str) -> bool:
+    """Whether pixels of that name are ignored, whatever form a list has."""
+    return name.casefold() in NO_CLASS
+
+
+def _counted(entries: Sequence[Entry]) -> list[Entry]:
+    """Lines without numbers with the values they stand for: their places; LabelMe's first, `__ignore__`, has none."""
+    first = int(entries[0].name == LABELME)
+    return [entry._replace(value=place - first if place >= first else IGNORE) for place, entry in enumerate(entries)]
+
+
+def _of(kept: Sequence[Entry], out: Sequence[Entry]) -> ClassList:
+    """The list of what is kept, in its order, and of what is ignored."""
     drawn = generated_palette(len(kept))
     colours = [entry.colour for entry in kept]
     known = [colour for colour in colours if colour is not None]
@@ -101,6 +130,7 @@ def collect(entries: Sequence[Entry], path: Path) -> ClassList:
         tuple(entry.value or 0 for entry in out),
         tuple(known) if len(known) == len(kept) else (),
         tuple(entry.colour for entry in out if entry.colour is not None),
+        tuple(entry.name for entry in out),
     )
 
 
