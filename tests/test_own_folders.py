@@ -109,7 +109,7 @@ def test_a_list_of_labelme_counts_from_behind_its_first_line(tmp_path):
 
 def test_a_background_that_is_named_as_ignored_is_told(tmp_path):
     (tmp_path / "classes.txt").write_text("unlabeled\ncrack\n")
-    with pytest.raises(BadData, match="leaves one class, 'crack', as 'unlabeled'.*background"):
+    with pytest.raises(BadData, match=r"leaves one class, 'crack', as 'unlabeled'.*background"):
         read_class_list(tmp_path / "classes.txt")
 
 
@@ -394,6 +394,57 @@ def test_coco_is_drawn(tmp_path):
     np.testing.assert_array_equal(dataset.labels(0), truth)
     with pytest.raises(BadOption, match="--val-fraction"):
         open_dataset("folder", tmp_path, "val")
+
+
+@pytest.mark.parametrize("said", [None, 0, "many", float("nan")])
+def test_regions_without_an_area_lie_as_by_their_size(tmp_path, said):
+    pytest.importorskip("pycocotools")
+    truth = coco(tmp_path)
+    path = tmp_path / "train" / "_annotations.coco.json"
+    data = json.loads(path.read_text())
+    for one in data["annotations"]:
+        one["area"] = said
+    for annotations in (data["annotations"], data["annotations"][::-1]):
+        path.write_text(json.dumps(data | {"annotations": annotations}))
+        np.testing.assert_array_equal(open_dataset("folder", tmp_path, "train").labels(0), truth)
+
+
+def test_of_regions_of_one_size_the_later_lies_on_top(tmp_path):
+    pytest.importorskip("pycocotools")
+    square = {"image_id": 5, "segmentation": [[1, 1, 7, 1, 7, 7, 1, 7]]}
+    for categories, label in (((3, 7), 2), ((7, 3), 1)):
+        coco(tmp_path, annotations=[square | {"id": at, "category_id": one} for at, one in enumerate(categories)])
+        assert open_dataset("folder", tmp_path, "train").labels(0)[4, 4] == label
+
+
+def test_a_name_of_coco_in_several_folders(tmp_path):
+    """The one beside the JSON; the one whose folder it names, which is said; of equals none."""
+    pytest.importorskip("pycocotools")
+    coco(tmp_path)
+    for folder in ("valid", "old"):
+        trees.picture(tmp_path / folder / "a.jpg", size=(8, 10))
+    dataset = open_dataset("folder", tmp_path, "train")
+    assert dataset.source(0) == tmp_path.resolve() / "train/a.jpg"
+    assert not any("several" in note for note in dataset.notes)
+    path = tmp_path / "annotations" / "instances_train.json"
+    path.parent.mkdir()
+    (tmp_path / "train" / "_annotations.coco.json").rename(path)
+    dataset = open_dataset("folder", tmp_path, "train")
+    assert dataset.source(0) == tmp_path.resolve() / "train/a.jpg"
+    assert "ATTENTION: a.jpg found in several folders; the JSON's own path decides: train/a.jpg" in dataset.notes
+    (tmp_path / "train" / "a.jpg").unlink()
+    with pytest.raises(BadData, match=r"write the folder into file_name:\s+a\.jpg may be old/a\.jpg or valid/a\.jpg"):
+        open_dataset("folder", tmp_path, "train")
+    path.write_text(path.read_text().replace("a.jpg", "valid/a.jpg"))
+    assert open_dataset("folder", tmp_path, "train").source(0) == tmp_path.resolve() / "valid/a.jpg"
+
+
+def test_a_picture_of_coco_does_not_stand_for_two(tmp_path):
+    pytest.importorskip("pycocotools")
+    images = [{"id": at, "file_name": f"{at}/a.jpg", "height": 8, "width": 10} for at in (5, 6)]
+    coco(tmp_path, images=images)
+    with pytest.raises(BadData, match=r"train/a\.jpg would be both 5/a and 6/a"):
+        open_dataset("folder", tmp_path, "train")
 
 
 def test_faults_of_coco_are_told(tmp_path):

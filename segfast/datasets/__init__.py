@@ -14,7 +14,8 @@ from pathlib import Path
 
 from segfast.datasets import foreign
 from segfast.datasets.base import IGNORE, Dataset
-from segfast.datasets.coco import find_coco, open_coco
+from segfast.datasets.coco import open_coco
+from segfast.datasets.coco_splits import find_coco
 from segfast.datasets.folder import SHAPE, find_class_list, open_folder
 from segfast.datasets.layouts import LAYOUTS, detect_layout
 from segfast.datasets.options import Reading
