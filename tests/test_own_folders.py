@@ -15,6 +15,7 @@ from segfast.datasets import __main__ as command
 from segfast.datasets.class_list import read_class_list
 from segfast.datasets.convert import convert
 from segfast.datasets.masks import read_raw
+from segfast.datasets.places import Places
 from segfast.datasets.shapes import ShapesDataset
 from segfast.engine import Engine
 from segfast.errors import BadData, BadOption
@@ -262,6 +263,21 @@ def test_a_split_that_is_missing_is_a_share_on_request(tmp_path):
     parts = [open_dataset("folder", root, split, reading=Reading(val_fraction=0.5)) for split in ("train", "val")]
     assert sorted(part.key(0) for part in parts) == ["one", "two"]
     assert [len(part) for part in parts] == [1, 1]
+
+
+def test_a_folder_of_pictures_and_masks_is_no_split_by_its_name(tmp_path):
+    """Unless it is asked for, a list names it, or its name is that of a split."""
+    tree(tmp_path, "{split}/images/{name}.jpg", "{split}/masks/{name}.png", splits=("bad",))
+    assert Places(tmp_path).splits() == []
+    assert len(open_dataset("folder", tmp_path, "bad")) == 2
+    (tmp_path / "classes.txt").rename(tmp_path / "bad" / "classes.txt")
+    with pytest.raises(BadData, match="folders that may be some; name one: bad"):
+        detect_dataset(tmp_path)
+    for name in ("train", "valid", "test", "testing"):
+        tree(tmp_path / name, "{split}/images/{name}.jpg", "{split}/masks/{name}.png", splits=(name,))
+        assert Places(tmp_path / name).splits() == [{"valid": "val"}.get(name, name)]
+    tree(tmp_path / "night", splits=("night",))
+    assert Places(tmp_path / "night").splits() == ["night"]
 
 
 def test_lists_make_splits(tmp_path):

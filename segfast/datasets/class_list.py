@@ -15,7 +15,7 @@ from segfast.errors import BadData
 
 # Files that may list a folder's classes, by their names in lower case, the first that is there wins.
 FILES = (
-    "classes.txt", "labelmap.txt", "label_map.txt", "labels.txt", "label_colors.txt", "obj.names", "classes.csv",
+    "classes.txt", "class_names.txt", "labelmap.txt", "label_map.txt", "labels.txt", "label_colors.txt", "obj.names", "classes.csv",
     "class_dict.csv", "_classes.csv", "labels.csv", "data.yaml", "dataset.yaml", "classes.yaml", "data.yml", "dataset.yml",
     "classes.yml", "classes.json",
 )  # fmt: skip
