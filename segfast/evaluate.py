@@ -223,6 +223,16 @@ def _parse() -> argparse.Namespace:
         metavar="OTHER",
         help="another engine, or a folder of label PNGs of any system: both side by side, and the points it loses",
     )
+    _add_outputs(parser)
+    parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N pictures only")
+    parser.add_argument("--ignore-names", action="store_true", help="take classes to be the same whatever their names")
+    parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
+    return parser.parse_args()
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write everything, as fractions")
     parser.add_argument(
         "--sheet",
@@ -237,12 +247,6 @@ def _parse() -> argparse.Namespace:
         default="index",
         help="what those hold: class indices, or what the servers of ADE20K (index + 1) and Cityscapes (labelIds) take",
     )
-    parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N pictures only")
-    parser.add_argument("--ignore-names", action="store_true", help="take classes to be the same whatever their names")
-    parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    parser.add_argument("--threads", type=cli.positive, help="CPU threads of the network")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":
