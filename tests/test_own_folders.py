@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import numpy as np
 import pytest
 import trees
-from helpers import tiny_config, tiny_model
+from helpers import REPOSITORY, tiny_config, tiny_model
 from PIL import Image
 
-from segfast.datasets import IGNORE, Reading, detect_dataset, open_dataset
+from segfast.datasets import IGNORE, Reading, detect_dataset, foreign, open_dataset
 from segfast.datasets import __main__ as command
 from segfast.datasets.class_list import read_class_list
 from segfast.datasets.convert import convert
@@ -21,6 +22,7 @@ from segfast.engine import Engine
 from segfast.errors import BadData, BadOption
 from segfast.image import SamplesWarning
 
+PAGE = REPOSITORY / "docs" / "data.md"
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
 COLOURED = "background 0 0 0\ncar 255 0 0\ntree 0 255 0\n"
 TRUTH = trees.values(3)
@@ -328,6 +330,43 @@ def test_an_export_of_cvat(tmp_path):
         np.testing.assert_array_equal(labels(tmp_path, split, val_fraction=0.5), TRUTH)
 
 
+def test_messages_point_to_headings_of_the_page():
+    headings = re.findall(r"^### (.+)$", PAGE.read_text(), re.M)
+    assert set(foreign.WAYS) <= set(headings)
+
+
+def test_polygons_of_ultralytics_become_masks_as_the_page_says(tmp_path, monkeypatch):
+    """Its script, run: a square of person, within it one of car; a picture without a text file is background."""
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            trees.picture(tmp_path / f"my/pictures/images/{split}/{name}.png", size=(20, 40))
+        text = tmp_path / f"my/pictures/labels/{split}/a.txt"
+        text.parent.mkdir(parents=True)
+        text.write_text("0 0.1 0.2 0.7 0.2 0.7 0.8 0.1 0.8\n1 0.3 0.4 0.5 0.4 0.5 0.6 0.3 0.6\n")
+    (tmp_path / "my/pictures/data.yaml").write_text("names: [person, car]\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadData, match="“Ultralytics”"):
+        open_dataset("folder", "my/pictures", "train")
+    exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.S)[1], {})
+    dataset = open_dataset("folder", "my/pictures", "train")
+    assert dataset.classes == ("background", "person", "car")
+    dataset.check()
+    truth = dataset.labels(0)
+    assert [truth[1, 1], truth[6, 6], truth[10, 16], truth[18, 30]] == [0, 1, 2, 0]
+    assert not dataset.labels(1).any()
+
+
+@pytest.mark.parametrize("masks", ["SegmentationClass", "SegmentationClassPNG"])
+def test_an_export_of_labelme(tmp_path, masks):
+    tree(tmp_path, "JPEGImages/{name}.jpg", masks + "/{name}.png", splits=("",))
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "class_names.txt").write_text("_background_\ncar\ntree\n")
+    for other in {"SegmentationClass", "SegmentationClassNpy", "SegmentationClassVisualization"} - {masks}:
+        (tmp_path / other).mkdir()
+    for split in ("train", "val"):
+        np.testing.assert_array_equal(labels(tmp_path, split, val_fraction=0.5), TRUTH)
+
+
 def test_an_export_for_ultralytics(tmp_path):
     tree(tmp_path)
     (tmp_path / "classes.txt").unlink()
@@ -560,9 +599,13 @@ def test_twelve_bits_in_sixteen_are_warned_of(tmp_path):
     [
         ("annotations.xml", "<annotations><image id='0'></image></annotations>", "Segmentation mask 1.1"),
         ("Annotations/a.xml", "<annotation><object/></annotation>", "Pascal VOC"),
-        ("labels/train/one.txt", "0 0.1 0.1 0.2 0.1 0.2 0.2\n", "polygons of Ultralytics.*COCO"),
-        ("labels/train/one.txt", "0 0.1 0.1 0.2 0.1\n\n", "boxes of Ultralytics"),
-        ("images/train/one.json", '{"shapes": [], "imagePath": "one.jpg"}', "LabelMe"),
+        (
+            "labels/train/one.txt",
+            "0 0.1 0.1 0.2 0.1 0.2 0.2\n",
+            "polygons of Ultralytics.*“Ultralytics” in docs/data.md",
+        ),
+        ("labels/train/one.txt", "0 0.1 0.1 0.2 0.1\n\n", "boxes of Ultralytics.*outlines"),
+        ("images/train/one.json", '{"shapes": [], "imagePath": "one.jpg"}', "labelme2voc.*“LabelMe” in docs/data.md"),
     ],
 )
 def test_what_other_tools_write_is_named(tmp_path, name, text, words):
