@@ -23,9 +23,10 @@ from segfast.runtimes import HostRuntime
 from segfast.train import Running, recipe, state, train
 from segfast.train import loop as loops
 from segfast.train import step as steps
+from segfast.train.build import fetched
 from segfast.train.curve import draw
 from segfast.train.mapped import MapDataset
-from segfast.train.record import read_log
+from segfast.train.record import Recorder, read_log
 from segfast.train.running import ECHO, StopRequest, stop_request
 from segfast.train.state import LAST, OLDER
 from segfast.train.validation import Validation
@@ -189,6 +190,24 @@ def test_two_processes_train_together(tmp_path, whole):
     assert report.miou == pytest.approx(max(row["miou"] for row in log if row["kind"] == "evaluation"), abs=1e-6)
     more = train(recipe("shapes", **TINY), None, tmp_path / "two", QUIET)
     assert more.iteration == 24  # alone it finds the run finished
+
+
+def test_a_log_says_soon_how_long_a_run_takes(tmp_path, capsys, monkeypatch):
+    """After three steps, of which the first is slow: (1000 − 3) · 6 s."""
+    now = [0.0]
+    monkeypatch.setattr("segfast.train.record.time.perf_counter", lambda: now[0])
+    row = recipe("shapes", iterations=1000)
+    record = Recorder(tmp_path, World(0, 1, torch.device("cpu")), row, replace(QUIET, log_every=100), first=0)
+    for iteration, now[0] in ((1, 60.0), (2, 66.0), (3, 72.0), (4, 78.0)):
+        record.step(iteration, steps.Outcome(1.0, 1.0, 1e-3, True, False), 0.0)
+    assert capsys.readouterr().out == "about 1:39:42 left, besides evaluations: 6 s a step\n"
+
+
+def test_an_encoder_that_may_be_fetched_is_said():
+    assert "vit_small_patch16_384.augreg_in21k_ft_in1k: " in fetched(recipe("folder", "seg-s-mask-16"))
+    assert fetched(recipe("folder", encoder="none")) is None
+    assert fetched(recipe("folder", encoder=__file__)) is None
+    assert fetched(recipe("folder", checkpoint="best.safetensors")) is None
 
 
 def test_an_echo_of_ctrl_c_still_saves():

@@ -15,7 +15,7 @@ from segfast.dependencies.imports import need
 from segfast.errors import BadOption
 from segfast.machine.devices import check_device
 from segfast.model import Segmenter
-from segfast.train.build import build_model, save_activations, set_attention
+from segfast.train.build import build_model, fetched, save_activations, set_attention
 from segfast.train.fields import Recipe
 from segfast.train.frequency import class_weights
 from segfast.train.length import length, settled
@@ -121,6 +121,8 @@ def _datasets(recipe: Recipe, data: Source) -> tuple[Dataset, Dataset]:
 
 
 def _model(recipe: Recipe, dataset: Dataset, running: Running, world: World) -> tuple[Segmenter, list[str]]:
+    if world.first and (waiting := fetched(recipe)):
+        print(waiting, flush=True)
     model, notes = build_model(recipe, dataset)
     set_attention(model, running.attention, world.device)
     if running.save_activations:
