@@ -273,7 +273,7 @@ def test_a_folder_of_pictures_and_masks_is_no_split_by_its_name(tmp_path):
     assert Places(tmp_path).splits() == []
     assert len(open_dataset("folder", tmp_path, "bad")) == 2
     (tmp_path / "classes.txt").rename(tmp_path / "bad" / "classes.txt")
-    with pytest.raises(BadData, match="folders that may be some; name one: bad"):
+    with pytest.raises(BadData, match="folders in it may be; name one: bad"):
         detect_dataset(tmp_path)
     for name in ("train", "valid", "test", "testing"):
         tree(tmp_path / name, "{split}/images/{name}.jpg", "{split}/masks/{name}.png", splits=(name,))

@@ -103,7 +103,7 @@ def detect_dataset(root: str | os.PathLike[str]) -> str:
         if told:
             raise BadData(f"{top} holds no dataset: {told}")
         if below := [path.name for path in sorted(top.glob("*/")) if find_class_list(path) is not None]:
-            raise BadData(f"{top} holds no dataset, but folders that may be some; name one: {', '.join(below[:8])}")
+            raise BadData(f"{top} is no dataset itself, but folders in it may be; name one: {', '.join(below[:8])}")
         raise BadData(
             f"{top} holds no dataset: it is none that is known; for your own pictures it should look like {SHAPE}, with images/train, "
             "images/val, masks/train and masks/val; for ADE20K, Pascal Context or Cityscapes name the folder it was unpacked to"

@@ -32,14 +32,14 @@ def open_split(name: str, root: str | None, split: str, reading: Reading, *, pre
         if pictures is None:
             raise
         if expected:
-            raise _without_masks(error, split, pictures.root) from None
+            raise _without_masks(error, split) from None
         return pictures
     lacks_masks = isinstance(dataset, PairsDataset) and not any(one.mask for one in dataset.pairs)
     return pictures if pictures is not None and lacks_masks and not expected else dataset
 
 
-def _without_masks(error: BadData | BadOption, split: str, root: Path) -> BadData:
+def _without_masks(error: BadData | BadOption, split: str) -> BadData:
     """Why the masks of a split are not found, and how its pictures are segmented without them."""
     words = f"{error.message if isinstance(error, BadData) else error}; a split named {split!r} is measured, and only a test set "
-    words += f"is predicted without masks: name it so (images/test, --split test), or: python -m segfast.segment ENGINE {root}"
+    words += f"is predicted without masks: name it so (images/test, --split test), or: python -m segfast.segment ENGINE PICTURES -o OUT"
     return BadData(words, error.offenders if isinstance(error, BadData) else ())
