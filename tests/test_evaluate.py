@@ -569,7 +569,7 @@ def test_masks_of_train_and_val_are_missed_by_predictions_too(tmp_path, split, m
     (tmp_path / "classes.txt").write_text("a\nb\n")
     if masks:
         trees.mask(tmp_path / masks, np.zeros(trees.SIZE))
-    with pytest.raises((BadData, BadOption), match=r"no mask|only a test set is predicted without masks"):
+    with pytest.raises((BadData, BadOption), match=r"no mask|only a test set is predicted without"):
         open_split("folder", str(tmp_path), split, Reading(), predicting=True).check()
     (tmp_path / "images" / split).rename(tmp_path / "images" / "test")
     assert len(open_split("folder", str(tmp_path), "test", Reading(), predicting=True)) == 1

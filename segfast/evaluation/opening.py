@@ -40,6 +40,6 @@ def open_split(name: str, root: str | None, split: str, reading: Reading, *, pre
 
 def _without_masks(error: BadData | BadOption, split: str) -> BadData:
     """Why the masks of a split are not found, and how its pictures are segmented without them."""
-    words = f"{error.message if isinstance(error, BadData) else error}; a split named {split!r} is measured, and only a test set "
-    words += f"is predicted without masks: name it so (images/test, --split test), or: python -m segfast.segment ENGINE PICTURES -o OUT"
+    words = f"{error.message if isinstance(error, BadData) else error}; pictures of {split} are expected to have masks: only a "
+    words += "test set is predicted without (images/test, --split test); or run python -m segfast.segment ENGINE PICTURES -o OUT"
     return BadData(words, error.offenders if isinstance(error, BadData) else ())
