@@ -18,6 +18,7 @@ from segfast.datasets.convert import convert
 from segfast.datasets.masks import read_raw
 from segfast.datasets.places import Places
 from segfast.datasets.shapes import ShapesDataset
+from segfast.datasets.unlabelled import open_pictures
 from segfast.engine import Engine
 from segfast.errors import BadData, BadOption
 from segfast.image import SamplesWarning
@@ -502,6 +503,13 @@ def test_a_picture_of_coco_does_not_stand_for_two(tmp_path):
         open_dataset("folder", tmp_path, "train")
 
 
+def test_a_test_set_has_the_classes_of_another_splits_json(tmp_path):
+    coco(tmp_path)
+    trees.picture(tmp_path / "test" / "t.jpg")
+    found = open_pictures("folder", tmp_path, "test", Reading())
+    assert (len(found), found.key(0), found.classes) == (1, "t", ("background", "cat", "dog"))
+
+
 def test_faults_of_coco_are_told(tmp_path):
     pytest.importorskip("pycocotools")
     coco(tmp_path, annotations=[{"id": 1, "image_id": 5, "category_id": 9, "segmentation": [[0, 0, 1, 0, 1, 1]]}])
@@ -528,6 +536,7 @@ def test_the_command_tells_draws_and_converts(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     for words in ("labelmap.txt:", "1  b  #ff0000", "train: 2 pictures of 40×56 pixels", "shares of the pixels"):
         assert words in told
+    assert told.count("labelmap.txt:") == 1  # train's and val's are one list
     assert len(np.unique(np.asarray(Image.open(sheet)).reshape(-1, 3), axis=0)) > 100
     np.testing.assert_array_equal(labels(out), TRUTH)
     np.testing.assert_array_equal(read_raw(out / "masks/train/one.png").values, TRUTH)

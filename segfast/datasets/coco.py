@@ -137,6 +137,16 @@ def open_coco(root: Path, split: str, fraction: float, reading: Reading) -> Coco
     )  # fmt: skip
 
 
+def coco_classes(root: Path, reading: Reading) -> Mapping | None:
+    """The classes that the first JSON of COCO's kind below a folder has; None where there is none.
+
+    Raises:
+        BadData: as `open_coco`.
+    """
+    path = next(iter(find_coco(root)), None)
+    return None if path is None else _classes(categories(read_file(path), path).names, reading)
+
+
 def _classes(names: Names, reading: Reading) -> Mapping:
     """Classes and their colours, as --map has them; black for a background that comes first."""
     black: Palette = ((0, 0, 0),) if names[0] == BACKGROUND else ()
