@@ -1,7 +1,6 @@
 """Folders as people have them: every way of docs/data.md, in tiny trees, and their siblings."""
 
 import dataclasses
-import json
 import re
 import sys
 
@@ -13,12 +12,10 @@ from PIL import Image
 
 from segfast.datasets import IGNORE, Reading, detect_dataset, foreign, open_dataset
 from segfast.datasets import __main__ as command
-from segfast.datasets.class_list import read_class_list
 from segfast.datasets.convert import convert
 from segfast.datasets.masks import read_raw
 from segfast.datasets.places import Places
 from segfast.datasets.shapes import ShapesDataset
-from segfast.datasets.unlabelled import open_pictures
 from segfast.engine import Engine
 from segfast.errors import BadData, BadOption
 from segfast.image import SamplesWarning
@@ -47,91 +44,6 @@ def labels(root, split="train", **reading):
     dataset = open_dataset(detect_dataset(root), root, split, reading=Reading(**reading))
     dataset.check()
     return dataset.labels(0)
-
-
-# Class lists ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "names", "values", "colours"),
-    [
-        ("classes.txt", "# mine\r\na\r\nb #ff0000\r\n", "a b", (0, 1), None),
-        ("classes.txt", "\ufeffname,r,g,b\na,1,2,3\nb,4,5,6\n", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("classes.txt", "0: a\n1: b\n", "a b", (0, 1), None),
-        ("classes.txt", "0\ta\n2\tb\n", "a b", (0, 2), None),
-        ("classes.txt", "1 b\n0 a\n", "a b", (0, 1), None),
-        ("classes.txt", "a,0\nb,1", "a b", (0, 1), None),
-        ("classes.txt", "0 a 1 2 3\n1 b 4 5 6", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("classes.txt", "a;1;2;3\nb;4;5;6", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("classes.txt", "a (1, 2, 3)\nb [4,5,6]", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("label_colors.txt", "1 2 3\ta\n4 5 6\t\tb", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("_classes.csv", "Pixel Value, Class\n0, a\n1, b\n", "a b", (0, 1), None),
-        (
-            "labelmap.txt",
-            "# label:color_rgb:parts:actions\na:1,2,3::\nb:4,5,6::\n",
-            "a b",
-            (0, 1),
-            ((1, 2, 3), (4, 5, 6)),
-        ),
-        ("data.yaml", "train: images/train\nnames: [a, b]\n", "a b", (0, 1), None),
-        ("data.yaml", "names:\n  0: a\n  1: b\n", "a b", (0, 1), None),
-        ("classes.json", '{"categories": [{"id": 7, "name": "b"}, {"id": 3, "name": "a"}]}', "a b", (3, 7), None),
-        ("classes.txt", "0: a\n1: b\n255: void\n", "a b", (0, 1), None),
-        ("classes.txt", "class 0\nclass 1", "class_0 class_1", (0, 1), None),
-    ],
-)
-def test_class_lists_of_other_tools(tmp_path, name, text, names, values, colours):
-    (tmp_path / name).write_text(text, newline="")
-    found = read_class_list(tmp_path / name)
-    assert " ".join(word.replace(" ", "_") for word in found.names) == names
-    assert found.values == values
-    assert found.colours == (colours or ())
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("classes.txt", "Void\na\nb"),
-        ("classes.txt", "0: Void\n1: a\n2: b"),
-        ("classes.csv", "name,id\nVoid,0\na,1\nb,2"),
-        ("data.yaml", "names: [Void, a, b]"),
-        ("classes.json", '["Void", "a", "b"]'),
-    ],
-)
-def test_what_is_named_no_class_is_ignored_and_said_in_every_form(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    found = read_class_list(tmp_path / name)
-    assert (found.names, found.values, found.ignored) == (("a", "b"), (1, 2), (0,))
-    assert "   -  Void: ignored (value 0)" in found.lines()
-
-
-def test_a_list_of_labelme_counts_from_behind_its_first_line(tmp_path):
-    (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ncar\n")
-    found = read_class_list(tmp_path / "labels.txt")
-    assert (found.names, found.values) == (("_background_", "car"), (0, 1))
-
-
-def test_a_background_that_is_named_as_ignored_is_told(tmp_path):
-    (tmp_path / "classes.txt").write_text("unlabeled\ncrack\n")
-    with pytest.raises(BadData, match=r"leaves one class, 'crack', as 'unlabeled'.*background"):
-        read_class_list(tmp_path / "classes.txt")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a #ff00\nb", "line 1.*looks like a class with a colour"),
-        ("a 1 2\nb", "looks like a class with a colour"),
-        ("name\na\nb", "looks like a header"),
-        ("id,colour\n1,2", "looks like a header"),
-        ("a 1 2 3\nb 1 2 3", "stands for two classes"),
-        ("name,r,g,b\na,1,x,3", "does not fit the columns"),
-    ],
-)
-def test_what_looks_like_a_failed_colour_or_header_is_refused(tmp_path, text, words):
-    (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(BadData, match=words):
-        read_class_list(tmp_path / "classes.txt")
 
 
 # Masks ----------------------------------------------------------------------------------------------------------------
@@ -398,126 +310,6 @@ def test_classes_that_never_occur_are_told(tmp_path):
     assert content.missing == ["zebra"]
     assert content.counts[:3].tolist() == (2 * np.bincount(TRUTH.ravel())).tolist()
     assert "ATTENTION: val has no pixel of zebra" in content.lines()
-
-
-# COCO -----------------------------------------------------------------------------------------------------------------
-
-
-def coco(root, split="train", **changes):
-    """A square of cat (id 3), over it a smaller one of dog (id 7), as run lengths."""
-    trees.picture(root / split / "a.jpg", size=(8, 10))
-    dog = np.zeros((8, 10), np.uint8)
-    dog[2:4, 2:5] = 1
-    runs, last, count = [], 0, 0
-    for value in dog.T.ravel().tolist():
-        if value != last:
-            runs.append(count)
-            last, count = value, 0
-        count += 1
-    annotations = [
-        {
-            "id": 1,
-            "image_id": 5,
-            "category_id": 7,
-            "area": 6,
-            "segmentation": {"size": [8, 10], "counts": [*runs, count]},
-        },
-        {"id": 2, "image_id": 5, "category_id": 3, "area": 36, "segmentation": [[1, 1, 7, 1, 7, 7, 1, 7]]},
-    ]
-    data = {
-        "images": [{"id": 5, "file_name": "a.jpg", "height": 8, "width": 10}],
-        "categories": [
-            {"id": 0, "name": "animals", "supercategory": "none"},
-            {"id": 7, "name": "dog", "supercategory": "animals"},
-            {"id": 3, "name": "cat", "supercategory": "animals"},
-        ],
-        "annotations": annotations,
-    }
-    (root / split / "_annotations.coco.json").write_text(json.dumps(data | changes))
-    truth = np.zeros((8, 10), np.uint8)
-    truth[1:7, 1:7] = 1
-    truth[2:4, 2:5] = 2
-    return truth
-
-
-def test_coco_is_drawn(tmp_path):
-    pytest.importorskip("pycocotools")
-    truth = coco(tmp_path)
-    assert detect_dataset(tmp_path) == "folder"
-    dataset = open_dataset("folder", tmp_path, "train")
-    assert dataset.classes == ("background", "cat", "dog")
-    dataset.check()
-    np.testing.assert_array_equal(dataset.labels(0), truth)
-    with pytest.raises(BadOption, match="--val-fraction"):
-        open_dataset("folder", tmp_path, "val")
-
-
-@pytest.mark.parametrize("said", [None, 0, "many", float("nan")])
-def test_regions_without_an_area_lie_as_by_their_size(tmp_path, said):
-    pytest.importorskip("pycocotools")
-    truth = coco(tmp_path)
-    path = tmp_path / "train" / "_annotations.coco.json"
-    data = json.loads(path.read_text())
-    for one in data["annotations"]:
-        one["area"] = said
-    for annotations in (data["annotations"], data["annotations"][::-1]):
-        path.write_text(json.dumps(data | {"annotations": annotations}))
-        np.testing.assert_array_equal(open_dataset("folder", tmp_path, "train").labels(0), truth)
-
-
-def test_of_regions_of_one_size_the_later_lies_on_top(tmp_path):
-    pytest.importorskip("pycocotools")
-    square = {"image_id": 5, "segmentation": [[1, 1, 7, 1, 7, 7, 1, 7]]}
-    for categories, label in (((3, 7), 2), ((7, 3), 1)):
-        coco(tmp_path, annotations=[square | {"id": at, "category_id": one} for at, one in enumerate(categories)])
-        assert open_dataset("folder", tmp_path, "train").labels(0)[4, 4] == label
-
-
-def test_a_name_of_coco_in_several_folders(tmp_path):
-    """The one beside the JSON; the one whose folder it names, which is said; of equals none."""
-    pytest.importorskip("pycocotools")
-    coco(tmp_path)
-    for folder in ("valid", "old"):
-        trees.picture(tmp_path / folder / "a.jpg", size=(8, 10))
-    dataset = open_dataset("folder", tmp_path, "train")
-    assert dataset.source(0) == tmp_path.resolve() / "train/a.jpg"
-    assert not any("several" in note for note in dataset.notes)
-    path = tmp_path / "annotations" / "instances_train.json"
-    path.parent.mkdir()
-    (tmp_path / "train" / "_annotations.coco.json").rename(path)
-    dataset = open_dataset("folder", tmp_path, "train")
-    assert dataset.source(0) == tmp_path.resolve() / "train/a.jpg"
-    assert "ATTENTION: a.jpg found in several folders; the JSON's own path decides: train/a.jpg" in dataset.notes
-    (tmp_path / "train" / "a.jpg").unlink()
-    with pytest.raises(BadData, match=r"write the folder into file_name:\s+a\.jpg may be old/a\.jpg or valid/a\.jpg"):
-        open_dataset("folder", tmp_path, "train")
-    path.write_text(path.read_text().replace("a.jpg", "valid/a.jpg"))
-    assert open_dataset("folder", tmp_path, "train").source(0) == tmp_path.resolve() / "valid/a.jpg"
-
-
-def test_a_picture_of_coco_does_not_stand_for_two(tmp_path):
-    pytest.importorskip("pycocotools")
-    images = [{"id": at, "file_name": f"{at}/a.jpg", "height": 8, "width": 10} for at in (5, 6)]
-    coco(tmp_path, images=images)
-    with pytest.raises(BadData, match=r"train/a\.jpg would be both 5/a and 6/a"):
-        open_dataset("folder", tmp_path, "train")
-
-
-def test_a_test_set_has_the_classes_of_another_splits_json(tmp_path):
-    coco(tmp_path)
-    trees.picture(tmp_path / "test" / "t.jpg")
-    found = open_pictures("folder", tmp_path, "test", Reading())
-    assert (len(found), found.key(0), found.classes) == (1, "t", ("background", "cat", "dog"))
-
-
-def test_faults_of_coco_are_told(tmp_path):
-    pytest.importorskip("pycocotools")
-    coco(tmp_path, annotations=[{"id": 1, "image_id": 5, "category_id": 9, "segmentation": [[0, 0, 1, 0, 1, 1]]}])
-    with pytest.raises(BadData, match="category 9"):
-        open_dataset("folder", tmp_path, "train")
-    coco(tmp_path, images=[{"id": 5, "file_name": "b.jpg", "height": 8, "width": 10}])
-    with pytest.raises(BadData, match="picture b of train is nowhere"):
-        open_dataset("folder", tmp_path, "train").check()
 
 
 # The command ----------------------------------------------------------------------------------------------------------
