@@ -12,9 +12,9 @@ PICTURES = (
     "images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "pictures", "photos", "inputs", "input", "rgb", "x",
 )  # fmt: skip
 MASKS = (
-    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentationclasspng", "segmentationclass", "segmentationclassraw", "gtfine",
-    "gt", "groundtruth", "ground_truth", "segmentation", "segmentations", "segmaps", "targets", "target", "annots", "annot",
-    "semantic", "y",
+    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentationclasspng", "segmentationclass",
+    "segmentationclassraw", "gtfine", "gt", "groundtruth", "ground_truth", "segmentation", "segmentations", "segmaps",
+    "targets", "target", "annots", "annot", "semantic", "y",
 )  # fmt: skip
 ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev")}
 # Splits besides those that may hold pictures and masks of their own: another folder that does is a dataset, or none.

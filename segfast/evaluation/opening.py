@@ -24,18 +24,21 @@ def open_split(name: str, root: str | None, split: str, reading: Reading, *, pre
     Raises:
         BadData, BadOption: as `open_dataset`.
     """
-    pictures = open_pictures(name, Path(root), split, reading) if predicting and root is not None else None
+    if not predicting or root is None:
+        return open_dataset(name, root, split, reading=reading)
     expected = split.lower() in _LABELLED
     try:
         dataset = open_dataset(name, root, split, reading=reading)
     except (BadData, BadOption) as error:
+        pictures = open_pictures(name, Path(root), split, reading)
         if pictures is None:
             raise
         if expected:
             raise _without_masks(error, split) from None
         return pictures
-    lacks_masks = isinstance(dataset, PairsDataset) and not any(one.mask for one in dataset.pairs)
-    return pictures if pictures is not None and lacks_masks and not expected else dataset
+    if expected or not isinstance(dataset, PairsDataset) or any(one.mask for one in dataset.pairs):
+        return dataset
+    return open_pictures(name, Path(root), split, reading) or dataset
 
 
 def _without_masks(error: BadData | BadOption, split: str) -> BadData:
