@@ -1,6 +1,7 @@
 """COCO's JSON: regions, their order, the pictures they are of, and what is refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +102,15 @@ def test_a_name_of_coco_in_several_folders(tmp_path):
         open_dataset("folder", tmp_path, "train")
     path.write_text(path.read_text().replace("a.jpg", "valid/a.jpg"))
     assert open_dataset("folder", tmp_path, "train").source(0) == tmp_path.resolve() / "valid/a.jpg"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no links here")
+def test_a_json_may_be_a_link(tmp_path):
+    pytest.importorskip("pycocotools")
+    truth, path = coco(tmp_path / "mine"), tmp_path / "mine/train/_annotations.coco.json"
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    np.testing.assert_array_equal(open_dataset("folder", tmp_path / "mine", "train").labels(0), truth)
 
 
 def test_a_picture_of_coco_does_not_stand_for_two(tmp_path):

@@ -121,7 +121,7 @@ def open_coco(root: Path, split: str, fraction: float, reading: Reading) -> Coco
     path, share = choose(find_coco(root), split, root, reading)
     data = read_file(path)
     known = categories(data, path)
-    pictures = Pictures(path, tree)
+    pictures = Pictures(path.relative_to(root), tree)
     samples = annotated(data, known.labels, path, pictures)
     if not samples:
         raise BadData(f"{path} has no pictures; add some")

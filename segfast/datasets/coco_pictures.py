@@ -14,13 +14,16 @@ from segfast.pictures.formats import SUFFIXES
 class Pictures:
     """The pictures below a root, for the names in one of its JSON files.
 
+    Args:
+        file: relative to the root.
+
     Attributes:
         faults: names that several pictures have, none of them likelier, a line each.
         decided: (name, the picture that is taken) where others of that name lie in folders less like the file's.
     """
 
     def __init__(self, file: Path, tree: Tree):
-        self._above = file.resolve().parent.relative_to(tree.root).as_posix()
+        self._above = file.parent.as_posix()
         self._words = [word for word in re.split(r"[^a-z0-9]+", f"{self._above}/{file.stem}".lower()) if word]
         self._ends: dict[str, list[str]] = defaultdict(list)
         self.faults: list[str] = []
