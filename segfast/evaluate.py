@@ -13,7 +13,7 @@ Context and Cityscapes it is first resized, keeping its ratio, to fit 2048×512 
 640-pixel windows), 4160×520 or 2048×1024; in your own folder it stays
 as it is, unless the model was trained with an --image-size, which is then followed. --multiscale averages the
 paper's 12 views. The dataset is checked before anything runs. --predictions of a split
-without masks, such as a test set, writes them and measures nothing.
+without masks, such as a test set, writes them and measures nothing; train and val must have theirs.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segfast import cli, files
-from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
+from segfast.datasets import NAMES, Dataset, detect_dataset
 from segfast.datasets.content import tell
 from segfast.datasets.options import add_reading, reading_of
-from segfast.datasets.pairs import PairsDataset
-from segfast.datasets.unlabelled import PicturesDataset, open_pictures
+from segfast.datasets.unlabelled import PicturesDataset
 from segfast.dependencies.imports import need
-from segfast.errors import BadData, BadOption
+from segfast.errors import BadOption
 from segfast.evaluation.disagreement import Disagreements
 from segfast.evaluation.evaluate import check_classes, evaluate_labels, predict
 from segfast.evaluation.evaluate import evaluate as evaluate
 from segfast.evaluation.folder import LabelFolder
 from segfast.evaluation.metrics import Labels
+from segfast.evaluation.opening import open_split
 from segfast.evaluation.predictions import STYLES, Predictions
 from segfast.evaluation.report import Report, lost, table
 from segfast.protocol import Size
@@ -52,38 +52,15 @@ _Each = Callable[[int, Labels], None] | None
 
 def main() -> int:
     """Evaluate what the command line names; print the table, write the JSON and the sheet."""
-    options = _parse()
-    for path, suffix in ((options.json, ".json"), (options.sheet, ".png")):
-        if path is not None:
-            files.check_suffix(path, suffix)
-            files.make_folder(Path(path).parent)
-    if options.by_size:
-        need("train", "scipy")
-
-    from segfast.engine import Engine
-
-    if options.compare and options.predictions:
-        raise BadOption("--predictions is of one engine; leave --compare out")
+    options = _checked(_parse())
     dataset = _open(options)
-    dataset = dataset.take(range(min(options.limit, len(dataset)))) if options.limit else dataset
     folder = LabelFolder(Path(options.compare), dataset) if _is_folder(options.compare) else None
-    names = [options.engine, *([options.compare] if options.compare and folder is None else [])]
-    written = Predictions(dataset, Path(options.predictions), options.style) if options.predictions else None
-    if written is not None:
-        written.check()
-    settings = {"runtime": options.runtime, "device": options.device, "threads": options.threads}
-    engines = [Engine(name, **settings) for name in names]
-    for engine in engines:
-        print(engine)
-        check_classes(engine, dataset, not options.ignore_names)
+    written = Predictions(dataset, Path(options.predictions), options.style).check() if options.predictions else None
+    engines = _engines(options, dataset, alone=folder is not None)
     content = dataset.check(progress=True)
     if isinstance(dataset, PicturesDataset):
         assert written is not None  # a split without masks is opened to be predicted alone
-        predict(engines[0], dataset, written, progress=True, **_how(options))
-        print(
-            f"{len(dataset)} pictures of {dataset.split} are predicted in {options.predictions}; there are no masks to measure by"
-        )
-        return 0
+        return _predict(engines[0], dataset, written, options)
     tell([content])
     apart = Disagreements(dataset, 2 * SHOWN) if options.compare and options.sheet else None
     reports = _reports(engines, folder, dataset, options, (apart.note, apart.compare) if apart else (written, None))
@@ -91,11 +68,51 @@ def main() -> int:
     if options.json:
         files.write_text(_json(reports) + "\n", options.json)
     if options.sheet:
-        from segfast.evaluation.sheet import draw, draw_compared
-
-        sheet = draw_compared(reports[0], reports[1], apart.pairs, dataset) if apart else draw(reports[0], dataset)
-        files.write_png(sheet, options.sheet)
+        _draw(reports, apart, dataset, options.sheet)
     return 0
+
+
+def _checked(options: argparse.Namespace) -> argparse.Namespace:
+    """The options, if they fit together and what they name can be written."""
+    for path, suffix in ((options.json, ".json"), (options.sheet, ".png")):
+        if path is not None:
+            files.check_suffix(path, suffix)
+            files.make_folder(Path(path).parent)
+    if options.by_size:
+        need("train", "scipy")
+    if options.compare and options.predictions:
+        raise BadOption("--predictions is of one engine; leave --compare out")
+    return options
+
+
+def _engines(options: argparse.Namespace, dataset: Dataset, *, alone: bool) -> list[Engine]:
+    """The engine, and unless it is `alone` the one it is compared with; both of the dataset's classes."""
+    from segfast.engine import Engine
+
+    names = [options.engine, *([options.compare] if options.compare and not alone else [])]
+    settings = {"runtime": options.runtime, "device": options.device, "threads": options.threads}
+    engines = [Engine(name, **settings) for name in names]
+    for engine in engines:
+        print(engine)
+        check_classes(engine, dataset, not options.ignore_names)
+    return engines
+
+
+def _predict(engine: Engine, dataset: Dataset, written: Predictions, options: argparse.Namespace) -> int:
+    """Write the labels of pictures that have no masks."""
+    predict(engine, dataset, written, progress=True, **_how(options))
+    print(
+        f"{len(dataset)} pictures of {dataset.split} are predicted in {options.predictions}; there are no masks to measure by"
+    )
+    return 0
+
+
+def _draw(reports: list[Report], apart: Disagreements | None, dataset: Dataset, path: str) -> None:
+    """Write the sheet."""
+    from segfast.evaluation.sheet import draw, draw_compared
+
+    sheet = draw_compared(reports[0], reports[1], apart.pairs, dataset) if apart else draw(reports[0], dataset)
+    files.write_png(sheet, path)
 
 
 def _reports(
@@ -139,18 +156,11 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _open(options: argparse.Namespace) -> Dataset:
-    """The split; to predict, its pictures will do where it has no masks."""
-    (name, root), reading = _named(options), reading_of(options)
-    measured = options.json or options.sheet or options.by_size or not options.predictions
-    pictures = None if measured or root is None else open_pictures(name, Path(root), options.split, reading)
-    try:
-        dataset = open_dataset(name, root, options.split, reading=reading)
-    except (BadData, BadOption):
-        if pictures is None:
-            raise
-        return pictures
-    lacks_masks = isinstance(dataset, PairsDataset) and not any(one.mask for one in dataset.pairs)
-    return pictures if pictures is not None and lacks_masks else dataset
+    """The split, or its first pictures."""
+    name, root = _named(options)
+    predicting = bool(options.predictions) and not (options.json or options.sheet or options.by_size)
+    dataset = open_split(name, root, options.split, reading_of(options), predicting=predicting)
+    return dataset.take(range(min(options.limit, len(dataset)))) if options.limit else dataset
 
 
 def _named(options: argparse.Namespace) -> tuple[str, str | None]:
@@ -213,6 +223,14 @@ def _parse() -> argparse.Namespace:
         metavar="OTHER",
         help="another engine, or a folder of label PNGs of any system: both side by side, and the points it loses",
     )
+    _add_outputs(parser)
+    parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N pictures only")
+    parser.add_argument("--ignore-names", action="store_true", help="take classes to be the same whatever their names")
+    cli.add_runtime(parser)
+    return parser.parse_args()
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write everything, as fractions")
     parser.add_argument(
         "--sheet",
@@ -227,10 +245,6 @@ def _parse() -> argparse.Namespace:
         default="index",
         help="what those hold: class indices, or what the servers of ADE20K (index + 1) and Cityscapes (labelIds) take",
     )
-    parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N pictures only")
-    parser.add_argument("--ignore-names", action="store_true", help="take classes to be the same whatever their names")
-    cli.add_runtime(parser)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

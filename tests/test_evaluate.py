@@ -26,6 +26,7 @@ from segfast.evaluation.disagreement import Disagreements
 from segfast.evaluation.evaluate import RESIZED, check_classes, evaluate, evaluate_labels, fit_of
 from segfast.evaluation.folder import LabelFolder
 from segfast.evaluation.metrics import confusion, confusion_by_size, scores
+from segfast.evaluation.opening import open_split
 from segfast.evaluation.report import table
 from segfast.evaluation.sheet import IGNORED, WRONG, compared_panels, draw, draw_compared, panels_of
 from segfast.protocol import Protocol, fitted, views
@@ -558,6 +559,20 @@ def test_a_split_without_masks_is_predicted(tmp_path, monkeypatch, capsys):
     assert command.main() == 0
     assert "no masks to measure by" in capsys.readouterr().out
     assert np.asarray(Image.open(tmp_path / "out/a.png")).shape == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("split", "masks"), [("val", "masks/val/b.png"), ("valid", None), ("train", "elsewhere/a.png")]
+)
+def test_masks_of_train_and_val_are_missed_by_predictions_too(tmp_path, split, masks):
+    trees.picture(tmp_path / f"images/{split}/a.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    if masks:
+        trees.mask(tmp_path / masks, np.zeros(trees.SIZE))
+    with pytest.raises((BadData, BadOption), match=r"no mask|only a test set is predicted without"):
+        open_split("folder", str(tmp_path), split, Reading(), predicting=True).check()
+    (tmp_path / "images" / split).rename(tmp_path / "images" / "test")
+    assert len(open_split("folder", str(tmp_path), "test", Reading(), predicting=True)) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,26 @@
 """Folders as people have them: every way of docs/data.md, in tiny trees, and their siblings."""
 
 import dataclasses
-import json
+import re
 import sys
 
 import numpy as np
 import pytest
 import trees
-from helpers import tiny_config, tiny_model
+from helpers import REPOSITORY, tiny_config, tiny_model
 from PIL import Image
 
-from segfast.datasets import IGNORE, Reading, detect_dataset, open_dataset
+from segfast.datasets import IGNORE, Reading, detect_dataset, foreign, open_dataset
 from segfast.datasets import __main__ as command
-from segfast.datasets.class_list import read_class_list
 from segfast.datasets.convert import convert
 from segfast.datasets.masks import read_raw
+from segfast.datasets.places import Places
 from segfast.datasets.shapes import ShapesDataset
 from segfast.engine import Engine
 from segfast.errors import BadData, BadOption
 from segfast.image import SamplesWarning
 
+PAGE = REPOSITORY / "docs" / "data.md"
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
 COLOURED = "background 0 0 0\ncar 255 0 0\ntree 0 255 0\n"
 TRUTH = trees.values(3)
@@ -43,62 +44,6 @@ def labels(root, split="train", **reading):
     dataset = open_dataset(detect_dataset(root), root, split, reading=Reading(**reading))
     dataset.check()
     return dataset.labels(0)
-
-
-# Class lists ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "names", "values", "colours"),
-    [
-        ("classes.txt", "# mine\r\na\r\nb #ff0000\r\n", "a b", (0, 1), None),
-        ("classes.txt", "\ufeffname,r,g,b\na,1,2,3\nb,4,5,6\n", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("classes.txt", "0: a\n1: b\n", "a b", (0, 1), None),
-        ("classes.txt", "0\ta\n2\tb\n", "a b", (0, 2), None),
-        ("classes.txt", "1 b\n0 a\n", "a b", (0, 1), None),
-        ("classes.txt", "a,0\nb,1", "a b", (0, 1), None),
-        ("classes.txt", "0 a 1 2 3\n1 b 4 5 6", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("classes.txt", "a;1;2;3\nb;4;5;6", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("classes.txt", "a (1, 2, 3)\nb [4,5,6]", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("label_colors.txt", "1 2 3\ta\n4 5 6\t\tb", "a b", (0, 1), ((1, 2, 3), (4, 5, 6))),
-        ("_classes.csv", "Pixel Value, Class\n0, a\n1, b\n", "a b", (0, 1), None),
-        (
-            "labelmap.txt",
-            "# label:color_rgb:parts:actions\na:1,2,3::\nb:4,5,6::\n",
-            "a b",
-            (0, 1),
-            ((1, 2, 3), (4, 5, 6)),
-        ),
-        ("data.yaml", "train: images/train\nnames: [a, b]\n", "a b", (0, 1), None),
-        ("data.yaml", "names:\n  0: a\n  1: b\n", "a b", (0, 1), None),
-        ("classes.json", '{"categories": [{"id": 7, "name": "b"}, {"id": 3, "name": "a"}]}', "a b", (3, 7), None),
-        ("classes.txt", "0: a\n1: b\n255: void\n", "a b", (0, 1), None),
-        ("classes.txt", "class 0\nclass 1", "class_0 class_1", (0, 1), None),
-    ],
-)
-def test_class_lists_of_other_tools(tmp_path, name, text, names, values, colours):
-    (tmp_path / name).write_text(text, newline="")
-    found = read_class_list(tmp_path / name)
-    assert " ".join(word.replace(" ", "_") for word in found.names) == names
-    assert found.values == values
-    assert found.colours == (colours or ())
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a #ff00\nb", "line 1.*looks like a class with a colour"),
-        ("a 1 2\nb", "looks like a class with a colour"),
-        ("name\na\nb", "looks like a header"),
-        ("id,colour\n1,2", "looks like a header"),
-        ("a 1 2 3\nb 1 2 3", "stands for two classes"),
-        ("name,r,g,b\na,1,x,3", "does not fit the columns"),
-    ],
-)
-def test_what_looks_like_a_failed_colour_or_header_is_refused(tmp_path, text, words):
-    (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(BadData, match=words):
-        read_class_list(tmp_path / "classes.txt")
 
 
 # Masks ----------------------------------------------------------------------------------------------------------------
@@ -235,6 +180,21 @@ def test_a_split_that_is_missing_is_a_share_on_request(tmp_path):
     assert [len(part) for part in parts] == [1, 1]
 
 
+def test_a_folder_of_pictures_and_masks_is_no_split_by_its_name(tmp_path):
+    """Unless it is asked for, a list names it, or its name is that of a split."""
+    tree(tmp_path, "{split}/images/{name}.jpg", "{split}/masks/{name}.png", splits=("bad",))
+    assert Places(tmp_path).splits() == []
+    assert len(open_dataset("folder", tmp_path, "bad")) == 2
+    (tmp_path / "classes.txt").rename(tmp_path / "bad" / "classes.txt")
+    with pytest.raises(BadData, match="folders in it may be; name one: bad"):
+        detect_dataset(tmp_path)
+    for name in ("train", "valid", "test", "testing"):
+        tree(tmp_path / name, "{split}/images/{name}.jpg", "{split}/masks/{name}.png", splits=(name,))
+        assert Places(tmp_path / name).splits() == [{"valid": "val"}.get(name, name)]
+    tree(tmp_path / "night", splits=("night",))
+    assert Places(tmp_path / "night").splits() == ["night"]
+
+
 def test_lists_make_splits(tmp_path):
     root = tree(tmp_path, "JPEGImages/{name}.jpg", "SegmentationClass/{name}.png", splits=("",))
     lists = root / "ImageSets" / "Segmentation"
@@ -283,6 +243,43 @@ def test_an_export_of_cvat(tmp_path):
         np.testing.assert_array_equal(labels(tmp_path, split, val_fraction=0.5), TRUTH)
 
 
+def test_messages_point_to_headings_of_the_page():
+    headings = re.findall(r"^### (.+)$", PAGE.read_text(), re.M)
+    assert set(foreign.WAYS) <= set(headings)
+
+
+def test_polygons_of_ultralytics_become_masks_as_the_page_says(tmp_path, monkeypatch):
+    """Its script, run: a square of person, within it one of car; a picture without a text file is background."""
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            trees.picture(tmp_path / f"my/pictures/images/{split}/{name}.png", size=(20, 40))
+        text = tmp_path / f"my/pictures/labels/{split}/a.txt"
+        text.parent.mkdir(parents=True)
+        text.write_text("0 0.1 0.2 0.7 0.2 0.7 0.8 0.1 0.8\n1 0.3 0.4 0.5 0.4 0.5 0.6 0.3 0.6\n")
+    (tmp_path / "my/pictures/data.yaml").write_text("names: [person, car]\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadData, match="“Ultralytics”"):
+        open_dataset("folder", "my/pictures", "train")
+    exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.S)[1], {})
+    dataset = open_dataset("folder", "my/pictures", "train")
+    assert dataset.classes == ("background", "person", "car")
+    dataset.check()
+    truth = dataset.labels(0)
+    assert [truth[1, 1], truth[6, 6], truth[10, 16], truth[18, 30]] == [0, 1, 2, 0]
+    assert not dataset.labels(1).any()
+
+
+@pytest.mark.parametrize("masks", ["SegmentationClass", "SegmentationClassPNG"])
+def test_an_export_of_labelme(tmp_path, masks):
+    tree(tmp_path, "JPEGImages/{name}.jpg", masks + "/{name}.png", splits=("",))
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "class_names.txt").write_text("_background_\ncar\ntree\n")
+    for other in {"SegmentationClass", "SegmentationClassNpy", "SegmentationClassVisualization"} - {masks}:
+        (tmp_path / other).mkdir()
+    for split in ("train", "val"):
+        np.testing.assert_array_equal(labels(tmp_path, split, val_fraction=0.5), TRUTH)
+
+
 def test_an_export_for_ultralytics(tmp_path):
     tree(tmp_path)
     (tmp_path / "classes.txt").unlink()
@@ -315,68 +312,6 @@ def test_classes_that_never_occur_are_told(tmp_path):
     assert "ATTENTION: val has no pixel of zebra" in content.lines()
 
 
-# COCO -----------------------------------------------------------------------------------------------------------------
-
-
-def coco(root, split="train", **changes):
-    """A square of cat (id 3), over it a smaller one of dog (id 7), as run lengths."""
-    trees.picture(root / split / "a.jpg", size=(8, 10))
-    dog = np.zeros((8, 10), np.uint8)
-    dog[2:4, 2:5] = 1
-    runs, last, count = [], 0, 0
-    for value in dog.T.ravel().tolist():
-        if value != last:
-            runs.append(count)
-            last, count = value, 0
-        count += 1
-    annotations = [
-        {
-            "id": 1,
-            "image_id": 5,
-            "category_id": 7,
-            "area": 6,
-            "segmentation": {"size": [8, 10], "counts": [*runs, count]},
-        },
-        {"id": 2, "image_id": 5, "category_id": 3, "area": 36, "segmentation": [[1, 1, 7, 1, 7, 7, 1, 7]]},
-    ]
-    data = {
-        "images": [{"id": 5, "file_name": "a.jpg", "height": 8, "width": 10}],
-        "categories": [
-            {"id": 0, "name": "animals", "supercategory": "none"},
-            {"id": 7, "name": "dog", "supercategory": "animals"},
-            {"id": 3, "name": "cat", "supercategory": "animals"},
-        ],
-        "annotations": annotations,
-    }
-    (root / split / "_annotations.coco.json").write_text(json.dumps(data | changes))
-    truth = np.zeros((8, 10), np.uint8)
-    truth[1:7, 1:7] = 1
-    truth[2:4, 2:5] = 2
-    return truth
-
-
-def test_coco_is_drawn(tmp_path):
-    pytest.importorskip("pycocotools")
-    truth = coco(tmp_path)
-    assert detect_dataset(tmp_path) == "folder"
-    dataset = open_dataset("folder", tmp_path, "train")
-    assert dataset.classes == ("background", "cat", "dog")
-    dataset.check()
-    np.testing.assert_array_equal(dataset.labels(0), truth)
-    with pytest.raises(BadOption, match="--val-fraction"):
-        open_dataset("folder", tmp_path, "val")
-
-
-def test_faults_of_coco_are_told(tmp_path):
-    pytest.importorskip("pycocotools")
-    coco(tmp_path, annotations=[{"id": 1, "image_id": 5, "category_id": 9, "segmentation": [[0, 0, 1, 0, 1, 1]]}])
-    with pytest.raises(BadData, match="category 9"):
-        open_dataset("folder", tmp_path, "train")
-    coco(tmp_path, images=[{"id": 5, "file_name": "b.jpg", "height": 8, "width": 10}])
-    with pytest.raises(BadData, match="picture b of train is nowhere"):
-        open_dataset("folder", tmp_path, "train").check()
-
-
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +328,7 @@ def test_the_command_tells_draws_and_converts(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     for words in ("labelmap.txt:", "1  b  #ff0000", "train: 2 pictures of 40×56 pixels", "shares of the pixels"):
         assert words in told
+    assert told.count("labelmap.txt:") == 1  # train's and val's are one list
     assert len(np.unique(np.asarray(Image.open(sheet)).reshape(-1, 3), axis=0)) > 100
     np.testing.assert_array_equal(labels(out), TRUTH)
     np.testing.assert_array_equal(read_raw(out / "masks/train/one.png").values, TRUTH)
@@ -423,6 +359,8 @@ def test_what_is_converted_is_read_the_same(tmp_path, names, palette, kept):
     dataset = open_dataset("folder", tmp_path / "out", "train")
     assert (dataset.classes, (tmp_path / "out" / kept).exists()) == (tuple(names.split()), True)
     np.testing.assert_array_equal(dataset.labels(0), [[0, 1], [IGNORE, 0]])
+    with pytest.raises(BadOption, match="'void' would be read as pixels to ignore"):
+        convert([Given("folder", "train", ("land", "void"), tuple(palette), (0,), 0)], tmp_path / "more")
 
 
 @pytest.mark.parametrize(
@@ -462,9 +400,13 @@ def test_twelve_bits_in_sixteen_are_warned_of(tmp_path):
     [
         ("annotations.xml", "<annotations><image id='0'></image></annotations>", "Segmentation mask 1.1"),
         ("Annotations/a.xml", "<annotation><object/></annotation>", "Pascal VOC"),
-        ("labels/train/one.txt", "0 0.1 0.1 0.2 0.1 0.2 0.2\n", "polygons of Ultralytics.*COCO"),
-        ("labels/train/one.txt", "0 0.1 0.1 0.2 0.1\n\n", "boxes of Ultralytics"),
-        ("images/train/one.json", '{"shapes": [], "imagePath": "one.jpg"}', "LabelMe"),
+        (
+            "labels/train/one.txt",
+            "0 0.1 0.1 0.2 0.1 0.2 0.2\n",
+            "polygons of Ultralytics.*“Ultralytics” in docs/data.md",
+        ),
+        ("labels/train/one.txt", "0 0.1 0.1 0.2 0.1\n\n", "boxes of Ultralytics.*outlines"),
+        ("images/train/one.json", '{"shapes": [], "imagePath": "one.jpg"}', "labelme2voc.*“LabelMe” in docs/data.md"),
     ],
 )
 def test_what_other_tools_write_is_named(tmp_path, name, text, words):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segfast.datasets import open_dataset
+from segfast.datasets import Reading, open_dataset
 from segfast.errors import BadOption, MissingRuntime, TrainingFailed
 from segfast.evaluation.metrics import scores
 from segfast.evaluation.predictions import CITYSCAPES, Predictions
@@ -124,6 +124,54 @@ def test_changed_masks_are_noticed_and_copies_are_not(tmp_path):
     assert fingerprint(train) == fingerprint(copy)
     Image.fromarray(1 - np.eye(8, dtype=np.uint8)).save(tmp_path / "two" / "masks" / "train" / "a.png")
     assert fingerprint(train) != fingerprint(copy)
+
+
+def test_changed_colours_of_classes_are_noticed(tmp_path):
+    """The masks stay as they are, and stand for other classes."""
+    folder(tmp_path)
+    found = []
+    for text in ("one 0 0 0\ntwo 1 1 1\n", "one 1 1 1\ntwo 0 0 0\n"):
+        (tmp_path / "classes.txt").write_text(text)
+        found.append(fingerprint(open_dataset("folder", tmp_path, "train")))
+    assert found[0] != found[1]
+
+
+def test_a_changed_map_is_noticed(tmp_path):
+    """Of the same name, that leaves classes of the same names."""
+    folder(tmp_path)
+    (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
+    found, classes, reading = [], [], Reading(map=str(tmp_path / "map.txt"))
+    for text in ("three: one\n", "three: two\n"):
+        (tmp_path / "map.txt").write_text(text)
+        dataset = open_dataset("folder", tmp_path, "train", reading=reading)
+        found.append(fingerprint(dataset))
+        classes.append(dataset.classes)
+    assert classes[0] == classes[1]
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"segmentation": [[1, 1, 6, 1, 6, 7]]},
+        {"category_id": 2},
+        {"iscrowd": 1},
+        {"image_id": 1},
+    ],
+)
+def test_edited_annotations_of_coco_are_noticed(tmp_path, change):
+    pytest.importorskip("pycocotools")
+    (tmp_path / "train").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "train" / f"{name}.png")
+    region = {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [[1, 1, 7, 1, 7, 7]]}
+    images = [{"id": at, "file_name": f"{name}.png", "height": 8, "width": 8} for at, name in enumerate("ab")]
+    data = {"images": images, "categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}]}
+    found = []
+    for one in (region, region | {"id": 9}, region | change):  # an id says nothing
+        (tmp_path / "train.json").write_text(json.dumps(data | {"annotations": [one]}))
+        found.append(fingerprint(open_dataset("folder", tmp_path, "train")))
+    assert found[0] == found[1] != found[2]
 
 
 def test_settings_that_an_older_version_did_not_write_are_the_default(tmp_path):

@@ -1,5 +1,7 @@
 """`segfast.train.fit` on any map-style dataset."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,9 @@ def test_any_dataset_trains_and_goes_on(tmp_path):
     rows = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["kind"] == "evaluation"]
     assert len(rows) == 4
     assert {"miou", "loss", "dice", "f1", "precision", "recall"} <= rows[0].keys()
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())["data"]
+    expected = {"train": 5, "val": 1, "train_files": None, "val_files": None, "classes": ["dark", "bright"]}
+    assert settings == expected  # sizes alone tell one dataset from another
     more = fit(
         "folder", Halves(), tmp_path / "run", classes=["dark", "bright"], running=QUIET, **(TINY | {"iterations": 6})
     )

@@ -12,20 +12,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY
+from helpers import REPOSITORY, tiny_model
 from safetensors import safe_open
 
 import segfast
 from segfast.datasets import open_dataset
 from segfast.errors import BadOption, CannotWrite, TrainingFailed
 from segfast.evaluation.evaluate import evaluate
-from segfast.train import Running, recipe, train
+from segfast.runtimes import HostRuntime
+from segfast.train import Running, recipe, state, train
 from segfast.train import loop as loops
 from segfast.train import step as steps
+from segfast.train.build import fetched
 from segfast.train.curve import draw
-from segfast.train.record import read_log
+from segfast.train.mapped import MapDataset
+from segfast.train.record import Recorder, read_log
 from segfast.train.running import ECHO, StopRequest, stop_request
 from segfast.train.state import LAST, OLDER
+from segfast.train.validation import Validation
+from segfast.train.world import World
 
 # A model of 60 thousand parameters, with everything random in it.
 TINY = {
@@ -187,6 +192,24 @@ def test_two_processes_train_together(tmp_path, whole):
     assert more.iteration == 24  # alone it finds the run finished
 
 
+def test_a_log_says_soon_how_long_a_run_takes(tmp_path, capsys, monkeypatch):
+    """After three steps, of which the first is slow: (1000 − 3) · 6 s."""
+    now = [0.0]
+    monkeypatch.setattr("segfast.train.record.time.perf_counter", lambda: now[0])
+    row = recipe("shapes", iterations=1000)
+    record = Recorder(tmp_path, World(0, 1, torch.device("cpu")), row, replace(QUIET, log_every=100), first=0)
+    for iteration, now[0] in ((1, 60.0), (2, 66.0), (3, 72.0), (4, 78.0)):
+        record.step(iteration, steps.Outcome(1.0, 1.0, 1e-3, True, False), 0.0)
+    assert capsys.readouterr().out == "about 1:39:42 left, besides evaluations: 6 s a step\n"
+
+
+def test_an_encoder_that_may_be_fetched_is_said():
+    assert "vit_small_patch16_384.augreg_in21k_ft_in1k: " in fetched(recipe("folder", "seg-s-mask-16"))
+    assert fetched(recipe("folder", encoder="none")) is None
+    assert fetched(recipe("folder", encoder=__file__)) is None
+    assert fetched(recipe("folder", checkpoint="best.safetensors")) is None
+
+
 def test_an_echo_of_ctrl_c_still_saves():
     """As `torchrun` passes on what the terminal has sent already; a later one ends the run at once."""
     request = StopRequest()
@@ -197,6 +220,35 @@ def test_an_echo_of_ctrl_c_still_saves():
     request(signal.SIGTERM, None)  # asks for no more than was asked
     with pytest.raises(KeyboardInterrupt):
         request(signal.SIGINT, None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_an_evaluation_stops_between_the_windows_of_a_picture(tmp_path):
+    """One picture of 100 windows, 5 s of them."""
+    engine = segfast.Engine(tiny_model(), device="cpu")
+    names, palette = engine.config.classes, engine.config.palette
+    size = 10 * engine.protocol.window[0]
+    sample = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint8)
+    calls = []
+
+    class Slow(HostRuntime):
+        name, device, precision, notes, batch = "slow", "cpu", "fp32", (), 1
+
+        def run(self, windows):
+            calls.append(1)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            return np.zeros((len(windows), len(names), 4, 4), np.float32)
+
+    engine._runtime = Slow()
+    dataset = MapDataset("dataset", "val", names, palette, [sample], (0,))
+    validation = Validation(dataset, recipe("folder"), tmp_path, World(0, 1, torch.device("cpu")), None)
+    with stop_request() as stop:
+        assert validation._measured(engine, None, stop) is None
+    assert stop.wanted
+    assert len(calls) < 30
+    assert list(validation._predictions(engine, stop)) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -297,11 +349,11 @@ def test_a_run_stopped_behind_a_bad_loss_keeps_the_good_state(tmp_path, monkeypa
 
     monkeypatch.setattr(steps, "pixel_loss", poisoned)
     assert train(recipe("shapes", **TINY), None, tmp_path, QUIET).iteration < 24
-    assert loops.state._read(tmp_path / LAST)[0].iteration == 6
+    assert state._read(tmp_path / LAST)[0].iteration == 6
 
 
 def test_a_full_disk_keeps_the_states_before(tmp_path, monkeypatch):
-    real = loops.state.save
+    real = state.save
     seen = []
 
     def save(folder, *rest):
@@ -313,11 +365,11 @@ def test_a_full_disk_keeps_the_states_before(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loops.state, "save", save)
+    monkeypatch.setattr(state, "save", save)
     with pytest.raises(CannotWrite, match="free some space"):
         train(recipe("shapes", **TINY), None, tmp_path, QUIET)
     monkeypatch.undo()
-    assert loops.state._read(tmp_path / LAST)[0].iteration == 12
+    assert state._read(tmp_path / LAST)[0].iteration == 12
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

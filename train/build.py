@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -86,6 +87,18 @@ def encoder_source(recipe: Recipe) -> str | None:
             f"there are no {kind} encoder weights for {row.name} ({known}); name a file, a timm name, or none"
         )
     return found
+
+
+def fetched(recipe: Recipe) -> str | None:
+    """The encoder that a run may have to wait for, in words; None where it starts from a file, a checkpoint or nothing.
+
+    Raises:
+        BadOption: as `encoder_source`.
+    """
+    source = encoder_source(recipe) if recipe.checkpoint is None else None
+    if source is None or Path(source).exists():
+        return None
+    return f"encoder {source}: from timm's cache, or downloaded now (without a network: --encoder FILE)"
 
 
 def set_attention(model: Segmenter, name: str, device: torch.device) -> None:

@@ -45,6 +45,9 @@ def fit(
 ) -> Progress:
     """Train on any map-style dataset of (picture, labels), or go on with the run in `out`; see `train`.
 
+    Of a run that goes on, the number of samples and the classes are compared, and not what the samples hold: they come from
+    no files that could be looked at.
+
         fit("folder", dataset=MyDataset(), out="run", classes=["road", "other"], model="seg-s-mask-16", epochs=40)
 
     Args:

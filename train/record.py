@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # drawing curves needs none of it
 
 LOG = "log.jsonl"
 
+# After so many steps, the first of which is slow, the length of a run is told where no bar tells it.
+ESTIMATED = 3
+
 SHOWN = 1000  # pixels of the longer side of a picture in TensorBoard
 
 Row = dict[str, Any]  # a line of it
@@ -62,6 +65,7 @@ class Recorder:
                 # A log that is only ever appended to: the one output that TensorBoard writes, not `segfast.files`.
                 self._writer = SummaryWriter(str(folder), purge_step=first + 1)
         self._waited, self._start = 0.0, time.perf_counter()
+        self._steps, self._first = 0, 0.0
 
     def step(self, iteration: int, outcome: Outcome, waited: float) -> None:
         """Take a step's numbers in; every few steps their means are reported."""
@@ -71,6 +75,11 @@ class Recorder:
         self._bar.update(1)
         if iteration % self.every == 0:
             self._report(iteration, outcome.rate)
+        self._steps += 1
+        if self._steps == 1:
+            self._first = time.perf_counter()
+        elif self._steps == ESTIMATED:
+            self._estimate(iteration, (time.perf_counter() - self._first) / (ESTIMATED - 1))
 
     def evaluation(self, iteration: int, values: Mapping[str, object]) -> None:
         """Report an evaluation; its time counts for no step."""
@@ -115,6 +124,12 @@ class Recorder:
             words = ", ".join(f"{name} {value}" for name, value in shown.items())
             print(f"iteration {iteration}/{self._total}: {words}, {_clock(left)} left", flush=True)
         self._restart()
+
+    def _estimate(self, iteration: int, seconds: float) -> None:
+        """Tell how long the rest takes, at so many seconds a step, unless it is over soon."""
+        left = (self._total - iteration) * seconds
+        if left > 60 and not self._drawn:
+            self.say(f"about {_clock(left)} left, besides evaluations: {seconds:.2g} s a step")
 
     def _restart(self) -> None:
         self._losses, self._norms, self._waited, self._start = [], [], 0.0, time.perf_counter()

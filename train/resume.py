@@ -50,21 +50,6 @@ def settings_of(recipe: Recipe, train: Dataset, val: Dataset) -> dict[str, Any]:
     return {"segfast": __version__, "recipe": dataclasses.asdict(recipe), "data": data}
 
 
-def check_folder(folder: Path) -> None:
-    """See that a folder's states are of a run whose settings are known.
-
-    Raises:
-        BadOption: there are states without settings, which a run would replace.
-    """
-    if (folder / SETTINGS).exists():
-        return
-    for name, what in ((state.LAST, "a state"), (BEST, f"a {BEST}")):
-        if (folder / name).exists():
-            raise BadOption(
-                f"{folder} holds {what} without its {SETTINGS}, which a run would replace; {_remedy(folder)}"
-            )
-
-
 def agree(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether a run is in the folder already.
 
@@ -73,6 +58,7 @@ def agree(folder: Path, settings: dict[str, Any]) -> bool:
     """
     path = folder / SETTINGS
     if not path.exists():
+        _check_orphans(folder)
         return False
     theirs = _read(folder)
     if theirs is None:
@@ -98,8 +84,9 @@ def find(folder: Path, world: World) -> Found | None:
 
     Raises:
         BadModel: there are states, but none is whole.
-        BadOption: the processes find different ones.
+        BadOption: the processes find different ones; or there are some without settings.
     """
+    _check_orphans(folder)  # before a state is read that may be no run's
     found = state.load(folder)
     iteration = found and found[0].iteration
     if world.share(iteration) != iteration:
@@ -144,6 +131,19 @@ def restore(found: Found | None, folder: Path, stepper: Stepper, notes: list[str
         torch.manual_seed(recipe.seed + world.rank + world.size * progress.iteration)
         notes.append(f"it ran on {progress.world} processes, now on {world.size}: dropout draws anew")
     return progress, notes
+
+
+def _check_orphans(folder: Path) -> None:
+    """See that no run's files are there without its settings.
+
+    Raises:
+        BadOption: some are.
+    """
+    for name, what in ((state.LAST, "a state"), (BEST, f"a {BEST}")):
+        if (folder / name).exists() and not (folder / SETTINGS).exists():
+            raise BadOption(
+                f"{folder} holds {what} without its {SETTINGS}, which a run would replace; {_remedy(folder)}"
+            )
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:

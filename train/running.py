@@ -71,11 +71,16 @@ ECHO = 2.0
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
 
 
+class StopNow(BaseException):
+    """A signal came within `StopRequest.at_once`. No error, so that it passes whoever handles those."""
+
+
 class StopRequest:
     """Whether a signal asked the run to save and end; a second Ctrl-C, ECHO later, ends it at once."""
 
     wanted = False
     _since = 0.0
+    _at_once = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -84,6 +89,23 @@ class StopRequest:
             raise KeyboardInterrupt
         if not self.wanted:
             self.wanted, self._since = True, now
+            if self._at_once:
+                raise StopNow
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that is given up where it is when a signal comes, as it would be by Ctrl-C: nothing of it may be kept.
+
+        Raises:
+            StopNow: one came, in the block or before it.
+        """
+        self._at_once = True
+        try:
+            if self.wanted:
+                raise StopNow
+            yield
+        finally:
+            self._at_once = False
 
 
 def _numbers() -> list[signal.Signals]:

@@ -21,7 +21,7 @@ from segfast.train.augment import resize_image, resize_labels, resized
 from segfast.train.data import Collate
 from segfast.train.fields import Recipe
 from segfast.train.record import Recorder, side_by_side
-from segfast.train.running import StopRequest
+from segfast.train.running import StopNow, StopRequest
 from segfast.train.state import Progress
 from segfast.train.step import Stepper
 from segfast.train.world import World
@@ -29,10 +29,6 @@ from segfast.train.world import World
 BEST = "best.safetensors"
 # How many predictions TensorBoard shows.
 SHOWN = 4
-
-
-class _Stopped(Exception):
-    """A signal came between two pictures."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Validation:
         engine = Engine(model, device=str(self.world.device))
         found = self._measured(engine, stepper, stop)
         if found is not None:
-            self.record.pictures(progress.iteration, "prediction", self._predictions(engine))
+            self.record.pictures(progress.iteration, "prediction", self._predictions(engine, stop))
         model.train()
         if found is None:
             return False
@@ -95,16 +91,17 @@ class Validation:
         parts = torch.zeros(2, dtype=torch.float64, device=world.device)
 
         def heed(index: int, labels: Labels) -> None:
-            if stop.wanted:
-                raise _Stopped
+            if stop.wanted:  # where StopNow was raised in a finaliser, it is lost
+                raise StopNow
 
         stopped = False
         try:
             if len(mine):
-                report = evaluate(engine, mine, fit=self.recipe.fit, each=heed)
+                with stop.at_once():  # between the windows of a picture, as the Engine looks for Ctrl-C
+                    report = evaluate(engine, mine, fit=self.recipe.fit, each=heed)
                 matrix += torch.from_numpy(report.confusion)
                 parts += self._losses(stepper, mine, stop)
-        except _Stopped:
+        except StopNow:
             stopped = True
         if world.sum(torch.tensor(int(stopped), device=world.device)).item():
             return None
@@ -119,7 +116,7 @@ class Validation:
         total = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         for index in range(len(dataset)):
             if stop.wanted:
-                raise _Stopped
+                raise StopNow
             image, labels = dataset.image(index), dataset.labels(index)
             H, W = labels.shape
             size = resized((H, W), recipe, 0.0)
@@ -130,11 +127,15 @@ class Validation:
             total += stepper.measure(batch)
         return total
 
-    def _predictions(self, engine: Engine) -> Iterator[NDArray[np.uint8]]:
-        """The first pictures with truth and prediction."""
+    def _predictions(self, engine: Engine, stop: StopRequest) -> Iterator[NDArray[np.uint8]]:
+        """The first pictures with truth and prediction; none any more once the run was asked to stop."""
         for index in range(min(SHOWN, len(self.dataset))):
             image, truth = self.dataset.image(index), self.dataset.labels(index)
-            labels = engine.segment(image, fit=self.recipe.fit).labels
+            try:
+                with stop.at_once():
+                    labels = engine.segment(image, fit=self.recipe.fit).labels
+            except StopNow:
+                return
             yield side_by_side(image, truth, labels, self.dataset.palette)
 
     def _publish(self, model: Segmenter, progress: Progress) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from segfast.datasets import foreign
 from segfast.datasets.base import IGNORE, Dataset
-from segfast.datasets.coco import find_coco, open_coco
+from segfast.datasets.coco import open_coco
+from segfast.datasets.coco_splits import find_coco
 from segfast.datasets.folder import SHAPE, find_class_list, open_folder
 from segfast.datasets.layouts import LAYOUTS, detect_layout
 from segfast.datasets.options import Reading
@@ -101,6 +102,8 @@ def detect_dataset(root: str | os.PathLike[str]) -> str:
         told = _without_list(top) or foreign.of_other_tools(top)
         if told:
             raise BadData(f"{top} holds no dataset: {told}")
+        if below := [path.name for path in sorted(top.glob("*/")) if find_class_list(path) is not None]:
+            raise BadData(f"{top} is no dataset itself, but folders in it may be; name one: {', '.join(below[:8])}")
         raise BadData(
             f"{top} holds no dataset: it is none that is known; for your own pictures it should look like {SHAPE}, with images/train, "
             "images/val, masks/train and masks/val; for ADE20K, Pascal Context or Cityscapes name the folder it was unpacked to"

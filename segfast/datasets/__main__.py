@@ -11,12 +11,13 @@ classes.txt as segfast.train reads them without an option. The exit code is 2 wh
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from segfast import cli, files
 from segfast.datasets import NAMES, Dataset, detect_dataset, open_dataset
 from segfast.datasets.contact import draw
-from segfast.datasets.content import tell
+from segfast.datasets.content import Content, tell
 from segfast.datasets.convert import convert
 from segfast.datasets.options import add_reading, reading_of
 from segfast.errors import BadData, BadOption
@@ -30,12 +31,8 @@ def main() -> int:
     splits, reasons = _open(options)
     if not splits:
         raise reasons[0]
-    faults = []
-    for dataset in splits:
-        try:
-            tell([dataset.check(progress=True)])
-        except BadData as error:
-            faults.append(error)
+    faults = list[BadData]()
+    tell(_checked(splits, faults))
     for reason in reasons:
         print(f"ATTENTION: {reason}")
     if options.sheet:
@@ -53,6 +50,15 @@ def main() -> int:
             f"written to {options.convert}; next: python -m segfast.train --recipe folder --data {options.convert} --out run"
         )
     return 0
+
+
+def _checked(splits: Sequence[Dataset], faults: list[BadData]) -> Iterator[Content | None]:
+    """What every split holds, one after another; those that cannot be used go to `faults`."""
+    for dataset in splits:
+        try:
+            yield dataset.check(progress=True)
+        except BadData as error:
+            faults.append(error)
 
 
 def _open(options: argparse.Namespace) -> tuple[list[Dataset], list[BadOption | BadData]]:

@@ -14,7 +14,7 @@ from PIL import Image
 from segfast import files
 from segfast.classes import Palette
 from segfast.datasets.base import IGNORE, Dataset
-from segfast.datasets.class_list import read_class_list
+from segfast.datasets.class_list import is_no_class, read_class_list
 from segfast.errors import BadData, BadOption
 from segfast.progress import bar
 
@@ -23,12 +23,14 @@ def convert(splits: Sequence[Dataset], out: Path) -> None:
     """Write every split; pictures as they are, and masks as palette PNG of class indices.
 
     Raises:
-        BadOption: the folder is there and not empty.
+        BadOption: the folder is there and not empty; or a class has a name of what is ignored.
         BadData, BadImage: a sample cannot be read; nothing is left in `out`.
         CannotWrite: the disk is full or read-only.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadOption(f"{out} is there already; name a new folder")
+    if lost := [name for name in splits[0].classes if is_no_class(name)]:
+        raise BadOption(f"the class {lost[0]!r} would be read as pixels to ignore; rename it with --map")
     partial = out.with_name(f".{out.name}-{os.getpid()}.partial")
     try:
         for dataset in splits:

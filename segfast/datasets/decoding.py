@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segfast.datasets.base import IGNORE
-from segfast.datasets.class_list import ClassList, Colour
+from segfast.datasets.class_entry import Colour
+from segfast.datasets.class_list import ClassList
 from segfast.errors import BadData
 
 # In a table of values: stands for nothing.

@@ -15,24 +15,26 @@ from segfast.errors import BadData
 # How many files of a kind are looked at.
 _SOME = 20
 _POLYGON = re.compile(rb"\d+(?:\s+[-+.\deE]+){4,}\s*")
-_WAY = "docs/data.md shows how"
+# Where the way from each is described: a page and its heading.
+WAYS = {name: f"see “{name}” in docs/data.md" for name in ("CVAT", "Ultralytics", "LabelMe")}
 
 
 def of_other_tools(root: Path) -> str | None:
     """Annotations of other tools that are no masks, and how they become some; None where there are none that are known."""
     for path in _first(root, "*.xml"):
         if b"<annotations" in _head(path) and b"<image" in path.read_bytes():
-            return f"{path} is CVAT's own XML, which is not read; export “Segmentation mask 1.1” or COCO there ({_WAY})"
+            return f"{path} is CVAT's own XML, which is not read; export “Segmentation mask 1.1” or COCO there ({WAYS['CVAT']})"
         if b"<annotation>" in _head(path):
             return f"{path} holds boxes of Pascal VOC, which are no masks; draw the outlines of what they hold"
     for path in _first(root, "*.txt"):
         lines = path.read_bytes().splitlines() if path.parent != root else []
         if lines and all(map(_POLYGON.fullmatch, filter(None, lines))):
-            kind = "boxes" if all(len(line.split()) == 5 for line in filter(None, lines)) else "polygons"
-            return f"{path} holds {kind} of Ultralytics, which are no masks; convert them to COCO first ({_WAY})"
+            if all(len(line.split()) == 5 for line in filter(None, lines)):
+                return f"{path} holds boxes of Ultralytics, which are no masks; draw the outlines of what they hold"
+            return f"{path} holds polygons of Ultralytics; turn them into masks ({WAYS['Ultralytics']})"
     for path in _first(root, "*.json"):
         if b'"shapes"' in path.read_bytes() and _is_labelme(path):
-            return f"{path} is LabelMe's JSON, which is not read; convert it with labelme2voc.py or to COCO ({_WAY})"
+            return f"{path} is LabelMe's JSON, which is not read; convert it with labelme2voc.py ({WAYS['LabelMe']})"
     return None
 
 

@@ -12,11 +12,13 @@ PICTURES = (
     "images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "pictures", "photos", "inputs", "input", "rgb", "x",
 )  # fmt: skip
 MASKS = (
-    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentationclass", "segmentationclassraw", "gtfine",
-    "gt", "groundtruth", "ground_truth", "segmentation", "segmentations", "segmaps", "targets", "target", "annots", "annot",
-    "semantic", "y",
+    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentationclasspng", "segmentationclass",
+    "segmentationclassraw", "gtfine", "gt", "groundtruth", "ground_truth", "segmentation", "segmentations", "segmaps",
+    "targets", "target", "annots", "annot", "semantic", "y",
 )  # fmt: skip
 ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev")}
+# Splits besides those that may hold pictures and masks of their own: another folder that does is a dataset, or none.
+OTHERS = frozenset(("test", "testing", "eval", "evaluation", "holdout", "trainval"))
 # How a kind and a split are put together; the first is ours.
 _FORMS = ("{kind}/{split}", "{split}/{kind}", "{kind}_{split}", "{split}_{kind}", "{kind}-{split}", "{split}-{kind}",
           "{split}{kind}", "{kind}{split}")  # fmt: skip
@@ -63,8 +65,8 @@ class Places:
         parts = [part for path in self.folders for part in re.split(r"[/_\-]", path)]
         found = [split for split, words in ALIASES.items() if self.of(split)]
         known = {word for words in ALIASES.values() for word in words}
-        others = [name for name in dict.fromkeys(parts) if name not in known | {*PICTURES, *MASKS} and self.of(name)]
-        return [*found, *others]
+        others = [name for name in dict.fromkeys(parts) if name not in known | {*PICTURES, *MASKS}]
+        return [*found, *(name for name in others if (place := self.of(name)) and _is_split(name, place))]
 
     def listing(self, split: str) -> Path | None:
         """The text file that lists a split's samples, if there is one."""
@@ -95,6 +97,12 @@ class Places:
             for mask in masks:
                 if picture in self.folders and mask in self.folders:
                     yield Place(self.folders[picture], self.folders[mask], split)
+
+
+def _is_split(name: str, place: Place) -> bool:
+    """Whether folders are of a split of that name, where nobody asked for it: `north/images` is no split, `images/north` is."""
+    picture = place.pictures.lower()
+    return name in OTHERS or not (picture.startswith(f"{name}/") or picture == name == place.masks.lower())
 
 
 def names_of(split: str) -> tuple[str, ...]:

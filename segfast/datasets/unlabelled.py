@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segfast import classes as labels
+from segfast.classes import Names, Palette
+from segfast.datasets.coco import coco_classes
 from segfast.datasets.content import Content, Look, survey
 from segfast.datasets.folder import find_class_list, read_classes
 from segfast.datasets.options import Reading
@@ -51,13 +53,24 @@ def open_pictures(name: str, root: Path, split: str, reading: Reading) -> Pictur
         BadData: the class list is not understood.
     """
     there = [folder for folder in _folders(name, split) if (root / folder).is_dir()]
-    listed = find_class_list(root) if name == "folder" else None
-    if not there or (name == "folder" and listed is None):
+    found = _classes(name, root, reading) if there else None
+    if found is None:
         return None
-    names, palette = labels.dataset(name) if listed is None else read_classes(listed, reading)[:2]
+    names, palette = found
     tree = Tree(root.resolve(), follow=reading.follow_links)
     pairs = tuple(Pair(key, path, None) for key, path in tree.find(there[0], SUFFIXES).items())
     return PicturesDataset(name, split, names, palette, tree.root, pairs, tuple(tree.stray)) if pairs else None
+
+
+def _classes(name: str, root: Path, reading: Reading) -> tuple[Names, Palette] | None:
+    """Names and colours: of a folder of one's own those in its list, or in the COCO JSON of another split."""
+    if name != "folder":
+        return labels.dataset(name)
+    listed = find_class_list(root)
+    if listed is not None:
+        return read_classes(listed, reading)[:2]
+    mapped = coco_classes(root, reading)
+    return None if mapped is None else (mapped.names, mapped.palette)
 
 
 def _folders(name: str, split: str) -> list[str]:
