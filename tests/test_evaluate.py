@@ -479,7 +479,7 @@ def test_the_command_takes_a_folder_and_every_option(tmp_path, models, monkeypat
     ("arguments", "words"),
     [
         (["--data", "none"], "there is no folder none"),
-        (["--data", "."], "but no classes.txt"),
+        (["--data", "."], "name one: bad, other"),
         (["--data", "bad"], "e.png has the values 5"),
         (["--data", "other"], "5 classes, but folder 3"),
         (["--data", "shapes", "--split", "test"], "no split 'test'"),

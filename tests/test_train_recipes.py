@@ -3,14 +3,16 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers import REPOSITORY
 
-from segfast.errors import BadOption
+from segfast.errors import BadImage, BadOption
 from segfast.evaluation.evaluate import RESIZED
 from segfast.train.__main__ import _heading
 from segfast.train.build import encoder_source
+from segfast.train.crops import fitted
 from segfast.train.fields import Recipe
 from segfast.train.layers import Group
 from segfast.train.length import settled
@@ -75,7 +77,7 @@ def test_what_is_said_of_the_encoder_wins():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_possible_and_frozen(name):
     row = recipe(name)
-    assert row == RECIPES[name]
+    assert row == (RECIPES[name] if name != "folder" else recipe(name, "seg-s-dinov2-14"))
     with pytest.raises(dataclasses.FrozenInstanceError):
         row.lr = 1.0
 
@@ -166,8 +168,9 @@ def command(*arguments):
 
 def test_every_field_is_an_option():
     text = command("--help").stdout
-    hidden = {"dataset", "source"}
+    hidden = {"dataset", "source", "automatic", "fit_crop"}
     for field in dataclasses.fields(Recipe):
+        assert bool(field.metadata.get("fixed")) == (field.name in hidden - {"dataset"})
         if field.name not in hidden:
             assert f"--{field.name.replace('_', '-')}" in text, field.name
     assert "--recipe" in text
@@ -195,7 +198,7 @@ def test_impossible_commands_end_before_anything_is_written(arguments, words, tm
         ("ade20k", {"crop": 256}, {"sides": (256, 256)}),
         ("cityscapes", {"crop": 384}, {"sides": (384, 256)}),
         ("folder", {"crop": 256}, {"sides": (256, 240)}),
-        ("folder", {"window": 256}, {"sides": (256, 240), "crop": 512}),
+        ("folder", {"window": 256}, {"sides": (256, 240), "crop": 518}),
         ("pascal_context", {"crop": 240, "stride": 100}, {"sides": (240, 100)}),
         ("ade20k", {"lr": 1e-6}, {"min_lr": 1e-8}),
         ("ade20k", {"lr": 5e-3}, {"min_lr": 1e-5}),
@@ -215,7 +218,7 @@ def test_what_was_not_given_yields(name, given, expected):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"momentum": 0.0, "nesterov": True}, "--no-nesterov"),
+        ({"momentum": 0.0, "nesterov": True, "optimizer": "sgd"}, "--no-nesterov"),
         ({"crop": 256, "stride": 300}, "--stride must be at most the window, 256"),
         ({"iterations": 5, "epochs": 2.0}, "give one of them"),
         ({"class_weights": "1,two"}, "--class-weights must be inverse"),
@@ -230,9 +233,12 @@ def test_what_was_given_does_not_yield(given, words):
 @pytest.mark.parametrize(
     ("given", "size", "expected"),
     [
-        ({}, 10, (1000, 100)),  # a small set needs so many steps
-        ({}, 509, (4072, 408)),  # 64 epochs
-        ({}, 10_000, (20_000, 2000)),
+        ({}, 10, (300, 30)),  # a small set needs so many steps
+        ({}, 509, (509, 51)),  # 8 epochs
+        ({}, 100_000, (20_000, 2000)),
+        ({"encoder": "augreg"}, 10, (1000, 100)),
+        ({"encoder": "augreg"}, 509, (4072, 408)),  # the paper's 64 epochs
+        ({"encoder": "augreg"}, 10_000, (20_000, 2000)),
         ({"epochs": 10.0}, 21, (27, 3)),  # the last batch of 8 begins another epoch
         ({"iterations": 50, "evaluate_every": 7}, 21, (50, 7)),
     ],
@@ -241,6 +247,58 @@ def test_a_run_s_length_fits_the_set(given, size, expected):
     row = settled(recipe("folder", **given), size)
     assert (row.iterations, row.evaluate_every) == expected
     assert settled(recipe("ade20k"), size).iterations == 160_000
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "encoder"),
+    [
+        ({}, "seg-s-dinov2-14", "dinov2"),
+        ({"freeze": True}, "seg-s-dinov2-14", "dinov2"),
+        ({"encoder": "mine.safetensors"}, "seg-s-dinov2-14", "mine.safetensors"),
+        ({"encoder": "orig"}, "seg-b-mask-16", "orig"),
+        ({"encoder": "none"}, "seg-b-mask-16", "none"),
+        ({"checkpoint": "best.pth"}, None, "augreg"),
+    ],
+)
+def test_a_folder_s_model_goes_with_the_weights_asked_for(given, model, encoder):
+    row = recipe("folder", **given)
+    assert (row.model, row.encoder) == (model, encoder)
+
+
+class Sized:
+    """Pictures of given sizes; one of None cannot be read."""
+
+    def __init__(self, *sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def image(self, index):
+        if self.sizes[index] is None:
+            raise BadImage("it is damaged")
+        return np.zeros((*self.sizes[index], 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes", "expected"),
+    [
+        ({}, [(500, 340), (341, 500), (900, 20)], (350, 324)),  # the median's whole patches of 14
+        ({"encoder": "none"}, [(340, 500)], (352, 330)),  # of 16
+        ({}, [(30, 40)], (224, 208)),  # ImageNet's
+        ({}, [(3000, 4000)], (518, 480)),
+        ({}, [None, (280, 280), None], (280, 259)),
+        ({}, [None], (518, 480)),
+        ({}, [(280, 280)] * 1000 + [None] * 10, (280, 259)),  # which are not all looked at
+        ({"image_size": 280}, [(3000, 4000)], (280, 259)),
+        ({"crop": 504}, [(30, 40)], (504, 472)),
+        ({"window": 504}, [(30, 40)], (504, 472)),
+    ],
+)
+def test_crops_fit_the_pictures_unless_one_is_said(given, sizes, expected):
+    row = fitted(recipe("folder", **given), Sized(*sizes))
+    assert (row.sides, row.fit_crop) == (expected, 0)
+    assert fitted(recipe("ade20k"), Sized(*sizes)) == recipe("ade20k")
 
 
 def test_epochs_count_pictures_where_the_batch_changes():

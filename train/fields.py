@@ -60,6 +60,11 @@ class Recipe:
         "steps of the optimizer; 0: as --epochs or the training set's size say", 160_000, within=(0, _MANY)
     )
     epochs: float | None = _option("passes over the training set, instead of iterations", None, within=(1e-6, 1e6))
+    automatic: tuple[int, int, int] = _option(
+        "where neither says how long: passes over the training set, iterations at least, and at most",
+        (64, 1_000, 20_000),
+        fixed=True,
+    )
     patience: int = _option("evaluations without a better mIoU after which a run ends; 0: none", 0, within=(0, _MANY))
     batch: int = _option("images per step, over all devices and micro-batches", 8, within=(1, 65536))
     optimizer: str = _option(
@@ -87,6 +92,9 @@ class Recipe:
     )
     max_ratio: float = _option("long side over short side, at most, of that resizing", 4, within=(1, 1000))
     crop: int = _option("side of the training crops", 512, within=(8, _SIDE))
+    fit_crop: int = _option(
+        "patch, where crops fit the pictures in whole ones of it; 0: they are as said", 0, fixed=True
+    )
     window: int | None = _option(
         "side of the sliding window of the trained model; none: the crop", None, within=(8, _SIDE)
     )

@@ -8,15 +8,13 @@ from dataclasses import replace
 from segfast.train.fields import Recipe
 from segfast.train.state import Progress
 
-# Without a word: the paper's passes over ADE20K (section 4.2), within what a small set needs and a large one takes.
-EPOCHS, LEAST, MOST = 64, 1_000, 20_000
 EVALUATIONS = 10
 
 
 def settled(recipe: Recipe, size: int, progress: Progress | None = None) -> Recipe:
     """The recipe with its iterations and evaluations in figures, for a training set of `size` samples.
 
-    `iterations` 0 is `epochs`; without epochs 64 of them, but 1,000 iterations at least and 20,000 at most.
+    `iterations` 0 is `epochs`; without epochs it is what the recipe's `automatic` says.
 
     Args:
         progress: of a run that goes on, maybe with another batch: epochs count the pictures it has seen.
@@ -24,10 +22,11 @@ def settled(recipe: Recipe, size: int, progress: Progress | None = None) -> Reci
     iterations = recipe.iterations
     if not iterations:
         done, seen = (progress.iteration, progress.seen or 0) if progress else (0, 0)
-        left = (EPOCHS if recipe.epochs is None else recipe.epochs) * size - seen
+        passes, least, most = recipe.automatic
+        left = (passes if recipe.epochs is None else recipe.epochs) * size - seen
         iterations = max(1, done + math.ceil(left / recipe.batch))
         if recipe.epochs is None:
-            iterations = min(MOST, max(LEAST, iterations))
+            iterations = min(most, max(least, iterations))
     every = recipe.evaluate_every
     if every is None:
         every = max(1, math.ceil(iterations / EVALUATIONS))

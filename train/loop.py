@@ -16,6 +16,7 @@ from segfast.errors import BadOption
 from segfast.machine.devices import check_device
 from segfast.model import Segmenter
 from segfast.train.build import build_model, fetched, save_activations, set_attention
+from segfast.train.crops import fitted
 from segfast.train.fields import Recipe
 from segfast.train.frequency import class_weights
 from segfast.train.length import length, settled
@@ -76,7 +77,7 @@ def run(recipe: Recipe, sets: tuple[Dataset, Dataset], folder: Path, running: Ru
     """See `train`: one process's part of it."""
     train_set, val_set = sets
     found = find(folder, world)
-    recipe = settled(recipe, len(train_set), found.progress if found else None)
+    recipe = settled(fitted(recipe, train_set), len(train_set), found.progress if found else None)
     # The first process alone looks: others may be so late that they would see what it has written since.
     settings = settings_of(recipe, train_set, val_set) if world.first else {}
     resuming = world.share(agree(folder, settings) if world.first else None)

@@ -28,8 +28,12 @@ TODAY: Mapping[str, Any] = MappingProxyType(
     {
         "optimizer": "adamw", "lr": 1e-3, "encoder_lr": 3e-5, "min_lr": 0.0, "schedule": "poly", "power": 0.9, "warmup": 0.1,
         "nesterov": False, "weight_decay": 0.05, "clip": 1.0, "drop_path": 0.0, "precision": "auto",
+        "automatic": (8, 300, 20_000),
     }
 )  # fmt: skip
+
+# What a folder of one's own is trained with (docs/results/encoders.md), and what is where the paper's weights are asked for.
+TODAY_MODEL, PAPER_MODEL = "seg-s-dinov2-14", "seg-b-mask-16"
 
 # One Linear on a frozen encoder learns faster: measured there too.
 FROZEN_LINEAR = MappingProxyType({"lr": 1e-2})
@@ -40,7 +44,7 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
 
     Args:
         name: a key of RECIPES.
-        model: a member of the family; None is the recipe's own.
+        model: a member of the family; None is the recipe's own, or the paper's where its weights are asked for, or none.
         overrides: fields of Recipe; AdamW brings cosine and warm-up unless they say otherwise, a DeiT's encoder is
             DeiT's, and an encoder of today is fine-tuned as TODAY says, unless it is random or SGD is asked for.
 
@@ -53,14 +57,24 @@ def recipe(name: str, model: str | None = None, **overrides: object) -> Recipe:
     if unknown:
         raise BadOption(f"a recipe has no field {', '.join(unknown)}; see python -m segfast.train --help")
     row = RECIPES[name]
-    model = model or (None if overrides.get("checkpoint") else row.model)
+    model = model or _model(row, overrides)
     encoder = _encoder_of(model, overrides)
     exceptions = EXCEPTIONS.get((name, model or ""), {})
     own: dict[str, Any] = {**_of_encoder(row, encoder), **exceptions, **_of_optimizer(row, encoder, overrides)}
     sides = dataclasses.replace(row, **exceptions).sides
     row = dataclasses.replace(row, **{**own, "model": model})
     fields: dict[str, Any] = {**_yielding(row, sides, overrides), **overrides}
+    if row.fit_crop and encoder is not None:
+        fields.setdefault("fit_crop", encoder.patch)
     return dataclasses.replace(row, **fields).check()
+
+
+def _model(row: Recipe, overrides: Mapping[str, object]) -> str | None:
+    """The model of a recipe where none is named; None is that of the checkpoint."""
+    if overrides.get("checkpoint"):
+        return None
+    paper = overrides.get("encoder") in ("augreg", "orig", "none") or overrides.get("width")
+    return PAPER_MODEL if row.model == TODAY_MODEL and paper else row.model
 
 
 class _Encoder(NamedTuple):
@@ -121,6 +135,8 @@ def _yielding(row: Recipe, sides: tuple[int, int], given: Mapping[str, Any]) -> 
     if side and "stride" not in given:  # the same share of the window overlaps
         window, stride = sides
         fields["stride"] = max(1, round(side * stride / window))
+    if any(given.get(name) for name in ("crop", "window", "stride")):
+        fields["fit_crop"] = 0
     if isinstance(lr := given.get("lr"), (int, float)) and "min_lr" not in given and lr < row.min_lr:
         fields["min_lr"] = lr * row.min_lr / row.lr
     if given.get("momentum") == 0 and "nesterov" not in given:
@@ -149,7 +165,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
     ),
     "folder": Recipe(
         "folder", "section 4.2's fine-tuning, shorter, at the images' own size",
-        image_size=None, crop=512, stride=480, iterations=0, batch=8, lr=1e-3, evaluate_every=None,
+        model=TODAY_MODEL, image_size=None, crop=512, fit_crop=16, stride=480, iterations=0, batch=8, lr=1e-3,
+        evaluate_every=None,
     ),
     "shapes": Recipe(
         "shapes", "Appendix A's training from scratch, of a model small enough for any machine",

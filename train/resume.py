@@ -24,7 +24,7 @@ from segfast.train.world import World
 
 SETTINGS = "settings.json"
 # Fields of a Recipe that may differ between a run and its continuation.
-_FREE = {"source", "evaluate_every", "save_every", "iterations", "epochs", "patience", "batch"}
+_FREE = {"source", "evaluate_every", "save_every", "iterations", "epochs", "automatic", "patience", "batch"}
 _CHANGED = {
     "train_files": "the training pictures, masks or classes",
     "val_files": "the validation pictures, masks or classes",
