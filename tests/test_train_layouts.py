@@ -9,7 +9,7 @@ import trees
 
 import segfast
 from segfast.datasets import open_dataset
-from segfast.errors import BadData, BadImage
+from segfast.errors import BadData, BadImage, BadOption
 from segfast.evaluation.evaluate import evaluate
 from segfast.train import Running, recipe, train
 from segfast.train import loop as loops
@@ -87,3 +87,13 @@ def test_any_checkpoint_continues_on_another_dataset(tmp_path):
         len(open_dataset("folder", tmp_path / "mine").classes),
     )
     assert not torch.equal(old.encoder.pos_embed, new.encoder.pos_embed)
+    assert new.config.provenance["start"] == "best.safetensors"  # not the folder, which is this machine's
+
+
+@pytest.mark.parametrize(("given", "option"), [({"crop": 9, "window": 32}, "--crop"), ({"window": 12}, "--window")])
+def test_a_patch_fits_into_crops_and_windows(tmp_path, given, option):
+    trees.BUILDERS["folder"](tmp_path / "mine")
+    row = recipe("folder", "seg-ti-mask-16", **(SMALL | {"crop": 32, "stride": None} | given))
+    with pytest.raises(BadOption, match=f"{option} must lie between the patch, 16"):
+        train(row, tmp_path / "mine", tmp_path / "run", QUIET)
+    assert not (tmp_path / "run" / "settings.json").exists()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from segfast.checkpoints.load import load_model
-from segfast.config import Config, whole_patches
+from segfast.config import Config, check_size, whole_patches
 from segfast.create import create_model
 from segfast.datasets.base import Dataset
 from segfast.errors import BadOption, NotSupported
@@ -154,6 +154,7 @@ def _from_encoder(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[str
     if source is not None and resized:
         raise BadOption("--width makes a model that no encoder fits; add --encoder none")
     assert recipe.model is not None
+    _check_sides(recipe, recipe.patch or variant(recipe.model).patch)
     base = create_model(
         recipe.model,
         num_classes=len(dataset.classes),
@@ -175,6 +176,7 @@ def _from_checkpoint(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[
     theirs = load_model(recipe.checkpoint)
     if recipe.model not in (None, theirs.config.name):
         raise BadOption(f"{recipe.checkpoint} holds {theirs.config.name}, not {recipe.model}; leave --model out")
+    _check_sides(recipe, theirs.config.patch)
     same = replace(recipe, decoder_depth=theirs.config.decoder_depth, width=None, depth=None)
     config = _trained_config(theirs.config, same, dataset, recipe.checkpoint)
     model, state = Segmenter(config), theirs.state_dict()
@@ -195,6 +197,12 @@ def _from_checkpoint(recipe: Recipe, dataset: Dataset) -> tuple[Segmenter, list[
     elif theirs.config.classes != config.classes:
         notes.append(f"ATTENTION: the classes of {recipe.checkpoint} have other names; its head is kept as it is")
     return model, notes
+
+
+def _check_sides(recipe: Recipe, patch: int) -> None:
+    """That a patch fits into crops and windows."""
+    check_size(recipe.crop, patch, "--crop")
+    check_size(recipe.sides[0], patch, "--window")
 
 
 def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str | None) -> Config:
@@ -231,8 +239,13 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
         encoder_dropout=recipe.dropout,
         decoder_dropout=recipe.decoder_dropout,
         drop_path=recipe.drop_path,
-        provenance={"start": start or "random", "dataset": dataset.name},
+        provenance={"start": _told(start), "dataset": dataset.name},
     ).check()
+
+
+def _told(start: str | None) -> str:
+    """What the trained model's files say that it started from: of a file its name, as folders are this machine's alone."""
+    return Path(start).name if start is not None and Path(start).exists() else start or "random"
 
 
 def _size(model: Segmenter) -> str:
