@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from segfast.errors import SegfastError
+from segfast.protocol import Size
 
 _PIPE_CLOSED = 141  # what a shell reports for a process that SIGPIPE ends: 128 + 13
 # What `print` raises on a full disk; for files that we write ourselves, files.py has the messages.
@@ -117,6 +119,28 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", choices=("openvino", "onnxruntime", "pytorch"))
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     parser.add_argument("--threads", type=positive, help="CPU threads of the network")
+
+
+def add_fit(parser: argparse.ArgumentParser, default: str, meaning: str) -> None:
+    """The option that says to what size images are resized first: (long, short), None, or the word of the default."""
+
+    def fit(text: str) -> Size | str | None:
+        if text in ("none", default):
+            return None if text == "none" else text
+        match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
+        if match is None:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no size; write 2048x512 (long x short side), none or {default}"
+            )
+        return int(match[1]), int(match[2])
+
+    parser.add_argument(
+        "--fit",
+        type=fit,
+        default=default,
+        metavar="LONGxSHORT",
+        help=f"resize images to fit this; none: not at all (default: {meaning})",
+    )
 
 
 def positive(text: str) -> int:

@@ -26,16 +26,12 @@ from segfast.kernels.reference import label_dtype
 from segfast.pictures.inputs import check_many
 from segfast.processes import forks
 from segfast.processes.sending import Source
-from segfast.protocol import Protocol, Size, check_fit
+from segfast.protocol import MODEL, Protocol, Size, check_fit
 from segfast.runtimes import MANY, select
 from segfast.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from segfast.model import Segmenter
-
-
-# What `fit` says for the model's own.
-MODEL = "model"
 
 
 class Engine:

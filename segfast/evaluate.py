@@ -19,7 +19,6 @@ without masks, such as a test set, writes them and measures nothing; train and v
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,15 +185,6 @@ def _json(reports: list[Report]) -> str:
     return first.to_json(compared=second.to_dict(), points_lost=points)
 
 
-def _fit(text: str) -> Size | str | None:
-    if text in ("none", "dataset"):
-        return None if text == "none" else text
-    match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 2048x512 (long x short side), none or dataset")
-    return int(match[1]), int(match[2])
-
-
 def _parse() -> argparse.Namespace:
     parser = cli.parser("segfast.evaluate", __doc__)
     parser.add_argument("engine", metavar="ENGINE", help=".onnx or .engine file, checkpoint, or published name")
@@ -206,13 +196,7 @@ def _parse() -> argparse.Namespace:
     add_reading(parser)
     parser.add_argument("--multiscale", action="store_true", help="average 12 views: slower, more accurate")
     parser.add_argument("--stride", type=cli.positive, help="of the sliding window in pixels (default: window − 32)")
-    parser.add_argument(
-        "--fit",
-        type=_fit,
-        default="dataset",
-        metavar="LONGxSHORT",
-        help="resize images to fit this; none: not at all (default: as the model was trained, or the dataset's rule)",
-    )
+    cli.add_fit(parser, "dataset", "as the model was trained, or the dataset's rule")
     parser.add_argument(
         "--by-size",
         action="store_true",

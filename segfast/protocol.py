@@ -13,6 +13,8 @@ from numbers import Integral
 from segfast.errors import BadOption
 
 Size = tuple[int, int]
+# What `fit` says for the model's own.
+MODEL = "model"
 
 # The paper's scales; each view is taken with its mirror image.
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

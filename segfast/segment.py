@@ -20,6 +20,7 @@ from segfast import cli, files
 from segfast.errors import BadImage, CannotWrite, NotSupported, SegfastError
 from segfast.pictures.selection import LABELS, OVERLAY, find_pictures, output_names
 from segfast.progress import bar
+from segfast.protocol import MODEL
 
 if TYPE_CHECKING:
     from segfast.segmentation import Segmentation
@@ -42,7 +43,8 @@ def main() -> int:
     failures: list[str] = []
     areas: Counter[str] = Counter()
     start = time.perf_counter()
-    answers = engine.segment_many(paths, multiscale=options.multiscale, stride=options.stride, errors="yield")
+    protocol = {name: getattr(options, name) for name in ("multiscale", "stride", "fit")}
+    answers = engine.segment_many(paths, **protocol, errors="yield")
     shown = bar(answers, "segment", total=len(paths), unit="picture")
     for path, name, answer in zip(paths, names, shown, strict=True):
         try:
@@ -76,6 +78,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="folder to write to")
     parser.add_argument("--multiscale", action="store_true", help="average 12 views: slower, more accurate")
     parser.add_argument("--stride", type=cli.positive, help="of the sliding window in pixels (default: the model's)")
+    cli.add_fit(parser, MODEL, "as the model was trained")
     cli.add_runtime(parser)
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint (default: fp16 on a GPU)"

@@ -9,6 +9,7 @@ import pytest
 from helpers import REPOSITORY
 from PIL import Image
 
+import segfast
 from segfast.artifacts.onnx import read_artifact
 
 
@@ -100,6 +101,18 @@ def test_segment_writes_labels_and_overlays(tmp_path, tiny_onnx):
         assert labels.size == (451, 300)
         assert np.asarray(labels).max() < 7
         assert overlay.width > 451
+
+
+def test_segment_resizes_first_where_it_is_told(tmp_path, tiny_onnx):
+    cat = REPOSITORY / "examples" / "cat.jpg"
+    run("segfast.segment", tiny_onnx, cat, "-o", "out", "--fit", "96x64", "--device", "cpu", cwd=tmp_path)
+    engine = segfast.Engine(tiny_onnx, device="cpu")
+    found = np.asarray(Image.open(tmp_path / "out" / "cat-labels.png"))
+    assert np.array_equal(found, engine.segment(cat, fit=(96, 64)).labels)
+    assert not np.array_equal(found, engine.segment(cat).labels)
+    refused = run("segfast.segment", tiny_onnx, cat, "-o", "no", "--fit", "big", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "'big' is no size; write 2048x512 (long x short side), none or model" in refused.stderr
 
 
 def test_segment_takes_folders_and_lists_the_bad(tmp_path, tiny_onnx, photo):
