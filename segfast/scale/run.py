@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from segfast.encodings import to_png
 from segfast.errors import CannotWrite, NotSupported, SegfastError
 from segfast.pictures.selection import LABELS
-from segfast.ray import SegmentBatch, table, to_png
+from segfast.ray import SegmentBatch, table
 from segfast.scale import manifest
 from segfast.scale.attempts import Attempts
 from segfast.scale.sources import Picture, chunks
