@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -140,36 +138,23 @@ def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
         num_cpus=job.cpus,
         num_gpus=job.gpus,
     )
-    try:
+    with typed():
         for row in found.iter_rows():
             if row["fault"]:
                 raise getattr(errors, row["fault"])(row["reason"])
             yield Chunk(int(row["written"]), list(row["failed"]))
+
+
+@contextmanager
+def typed() -> Iterator[None]:
+    """A block whose errors of Ray become ours."""
+    import ray.exceptions
+
+    try:
+        yield
     except ray.exceptions.RayError as error:  # UserCodeException among them
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise NotSupported(
             f"Ray gave up ({lines[-1].strip() if lines else type(error).__name__}); what is written stays, and the same "
             "command goes on"
         ) from error
-
-
-@contextmanager
-def connected(address: str | None, cpus: int) -> Iterator[dict[str, float]]:
-    """A cluster, or one of this process alone; the resources that it has."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray would report to its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what matters reaches us as errors
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    try:
-        if address is None:
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
-        else:
-            ray.init(address, **quiet)
-    except Exception as error:
-        raise NotSupported(f"Ray cannot be reached or started ({error}); check --address") from error
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
