@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from segfast.errors import NotSupported, SegfastError
 from segfast.scale.run import Chunk, Job, run, typed
@@ -59,9 +59,9 @@ def run_from_here(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
     if not ray.util.client.ray.is_connected():
         yield from run(job, pictures)
         return
-    far = ray.remote(num_cpus=0)(Far).remote(job, pictures)
+    far: Any = ray.remote(num_cpus=0)(Far).remote(job, pictures)  # a handle, whose methods have `remote`
     with typed():
-        while (found := ray.get(far.next.remote())) is not None:
+        while (found := cast(Chunk | SegfastError | None, ray.get(far.next.remote()))) is not None:
             if isinstance(found, SegfastError):
                 raise found
             yield found
