@@ -40,7 +40,7 @@ RTX = "tensorrt-rtx-cu13>=1.7"
 TIMM = "timm>=1.0.20"  # the first with DINOv3
 CHECKPOINTS = [TORCH, TIMM, "safetensors>=0.5", "pyyaml>=6", FILELOCK]
 RAY = [
-    "ray[data]>=2.55",  # CVE-2025-62593 (below 2.52), CVE-2026-27482 (2.54), CVE-2026-41486 (2.55)
+    "ray[client,data]>=2.55",  # CVE-2025-62593 (below 2.52), CVE-2026-27482 (2.54), CVE-2026-41486 (2.55)
     "pyarrow>=23.0.1",  # CVE-2026-25087
     "fsspec>=2024.6",
 ]

@@ -57,11 +57,11 @@ def main() -> int:
 
 def _run(options: argparse.Namespace, pictures: list[Picture]) -> list[str]:
     """The run; what failed, in words."""
-    from segfast.scale import run
+    from segfast.scale import cluster
 
     failed: list[str] = []
     # Ray counts CPUs, it does not bind them: of one, an actor and the readers have each a whole.
-    with run.connected(options.address, max(2, cpus())) as resources:
+    with cluster.connected(options.address, max(2, cpus())) as resources:
         job = _job(options, resources)
         threads = job.options.get("threads")
         print(
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace, pictures: list[Picture]) -> list[str]:
             flush=True,
         )
         with bar(desc="segment", total=len(pictures), unit="picture") as shown:
-            for chunk in run.run(job, pictures):
+            for chunk in cluster.run_from_here(job, pictures):
                 failed += chunk.failed
                 shown.update(chunk.written + len(chunk.failed))
     return failed

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from segfast.dependencies.imports import need
+from segfast.encodings import to_png
 from segfast.engine import Engine
 from segfast.errors import BadImage, BadOption, SegfastError
 from segfast.image import read_image
@@ -139,13 +140,6 @@ def table(answers: Sequence[Segmentation | SegfastError], labels: str) -> dict[s
     columns["shares"] = pyarrow.array([None if one is None else list(one.areas.items()) for one in good], shares)
     messages = [None if isinstance(answer, Segmentation) else str(answer) for answer in answers]
     return columns | {"error": pyarrow.array(messages, pyarrow.string())}
-
-
-def to_png(answer: Segmentation) -> bytes:
-    """The labels as a PNG with a palette."""
-    file = io.BytesIO()
-    answer.save(file)
-    return file.getvalue()
 
 
 def _ahead(pictures: Sequence[Any], readers: int) -> Iterator[Any]:

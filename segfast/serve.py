@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import socket
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 from segfast import cli
 from segfast.dependencies.imports import need
 from segfast.errors import BadOption
+from segfast.serving.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -34,10 +36,9 @@ def main() -> int:
     from segfast.engine import Engine
     from segfast.serving.app import Service
     from segfast.serving.protocol import Patient
-    from segfast.serving.uploads import Limits
 
-    limits = Limits(options.max_bytes, options.max_pixels, options.seconds, options.queue)
-    engine = Engine(options.engine, **{name: getattr(options, name) for name in ("runtime", "device", "threads")})
+    limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
+    engine = Engine(options.engine, runtime=options.runtime, device=options.device, threads=options.threads)
     print(engine)
     engine.warm_up()
     if options.host not in LOOPBACK and token is None:
@@ -49,31 +50,28 @@ def main() -> int:
         log_level="error",
         access_log=False,
         server_header=False,
-        limit_concurrency=options.connections,
-        timeout_graceful_shutdown=int(limits.seconds) + 1,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=limits.seconds + 1,
     )
     server = uvicorn.Server(config)
-    print(f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}", flush=True)
+    listener.listen()  # whoever reads the address may connect
+    host, port = listener.getsockname()[:2]
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     with suppress(KeyboardInterrupt):  # the signal that ended it, which uvicorn raises again
         server.run([listener])
     return 0 if server.started else 1
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """The socket of an address, before a model is read for it; it listens once the service starts."""
-    listener = None
+    """The socket of an address, before a model is read for it; it listens once the model is ready."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        if port > 65535:  # getaddrinfo takes it modulo 2^16
-            raise OverflowError("ports end at 65535")
-        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        return listener
+        listener.bind((host, port))
     except (OSError, OverflowError) as error:
-        if listener is not None:
-            listener.close()
+        listener.close()
         raise BadOption(f"cannot listen on {host}, port {port} ({error}); choose others: --host, --port") from None
+    return listener
 
 
 def _token(path: str | None) -> str | None:
@@ -93,15 +91,13 @@ def _parse() -> argparse.Namespace:
     parser = cli.parser("segfast.serve", __doc__)
     parser.add_argument("engine", metavar="MODEL", help=".onnx or .engine file, checkpoint, or published name")
     parser.add_argument("--host", default="127.0.0.1", help="to listen on (default: this machine alone, 127.0.0.1)")
-    parser.add_argument("--port", type=cli.positive, default=8000, help="(default: 8000)")
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free, which is printed (default: 8000)")
     parser.add_argument("--token-file", metavar="FILE", help="a file with the token that clients must send")
-    parser.add_argument("--max-bytes", type=cli.positive, default=16 << 20, help="of a picture (default: 16 MiB)")
-    parser.add_argument("--max-pixels", type=cli.positive, default=1 << 24, help="of a picture (default: 2^24)")
-    parser.add_argument(
-        "--seconds", type=cli.positive, default=30, help="for a picture to arrive, and for its answer (default: 30)"
-    )
-    parser.add_argument("--queue", type=cli.positive, default=32, help="pictures that wait at most (default: 32)")
-    parser.add_argument("--connections", type=cli.positive, default=256, help="open at most (default: 256)")
+    for limit in fields(Limits):
+        name, default = limit.name.replace("_", "-"), limit.default
+        parser.add_argument(
+            f"--{name}", type=cli.positive, default=default, help=f"{limit.metadata['help']} (default: {default})"
+        )
     cli.add_runtime(parser)
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -210,6 +211,31 @@ def test_a_picture_at_which_processes_die_is_left_and_the_others_are_not(tmp_pat
     rows = pyarrow.parquet.read_table(folder).to_pylist()
     assert [row["name"] for row in rows if row["error"]] == ["2.png"]
     assert len(list(folder.iterdir())) == 1  # the count is gone with the chunk
+
+
+def test_processes_that_die_as_they_open_the_model_end_the_run(tmp_path, tiny_onnx, monkeypatch):
+    def die(*arguments, **options):
+        os._exit(9)
+
+    monkeypatch.setattr("segfast.scale.run.SegmentBatch", die)
+    job, row = Job(str(tiny_onnx), str(tmp_path), {}, 1, 1), {"addresses": [], "names": []}
+    for _ in range(attempts.MOST + 1):
+        child = multiprocessing.get_context("fork").Process(target=SegmentChunks, args=(job,))
+        child.start()
+        child.join()
+        assert child.exitcode == 9
+    found = SegmentChunks(job)(row)
+    assert found["fault"] == "NotSupported"
+    assert "3 processes died as they opened the model" in found["reason"]
+    assert Folder(str(tmp_path)).names(manifest.FOLDER) == []
+
+
+def test_a_model_that_cannot_be_opened_ends_the_run(photos, tmp_path):
+    """In the words of the Engine, not in Ray's."""
+    ended = run("segfast.batch", "none.onnx", "photos", "-o", "out", cwd=tmp_path, check=False)
+    assert ended.returncode == 2
+    assert "error: there is no file none.onnx; check the path" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_deaths_of_another_run_do_not_count(tmp_path):

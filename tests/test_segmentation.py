@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from segfast.classes import dataset, for_count, generated_palette
+from segfast.encodings import KINDS, to_jpeg, to_png
 from segfast.errors import BadOption, CannotWrite, NotSupported
 from segfast.segmentation import Segmentation
 
@@ -136,3 +137,16 @@ def closed():
 def test_files_that_take_no_picture(answer, file, error, remedy):
     with pytest.raises(error, match=remedy):
         answer.save(file())
+
+
+def test_as_bytes(answer):
+    """What the service gives; tests/test_serve.py reads JSON and JPEG."""
+    small, fast = to_png(answer), KINDS["image/png"](answer)
+    for content in (small, fast):
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), answer.labels)
+    file = io.BytesIO()
+    answer.save(file)
+    assert small == file.getvalue()
+    long = Segmentation(np.zeros((65501, 1), np.uint8), ("x",), ((0, 0, 0),), np.zeros((65501, 1, 3), np.uint8))
+    with pytest.raises(NotSupported, match="too long for JPEG"):
+        to_jpeg(long)

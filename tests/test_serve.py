@@ -22,10 +22,11 @@ from PIL import Image
 
 from benchmarks.scale.pictures import encoded
 from segfast import Engine
+from segfast.encodings import KINDS
 from segfast.errors import BadImage
 from segfast.pictures import runs
-from segfast.serving import answers
-from segfast.serving.stream import Stream
+from segfast.serving.accept import choose
+from segfast.stream import Stream
 
 TOKEN = "a token of 20 letters"
 JPEG = {"Content-Type": "image/jpeg", "Authorization": f"Bearer {TOKEN}"}
@@ -35,26 +36,19 @@ class Started:
     """The command, as a user starts it."""
 
     def __init__(self, model, folder, *arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         (folder / "token").write_text(f"{TOKEN}\n")
-        command = [sys.executable, "-m", "segfast.serve", model, "--port", self.port, *arguments]
+        command = [sys.executable, "-m", "segfast.serve", model, "--port", 0, *arguments]
         self.process = subprocess.Popen(
             list(map(str, command)),
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             stdout=subprocess.PIPE,
+            text=True,
         )
-        deadline = time.monotonic() + 120
-        while self.process.poll() is None and time.monotonic() < deadline:
-            try:
-                if self.ask("GET", "/ready").status == 200:
-                    return
-            except OSError:
-                time.sleep(0.1)
-        self.process.kill()
-        pytest.fail("the service does not come up")
+        # It says its address once it is ready, however long its kernels compile, or it ends.
+        address = next((line for line in self.process.stdout if line.startswith("http://")), None)
+        assert address is not None, f"the service ended with {self.process.wait()}"
+        self.port = int(address.rpartition(":")[2])
 
     def ask(self, method, path, body=None, headers=None):
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -143,7 +137,7 @@ def test_pictures_are_read_as_by_the_engine(service, engine, kind):
     ],
 )  # fmt: skip
 def test_accept_decides(accept, kind):
-    assert answers.choose(accept) == kind
+    assert choose(accept, KINDS) == kind
 
 
 def test_answers_belong_to_their_pictures(service, engine):

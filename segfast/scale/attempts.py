@@ -1,4 +1,6 @@
-"""Pictures at which processes die: Ray starts the actor again, for ever, so that somebody must find and leave them.
+"""What processes die of: Ray starts the actor again, for ever, so that somebody must see it, and end that.
+
+A process that gets ready leaves a mark until it is; a run at which too many stay is ended.
 
 While a chunk is at work, a file beside its part of the manifest counts how often it was begun. Where that is too often, its
 pictures are taken one by one, and the file says at which. Its name begins with `_`, so that no reader takes it for a part.
@@ -7,6 +9,9 @@ pictures are taken one by one, and the file says at which. Its name begins with 
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from segfast.errors import NotSupported
 from segfast.scale.manifest import FOLDER
@@ -57,3 +62,26 @@ class Attempts:
     def _save(self) -> None:
         found = {"run": self._run, "begun": self._begun, "pictures": self._deaths}
         self._store.write(self._name, json.dumps(found).encode())
+
+
+@contextmanager
+def starting(store: Store, run: str, most: int) -> Iterator[None]:
+    """A block that gets an actor ready, and tells by a mark where its process dies in it.
+
+    Raises:
+        NotSupported: so many have since the last that came up.
+    """
+    prefix = f"{FOLDER}/_start-{run}-"
+    marks = [name for name in store.names(FOLDER) if name.startswith(prefix)]
+    try:
+        if len(marks) >= most:
+            raise NotSupported(
+                f"{most} processes died as they opened the model; see whether memory holds it, and whether "
+                "segfast.segment can open it there"
+            )
+        marks.append(f"{prefix}{secrets.token_hex(4)}")
+        store.write(marks[-1], b"")
+        yield
+    finally:
+        for name in marks:
+            store.remove(name)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from segfast import errors
+from segfast.encodings import to_png
 from segfast.errors import CannotWrite, NotSupported, SegfastError
 from segfast.pictures.selection import LABELS
-from segfast.ray import SegmentBatch, table, to_png
+from segfast.ray import SegmentBatch, table
 from segfast.scale import manifest
-from segfast.scale.attempts import Attempts
+from segfast.scale.attempts import MOST, Attempts, starting
 from segfast.scale.sources import Picture, chunks
 from segfast.scale.store import open_store
 from segfast.segmentation import Segmentation
@@ -56,11 +56,24 @@ class SegmentChunks:
     """An actor: writes the labels of a chunk, then its part of the manifest."""
 
     def __init__(self, job: Job):
-        self._segment = SegmentBatch(job.model, labels="none", readers=job.readers, **job.options)
-        self._store, self._run = open_store(job.out), job.run
+        self._fault: SegfastError | None = None
+        try:
+            self._store, self._run = open_store(job.out), job.run
+            with starting(self._store, job.run, (MOST + 1) * job.actors):
+                self._segment = SegmentBatch(job.model, labels="none", readers=job.readers, **job.options)
+        except SegfastError as error:
+            self._fault = error  # the first call tells it; raised here, Ray would print it, and try again
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row of Ray Data: the addresses and names of a chunk → what became of it."""
+        """A row of Ray Data: the addresses and names of a chunk → what became of it, or the error that ends the run."""
+        try:
+            if self._fault is not None:
+                raise self._fault
+            return {**self._chunk(row), "fault": "", "reason": ""}
+        except SegfastError as error:
+            return {"written": 0, "failed": [], "fault": type(error).__name__, "reason": str(error)}
+
+    def _chunk(self, row: Mapping[str, Any]) -> dict[str, Any]:
         import pyarrow
 
         chunk = [Picture(str(address), str(name)) for address, name in zip(row["addresses"], row["names"], strict=True)]
@@ -105,7 +118,9 @@ def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
     and again. An actor leaves Ray's readers a CPU.
 
     Raises:
-        NotSupported: Ray gave up; what is written stays, and the same run goes on from it.
+        NotSupported: Ray gave up, or processes die as they open the model; what is written stays, and the same run goes
+            on from it.
+        As `Engine`, and as `Store.write`.
     """
     import ray.data
 
@@ -123,34 +138,23 @@ def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
         num_cpus=job.cpus,
         num_gpus=job.gpus,
     )
-    try:
+    with typed():
         for row in found.iter_rows():
+            if row["fault"]:
+                raise getattr(errors, row["fault"])(row["reason"])
             yield Chunk(int(row["written"]), list(row["failed"]))
+
+
+@contextmanager
+def typed() -> Iterator[None]:
+    """A block whose errors of Ray become ours."""
+    import ray.exceptions
+
+    try:
+        yield
     except ray.exceptions.RayError as error:  # UserCodeException among them
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise NotSupported(
             f"Ray gave up ({lines[-1].strip() if lines else type(error).__name__}); what is written stays, and the same "
             "command goes on"
         ) from error
-
-
-@contextmanager
-def connected(address: str | None, cpus: int) -> Iterator[dict[str, float]]:
-    """A cluster, or one of this process alone; the resources that it has."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray would report to its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what matters reaches us as errors
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    try:
-        if address is None:
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
-        else:
-            ray.init(address, **quiet)
-    except Exception as error:
-        raise NotSupported(f"Ray cannot be reached or started ({error}); check --address") from error
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()

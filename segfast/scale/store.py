@@ -24,7 +24,7 @@ class Store(Protocol):
         """What lies under a name, if anything does."""
 
     def remove(self, name: str) -> None:
-        """Take a name away."""
+        """Take a name away, if it is there."""
 
     def names(self, folder: str) -> list[str]:
         """The names below a folder, sorted."""
@@ -105,7 +105,8 @@ class Objects:
 
     def remove(self, name: str) -> None:
         """As of Store."""
-        self._system.rm_file(f"{self._root}/{name}")
+        with suppress(FileNotFoundError):
+            self._system.rm_file(f"{self._root}/{name}")
 
     def names(self, folder: str) -> list[str]:
         """As of Store."""

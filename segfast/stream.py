@@ -1,4 +1,12 @@
-"""Requests of many clients as one endless `segment_many`: whatever waits shares batches, and the stages overlap."""
+"""Requests of many clients as one endless `segment_many`: whatever waits shares batches, and the stages overlap.
+
+    from segfast.stream import Stream
+
+    stream = Stream(segfast.Engine("seg-b-mask-16-512-fp16.onnx"), places=32)
+    labels = stream.submit("photo.jpg").result().labels  # from any thread; asyncio.wrap_future for coroutines
+
+`python -m segfast.serve` is built on it; docs/serving.md shows a server of one's own.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +14,11 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future
 from queue import Empty, Full, Queue
-from threading import Thread
+from threading import Event, Thread
 from time import sleep
-from typing import BinaryIO
 
 from segfast.engine import Engine
+from segfast.pictures.inputs import ImageLike
 from segfast.segmentation import Segmentation
 
 Answer = Future[Segmentation]
@@ -26,7 +34,7 @@ class Stream:
 
     def __init__(self, engine: Engine, places: int):
         self._engine = engine
-        self._queue: Queue[tuple[BinaryIO, Answer] | None] = Queue(places)
+        self._queue: Queue[tuple[ImageLike, Answer] | None] = Queue(places)
         self._closed = False
         self._thread = Thread(target=self._serve, name="segfast-stream", daemon=True)
         self._thread.start()
@@ -41,8 +49,8 @@ class Stream:
         """Whether the next picture would be refused."""
         return self._closed or self._queue.full()
 
-    def submit(self, picture: BinaryIO) -> Answer:
-        """The answer to come. Cancelled before its turn, it costs nothing.
+    def submit(self, picture: ImageLike) -> Answer:
+        """The answer to come for whatever `Engine.segment` takes, or its error. Cancelled before its turn, it costs nothing.
 
         Raises:
             queue.Full: too many wait already.
@@ -61,32 +69,26 @@ class Stream:
 
     def _serve(self) -> None:
         while not self._closed or self.waiting:
-            _Run(self._engine, self._queue).answer()
+            self._run()
 
-
-class _Run:
-    """One `segment_many`, which ends where the queue does, or with a fault of the program."""
-
-    def __init__(self, engine: Engine, queue: Queue[tuple[BinaryIO, Answer] | None]):
-        self._engine, self._queue = engine, queue
-        self._given: deque[Answer] = deque()  # in the order of the answers
-        self._over = False
-
-    def answer(self) -> None:
-        """Answer until the end."""
-        source = self._pictures()
+    def _run(self) -> None:
+        """One `segment_many`, which ends where the queue does, or with a fault of the program."""
+        given: deque[Answer] = deque()  # in the order of the answers
+        over = Event()
+        source = self._pictures(given, over)
         try:
             for found in self._engine.segment_many(source, errors="yield"):
-                answer = self._given.popleft()
+                answer = given.popleft()
                 answer.set_result(found) if isinstance(found, Segmentation) else answer.set_exception(found)
         except Exception as error:
             # Those it met have it for their answer, and others go on.
-            self._end(source)
-            while self._given:
-                self._given.popleft().set_exception(error)
+            over.set()
+            _close(source)
+            for answer in given:
+                answer.set_exception(error)
 
-    def _pictures(self) -> Generator[BinaryIO, None, None]:
-        while not self._over:
+    def _pictures(self, given: deque[Answer], over: Event) -> Generator[ImageLike, None, None]:
+        while not over.is_set():
             try:
                 waiting = self._queue.get(timeout=POLL)
             except Empty:
@@ -95,14 +97,14 @@ class _Run:
                 return
             picture, answer = waiting
             if answer.set_running_or_notify_cancel():
-                self._given.append(answer)
+                given.append(answer)
                 yield picture
 
-    def _end(self, source: Generator[BinaryIO, None, None]) -> None:
-        """See that the source takes nothing more, which would be lost to the next run."""
-        self._over = True
-        while True:
-            try:
-                return source.close()
-            except ValueError:  # a thread of the Engine is in it, and leaves soon
-                sleep(POLL)
+
+def _close(source: Generator[ImageLike, None, None]) -> None:
+    """See that a source takes nothing more, which would be lost to the next run."""
+    while True:
+        try:
+            return source.close()
+        except ValueError:  # a thread of the Engine is in it, and leaves soon
+            sleep(POLL)

@@ -1,40 +1,22 @@
-"""What a client gets for its picture: JSON, labels or an overlay, by its `Accept` header."""
+"""A Segmentation as bytes, by media type: what a service answers, and what a table or an object store holds.
+
+from segfast.encodings import to_json
+
+content = to_json(engine.segment("photo.jpg"))
+"""
 
 from __future__ import annotations
 
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 
 from segfast.errors import NotSupported
 from segfast.pictures import runs
 from segfast.segmentation import Segmentation
 
 JPEG_SIDE = 65500  # pixels: libjpeg's limit
-
-
-def choose(accept: str) -> str | None:
-    """The media type of KINDS that an `Accept` header likes best, the first of equals; None if it takes none."""
-    liked: dict[str, float] = {}
-    for part in accept.split(","):
-        name, *parameters = (word.strip().lower() for word in part.split(";"))
-        liked[name] = next((_quality(word[2:]) for word in parameters if word.startswith("q=")), 1.0)
-    qualities = {kind: _liking(kind, liked) for kind in KINDS}
-    best = max(KINDS, key=lambda kind: qualities[kind])
-    return best if qualities[best] > 0 else None
-
-
-def _liking(kind: str, liked: dict[str, float]) -> float:
-    """The quality of a kind: that of the most specific range that holds it."""
-    ranges = (kind, f"{kind.partition('/')[0]}/*", "*/*")
-    return next((liked[name] for name in ranges if name in liked), 0.0)
-
-
-def _quality(text: str) -> float:
-    try:
-        return min(max(float(text), 0.0), 1.0)
-    except ValueError:
-        return 0.0
 
 
 def to_json(answer: Segmentation) -> bytes:
@@ -50,11 +32,10 @@ def to_json(answer: Segmentation) -> bytes:
     return json.dumps(found, separators=(",", ":")).encode()
 
 
-def to_png(answer: Segmentation) -> bytes:
-    """The labels as a PNG with a palette."""
+def to_png(answer: Segmentation, *, compress_level: int = 6) -> bytes:
+    """The labels as a PNG with a palette, as of `Segmentation.save`."""
     file = io.BytesIO()
-    # A third of the time of Pillow's own level, for files half as large again.
-    answer.picture().save(file, format="PNG", compress_level=3)
+    answer.picture().save(file, format="PNG", compress_level=compress_level)
     return file.getvalue()
 
 
@@ -74,8 +55,9 @@ def to_jpeg(answer: Segmentation) -> bytes:
     return file.getvalue()
 
 
+# What somebody waits for. A PNG takes a third of the time of Pillow's own level, and is half as large again.
 KINDS: dict[str, Callable[[Segmentation], bytes]] = {
     "application/json": to_json,
-    "image/png": to_png,
+    "image/png": partial(to_png, compress_level=3),
     "image/jpeg": to_jpeg,
 }
