@@ -120,7 +120,8 @@ class Quantiser:
         data, most = self._calibration.data, self._calibration.max_loss
         loss: Loss = self._agreement if data is None else Points(self._reference, data)
         alpha, found = self._fitted()
-        lost, back = self._measured(found, loss), ()
+        lost = self._measured(found, loss)
+        back: tuple[str, ...] = ()
         if lost > most and not self._reference.config.random_weights:
             lost, back = self._taken_back(found, loss, lost)
         kept = self._without(found, back)

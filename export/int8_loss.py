@@ -17,6 +17,8 @@ from segfast.evaluation.report import lost, percent
 
 # fp32 is sure of a patch where its best class leads the second by this share of the logits' spread.
 MARGIN = 0.25
+# Instead of a norm of 0.
+_TINY = 1e-30
 
 
 class Loss(Protocol):
@@ -102,4 +104,4 @@ class Error:
     def of(self, path: Path) -> float:
         """The ratio of the norms, in the default runtime."""
         answer = Engine(path, device="cpu").run(self.windows)
-        return float(np.linalg.norm(answer - self.logits) / max(np.linalg.norm(self.logits), 1e-30))
+        return float(np.linalg.norm(answer - self.logits)) / max(float(np.linalg.norm(self.logits)), _TINY)

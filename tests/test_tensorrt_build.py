@@ -20,7 +20,7 @@ from segfast import files
 from segfast.artifacts.plan import Options
 from segfast.artifacts.sidecar import read_plan
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, ExportFailed, MissingRuntime
-from segfast.export import build_engine, builder, engine_file, onnx_file
+from segfast.export import build_engine, builder, engine_file, onnx_file, tracing
 from segfast.export.graph import Deployed, at_size
 from segfast.machine import devices, nvidia
 
