@@ -160,5 +160,6 @@ def _evenly(count: int, wanted: int) -> list[int]:
 
 def _notes(count: int, faults: Sequence[str]) -> tuple[str, ...]:
     few = [f"calibrated with {count} windows only; {ENOUGH} or more are surer"] if count < ENOUGH else []
-    left = [f"{len(faults)} pictures were left out, the first as {faults[0]}"] if faults else []
+    what = "a picture was left out" if len(faults) == 1 else f"{len(faults)} pictures were left out, the first"
+    left = [f"{what}: {faults[0]}"] if faults else []
     return (*few, *left)

@@ -191,6 +191,8 @@ def _export_int8(
         quantiser = Quantiser(networks["logits"], metadata("int8", "logits"), calibration, Path(path).parent)
         found, told = quantiser.run()
         networks[output].write(temporary, found, metadata("int8", output))
+        if output == "logits":
+            quantiser.check_onnx_runtime(temporary)
         strict = check.agreement(temporary, expected, "onnxruntime")
         checks = (strict, *_default_agreement(temporary, expected))
     return ExportReport(Path(path), Path(path).stat().st_size, None, checks, None, old, told)

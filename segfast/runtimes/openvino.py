@@ -127,7 +127,12 @@ class OpenVINORuntime(HostRuntime):
         with self._errors():
             model = self._model.clone()
             model.reshape({0: [batch, *self._artifact.size, 3]})
-            if self.precision == "bf16" and self._threads <= openvino_split.THREADS:
+            # Where products are int8 the blocks of rows are not bf16's, and the pass would fold their weights.
+            if (
+                self.precision == "bf16"
+                and self._artifact.precision == "fp16"
+                and self._threads <= openvino_split.THREADS
+            ):
                 openvino_split.split_rows(model)
             return model
 
