@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 import segfast
 from segfast.artifacts.onnx import read_artifact
 from segfast.datasets import open_dataset
+from segfast.dependencies import imports
 from segfast.errors import BadModel, BadOption, ExportFailed, MissingRuntime
 from segfast.export import Calibration, export_onnx, int8, int8_ranges
 from segfast.export.__main__ import main
@@ -299,8 +301,8 @@ def test_options_are_checked_before_any_work(tmp_path, given, words):
         export_onnx(tiny_model(), tmp_path / "m.onnx", **given)
 
 
-def test_without_nncf_the_remedy_is_told(hide, photos, tmp_path):
-    hide("nncf")
+def test_without_nncf_the_remedy_is_told(monkeypatch, photos, tmp_path):
+    monkeypatch.setattr(imports, "find_spec", lambda name: None if name == "nncf" else find_spec(name))
     with pytest.raises(MissingRuntime, match=r"nncf.*\[int8\]"):
         export_onnx(tiny_model(), tmp_path / "m.onnx", precision="int8", calibration=Calibration(photos))
 
