@@ -146,8 +146,9 @@ class Engine:
         """What `segment` gives for each image, in order, with reading, network and merging overlapped.
 
         Windows of neighbouring images share the network's batches, for which a CPU gets a second
-        network ready once it has seen eight images. At most eight images are held at a time, 26 on a
-        GPU. Closing the iterator, or Ctrl-C, stops the work between two windows.
+        network ready once it has seen eight images: OpenVINO then runs a pair of windows on every core, or
+        from eight cores on eight pairs. At most 14 images are held at a time on two cores, 50 on eight and
+        more, 26 on a GPU. Closing the iterator, or Ctrl-C, stops the work between two windows.
 
         Args:
             images: a list, generator, … of whatever `segment` takes, consumed as needed, ahead of the
@@ -192,7 +193,8 @@ class Engine:
         with border("reading the image", BadImage):
             pixels = read_image(image)
         layout = layout or laid_out((pixels.shape[0], pixels.shape[1]))
-        return Request(pixels, layout.placements, self._token, rounded=fit is not None, threads=self._threads)
+        how = {"rounded": fit is not None, "as_bytes": self._runtime.bytes_only}
+        return Request(pixels, layout.placements, self._token, **how, threads=self._threads)
 
     @border("running the network")
     def infer(self, requests: Iterable[Request]) -> list[Result]:
@@ -295,7 +297,7 @@ class Engine:
         Without it the first images wait: on a GPU, where a CUDA graph is captured for every batch that may come,
         for seconds in all. A capture suffers none that waits for the whole device meanwhile: so call it before
         other threads use `torch.cuda.synchronize()`, which would raise there. A capture broken so is tried again.
-        In OpenVINO it gets the network for pairs of windows ready, too, which takes its memory: of seg-b-mask-16
+        In OpenVINO it gets the network for many windows ready, too, which takes its memory: of seg-b-mask-16
         0.8 GB, needed otherwise from eight windows of an image, or images of a stream, on.
 
         Raises:
