@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,9 @@ import torch
 
 from segfast import __version__, files
 from segfast import config as configs
-from segfast.config import check_size
+from segfast.config import check_size, whole_patches
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
-from segfast.export import check
+from segfast.export import check, merge_check
 from segfast.export.bars import Phases
 from segfast.export.graph import Deployed, at_size, fold_layer_scale
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
@@ -26,6 +26,7 @@ from segfast.export.replacing import replaced
 from segfast.model import Segmenter
 from segfast.processes.torch_state import made, true_products
 from segfast.protocol import Size
+from segfast.token_merge import Merge
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -105,6 +106,8 @@ def export_onnx(
     _check_option("output", output, OUTPUTS)
     _check_option("opset", opset, OPSETS)
     _check_bytes(model, precision)
+    if config.merge is not None:
+        config.merge.check(replace(config, image_size=whole_patches(window, config.patch)))
     return made(_export, model, path, window, precision, output, opset, force)
 
 
@@ -133,17 +136,22 @@ def _export(
             program.save(temporary, external_data=False)
             del program, fixed
         with phases("ONNX Runtime"):
-            strict = check.agreement(temporary, expected, "onnxruntime")
+            strict = _strict_agreement(temporary, model, window, output, expected)
             _check_gate(strict, GATES[precision])
         with phases("default runtime"):
             checks = (strict, *_default_agreement(temporary, expected))
     return ExportReport(Path(path), Path(path).stat().st_size, peak, checks, GATES[precision], old)
 
 
-def file_name(model_name: str, size: Size, precision: str, output: str = "logits") -> str:
-    """`{model}-{size}-{precision}.onnx`, `…-labels.onnx` where it gives labels; the size as one number where it is square."""
+def file_name(
+    model_name: str, size: Size, precision: str, output: str = "logits", merge: Merge | None = None
+) -> str:
+    """`{model}-{size}-{precision}.onnx`; the size as one number where it is square.
+
+    `…-merge25at1.onnx` where it merges tokens, `…-labels.onnx` where it gives labels.
+    """
     H, W = size
-    kind = "" if output == "logits" else f"-{output}"
+    kind = ("" if merge is None else f"-{merge.tag}") + ("" if output == "logits" else f"-{output}")
     return f"{model_name}-{H if H == W else f'{H}x{W}'}-{precision}{kind}.onnx"
 
 
@@ -187,6 +195,15 @@ def _clean(model: onnx_ir.Model, metadata: str) -> None:
     model.metadata_props[configs.METADATA_KEY] = metadata
     model.producer_name, model.producer_version = "segfast", __version__
     model.doc_string = model.graph.doc_string = None
+
+
+def _strict_agreement(
+    path: Path, model: Segmenter, window: Size, output: str, expected: check.Expected
+) -> check.Agreement:
+    """What the gate is held against: the answer in ONNX Runtime; of a file that merges tokens, for the cells it chose."""
+    if model.config.merge is None:
+        return check.agreement(path, expected, "onnxruntime")
+    return merge_check.agreement(path, at_size(model, window), output)
 
 
 def _default_agreement(path: Path, expected: check.Expected) -> tuple[check.Agreement, ...]:
