@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .calibration import Calibration as Calibration
     from .engine_file import EngineReport as EngineReport
     from .engine_file import build_engine as build_engine
     from .onnx_file import ExportReport as ExportReport
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
 # Where each public name lives.
 _HOMES = {
+    "Calibration": "calibration",
     "EngineReport": "engine_file",
     "ExportReport": "onnx_file",
     "build_engine": "engine_file",
     "export_onnx": "onnx_file",
     "export_triton": "triton",
 }
-__all__ = ["EngineReport", "ExportReport", "build_engine", "export_onnx", "export_triton"]
+__all__ = ["Calibration", "EngineReport", "ExportReport", "build_engine", "export_onnx", "export_triton"]
 
 
 def __getattr__(name: str) -> object:

@@ -3,9 +3,12 @@
     python -m segfast.export --model seg-b-mask-16 --fp16
     python -m segfast.export --weights seg-b-mask-16@ade20k --fp16
     python -m segfast.export --weights RUN/checkpoint.pth --size 512x1024 --fp32 --out engines
+    python -m segfast.export --weights RUN/best.safetensors --int8 --calibrate PHOTOS --data MY/PICTURES
     python -m segfast.export --onnx seg-b-mask-16-512-fp16.onnx --engine rtx --target sm89,sm120
     python -m segfast.export --onnx seg-b-mask-16-512-fp16.onnx --triton models
 
+--int8 is for CPUs: it is calibrated with a folder of pictures like those to come, and refused where it loses over --max-loss
+points of mIoU on the val pictures of --data; without --data, over so many percent of the labels (docs/int8.md).
 Without --weights the weights are random: good for timing, not for pictures. With an NVIDIA GPU and
 TensorRT, --fp16 also builds an engine for it.
 """
@@ -24,7 +27,7 @@ from segfast.config import Config, check_size, whole_patches
 from segfast.dependencies.imports import need
 from segfast.dependencies.tensorrt import COMPILERS
 from segfast.errors import BadOption
-from segfast.export import engine_command
+from segfast.export import engine_command, int8_command
 from segfast.export.triton import export_triton
 from segfast.protocol import Size
 from segfast.token_merge import Merge
@@ -45,6 +48,7 @@ def main() -> int:
         _from_onnx(Path(options.onnx), options)
         return 0
     choice = engine_command.choose(options, options.precision)
+    calibration = int8_command.calibration(options)
     model = _model(options)
     size = check_size(model.config.protocol.window if options.size is None else options.size, model.config.patch)
     folder = files.make_folder(options.out)
@@ -63,7 +67,7 @@ def main() -> int:
         # Said before any work.
         replaced(folder / engine_command.engine_name(path, choice.compiler), config, options.force)
     given = {name: getattr(options, name) for name in ("precision", "output", "opset", "force")}
-    print(export_onnx(model, path, size=size, **given))
+    print(export_onnx(model, path, size=size, calibration=calibration, **given))
     if options.triton is not None:
         print(export_triton(path, options.triton))
     if choice.compiler is not None:
@@ -101,11 +105,13 @@ def _parse() -> argparse.Namespace:
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--fp16", dest="precision", action="store_const", const="fp16", help="half (default)")
     precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="single precision")
+    precision.add_argument("--int8", dest="precision", action="store_const", const="int8", help="for CPUs: see below")
     parser.add_argument("--output", choices=("logits", "labels"), default="logits", help="(default: logits)")
     parser.add_argument("--opset", type=int, default=18, help="of the ONNX file, 18 to 22 (default: 18)")
     parser.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: this one)")
     parser.add_argument("--force", action="store_true", help="let random weights replace a file of trained ones")
     parser.add_argument("--triton", metavar="REPOSITORY", help="write it into a model repository of Triton, too")
+    int8_command.add_options(parser)
     engine_command.add_options(parser)
     parser.set_defaults(precision="fp16")
     options = parser.parse_args()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from segfast import __version__, files
-from segfast import config as configs
+from segfast import files
 from segfast.config import check_size, whole_patches
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
 from segfast.export import check, merge_check
@@ -23,15 +20,18 @@ from segfast.export.bars import Phases
 from segfast.export.graph import Deployed, at_size, fold_layer_scale
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
 from segfast.export.replacing import replaced
+from segfast.export.tracing import clean, trace
 from segfast.model import Segmenter
 from segfast.processes.torch_state import made, true_products
 from segfast.protocol import Size
 from segfast.token_merge import Merge
 
 if TYPE_CHECKING:
-    import onnx_ir
+    from segfast.export.calibration import Calibration
+    from segfast.export.int8 import Quantised
 
-PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
+# Of what is not int8, in int8 files.
+PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32, "int8": torch.float32}
 OUTPUTS = ("logits", "labels")
 # Below 18 the exporter does not go; from 23 on it writes its own Attention operator.
 OPSETS = range(18, 23)
@@ -50,16 +50,18 @@ class ExportReport:
         path, bytes: of the file.
         peak: the largest activation over photos, black, white and noise (fp16 only).
         checks: agreement in ONNX Runtime, which is the gate, and in the Engine's default runtime.
-        gate: largest relative error that is published.
+        gate: largest relative error that is published; None of int8, whose gate is what it loses.
         replaced: what was at `path` before, in words.
+        quantised: how it became int8, and what that loses.
     """
 
     path: Path
     bytes: int
     peak: Peak | None
     checks: tuple[check.Agreement, ...]
-    gate: float
+    gate: float | None
     replaced: str | None = None
+    quantised: Quantised | None = None
 
     def __str__(self) -> str:
         lines = [f"wrote {self.path} ({self.bytes / 1e6:.1f} MB)"]
@@ -67,7 +69,10 @@ class ExportReport:
             lines.append(f"it replaced a file of that name: {self.replaced}")
         if self.peak is not None:
             lines.append(f"largest activation {self.peak}")
-        lines += [f"{agreement} (gate {self.gate:g})" for agreement in self.checks[:1]]
+        if self.quantised is not None:
+            lines.append(str(self.quantised))
+        gate = "" if self.gate is None else f" (gate {self.gate:g})"
+        lines += [f"{agreement}{gate}" for agreement in self.checks[:1]]
         return "\n".join(lines + [str(agreement) for agreement in self.checks[1:]])
 
 
@@ -80,23 +85,28 @@ def export_onnx(
     output: str = "logits",
     opset: int = 18,
     force: bool = False,
+    calibration: Calibration | None = None,
 ) -> ExportReport:
     """Write a model as one `.onnx` file; docs/onnx.md is its contract.
 
     The file is run in ONNX Runtime on a photo first, against the fp32 model in PyTorch; one that
-    errs more than its gate, or whose activations come near the end of fp16, is not published.
+    errs more than its gate, or whose activations come near the end of fp16, is not published. An int8 file is judged
+    by what it loses (docs/int8.md).
 
     Args:
         size: of the input in pixels, one side or (height, width): one window. By default the model's.
-        precision: `fp16` (weights and activations) or `fp32`.
+        precision: `fp16` (weights and activations), `fp32`, or `int8` (Linears; the rest fp32).
         output: `logits` at patch resolution, or `labels` of every pixel.
         opset: 18 to 22.
         force: let a model of random weights replace a file of trained ones.
+        calibration: pictures for `int8`, and what it may lose.
 
     Raises:
-        BadOption: an option is out of range, the weights would pass the 2 GB that an .onnx file holds, or a trained file would
+        BadOption: an option is out of range, calibration is missing or its folder holds nothing that serves, the weights would pass the 2 GB that an .onnx file holds, or a trained file would
             be replaced by one of random weights.
         ExportFailed: the file does not pass; nothing was written.
+        MissingRuntime: int8 without NNCF.
+        BadData, BadModel: the masks of the calibration's data cannot be used, or are of other classes.
         CannotWrite: the destination is full, read-only or missing; nothing was written.
     """
     files.check_suffix(path, ".onnx")
@@ -108,6 +118,8 @@ def export_onnx(
     _check_bytes(model, precision)
     if config.merge is not None:
         config.merge.check(replace(config, image_size=whole_patches(window, config.patch)))
+    if precision == "int8" or calibration is not None:
+        return made(_export_int8, model, path, window, output, opset, force, _check_calibration(precision, calibration))
     return made(_export, model, path, window, precision, output, opset, force)
 
 
@@ -130,8 +142,8 @@ def _export(
             if precision == "fp16":
                 peak = _check_peak(peak_activation(fixed, check.images(window)))
         with phases("tracing"):
-            program = _trace(Deployed(fixed, output, PRECISIONS[precision]), window, opset)
-            _clean(program.model, metadata)
+            program = trace(Deployed(fixed, output, PRECISIONS[precision]), window, opset)
+            clean(program.model, metadata)
         with phases("writing"):
             program.save(temporary, external_data=False)
             del program, fixed
@@ -143,9 +155,51 @@ def _export(
     return ExportReport(Path(path), Path(path).stat().st_size, peak, checks, GATES[precision], old)
 
 
-def file_name(
-    model_name: str, size: Size, precision: str, output: str = "logits", merge: Merge | None = None
-) -> str:
+def _export_int8(
+    model: Segmenter,
+    path: str | os.PathLike[str],
+    window: Size,
+    output: str,
+    opset: int,
+    force: bool,
+    calibration: Calibration,
+) -> ExportReport:
+    """See `export_onnx`; the options are checked."""
+    from segfast.export.int8 import Quantiser, traced
+    from segfast.runtimes.openvino_cache import passing
+
+    old = replaced(Path(path), model.config, force)
+    with (
+        files.publish(path) as temporary,
+        tempfile.TemporaryDirectory(prefix="segfast-int8-") as name,
+        passing(Path(name)),
+    ):
+        with true_products():
+            fixed = at_size(model, window)
+            expected, identity = check.expect(fixed), digest(model)
+            fold_layer_scale(fixed)
+
+            def metadata(precision: str, output: str) -> str:
+                return fixed.config.to_json(size=window, precision=precision, output=output, digest=identity)
+
+            networks = {
+                kind: traced(
+                    trace(Deployed(fixed, kind, torch.float32), window, opset).model,
+                    fixed,
+                    metadata("fp32", kind),
+                    Path(name) / f"{kind}.onnx",
+                )
+                for kind in {"logits", output}
+            }
+        quantiser = Quantiser(networks["logits"], metadata("int8", "logits"), calibration, Path(path).parent)
+        found, told = quantiser.run()
+        networks[output].write(temporary, found, metadata("int8", output))
+        strict = check.agreement(temporary, expected, "onnxruntime")
+        checks = (strict, *_default_agreement(temporary, expected))
+    return ExportReport(Path(path), Path(path).stat().st_size, None, checks, None, old, told)
+
+
+def file_name(model_name: str, size: Size, precision: str, output: str = "logits", merge: Merge | None = None) -> str:
     """`{model}-{size}-{precision}.onnx`; the size as one number where it is square.
 
     `…-merge25at1.onnx` where it merges tokens, `…-labels.onnx` where it gives labels.
@@ -162,39 +216,6 @@ def digest(model: Segmenter) -> str:
         sha.update(name.encode())
         sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return sha.hexdigest()
-
-
-def _trace(network: Deployed, size: Size, opset: int) -> torch.onnx.ONNXProgram:
-    """The ONNX program of a network; B is dynamic, H and W are fixed."""
-    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
-    with _quiet():
-        program = torch.onnx.export(
-            network.eval(),
-            (example,),
-            dynamo=True,
-            opset_version=opset,
-            input_names=["images"],
-            output_names=[network.output],
-            dynamic_shapes={"images": {0: torch.export.Dim("B")}},
-            verbose=False,
-        )
-    assert program is not None
-    return program
-
-
-def _clean(model: onnx_ir.Model, metadata: str) -> None:
-    """Replace the exporter's notes, which quote source lines and paths, by our metadata."""
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
-    model.metadata_props[configs.METADATA_KEY] = metadata
-    model.producer_name, model.producer_version = "segfast", __version__
-    model.doc_string = model.graph.doc_string = None
 
 
 def _strict_agreement(
@@ -238,6 +259,23 @@ def _check_option(name: str, value: object, allowed: range | Collection[str]) ->
         raise BadOption(f"{name} must be one of {choices}; got {value!r}")
 
 
+def _check_calibration(precision: str, calibration: Calibration | None) -> Calibration:
+    """The calibration of an int8 file, before any work.
+
+    Raises:
+        BadOption: it is missing, impossible, or of another precision.
+        MissingRuntime: NNCF is not installed, or broken.
+    """
+    from segfast.export.int8_ranges import nncf
+
+    if precision != "int8":
+        raise BadOption(f"calibration is for int8, not for {precision}; leave it out, or export int8")
+    if calibration is None:
+        raise BadOption("int8 is calibrated with pictures; name a folder of them: --calibrate DIR")
+    nncf()
+    return calibration.check()
+
+
 def _check_bytes(model: Segmenter, precision: str) -> None:
     weights = sum(parameter.numel() for parameter in model.parameters()) * PRECISIONS[precision].itemsize
     if weights > LARGEST:
@@ -245,17 +283,3 @@ def _check_bytes(model: Segmenter, precision: str) -> None:
         raise BadOption(
             f"{model.config.name} has {weights / 1e9:.1f} GB of weights in {precision}, and an .onnx file holds 2 GB; {remedy}"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's own progress notes and deprecation warnings, which are not the user's."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

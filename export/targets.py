@@ -50,7 +50,7 @@ def check_engine(
             )
         chosen: tuple[str, ...] = ()
     else:
-        if precision != "fp16":
+        if precision == "fp32":
             raise BadOption(f"TensorRT-RTX has no {precision} attention; export with --fp16")
         chosen = _rtx_targets(targets, device)
     trt.load(compiler)

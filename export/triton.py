@@ -61,7 +61,7 @@ def windows_config(artifact: Artifact) -> str:
     (H, W), config = artifact.size, artifact.config
     if artifact.output == "logits":
         kind, dims = (
-            f"TYPE_{artifact.precision.upper()}",
+            "TYPE_FP16" if artifact.precision == "fp16" else "TYPE_FP32",
             [config.num_classes, -(-H // config.patch), -(-W // config.patch)],
         )
     else:

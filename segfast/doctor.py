@@ -19,6 +19,7 @@ from segfast.dependencies import choice, inspection, installation
 from segfast.dependencies.inspection import Found
 from segfast.dependencies.packages import PACKAGES
 from segfast.dependencies.tensorrt import COMPILERS
+from segfast.machine.cpu import has_int8
 from segfast.machine.facts import Inquiry, Machine
 
 
@@ -150,8 +151,11 @@ def of_onnx(packages: Mapping[str, Found], device: str) -> Outlook:
     if runtime == "onnxruntime":
         because = f", as {why}" if packages["openvino"].present and why else ""
         return Outlook(True, f"ONNX Runtime on {device}: every file in its own precision{because}{_slower(packages)}")
-    half = choice.openvino_precision("fp16", offers)
-    return Outlook(True, f"OpenVINO on cpu: fp16 files in {half}, fp32 files in fp32{_slower(packages)}")
+    half, rest = (choice.openvino_precision(precision, offers) for precision in ("fp16", "int8"))
+    whole = f"int8 over {rest}" if has_int8() else f"{rest} (this CPU has no int8)"
+    return Outlook(
+        True, f"OpenVINO on cpu: fp16 files in {half}, int8 files in {whole}, fp32 files in fp32{_slower(packages)}"
+    )
 
 
 def of_checkpoints(packages: Mapping[str, Found], device: str) -> Outlook:

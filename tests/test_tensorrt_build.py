@@ -20,7 +20,7 @@ from segfast import files
 from segfast.artifacts.plan import Options
 from segfast.artifacts.sidecar import read_plan
 from segfast.errors import BadModel, BadOption, CannotWrite, EngineMismatch, ExportFailed, MissingRuntime
-from segfast.export import build_engine, builder, engine_file, onnx_file
+from segfast.export import build_engine, builder, engine_file, onnx_file, tracing
 from segfast.export.graph import Deployed, at_size
 from segfast.machine import devices, nvidia
 
@@ -42,7 +42,7 @@ def traced(name, output, size=(512, 512)):
     """A family member as the export writes it in fp16; what the export checks by running it is left out."""
     torch.manual_seed(0)
     fixed = at_size(segfast.create_model(name), size)
-    program = onnx_file._trace(Deployed(fixed, output, torch.float16), size, 18)
+    program = tracing.trace(Deployed(fixed, output, torch.float16), size, 18)
     return program.model_proto.SerializeToString(), fixed.config
 
 
@@ -75,7 +75,7 @@ def test_the_family_builds(name, output, record_property, capsys):
 
 def test_sizes_that_no_patch_divides_build():
     network = Deployed(at_size(tiny_model(), (50, 70)), "labels", torch.float16)
-    content = onnx_file._trace(network, (50, 70), 18).model_proto.SerializeToString()
+    content = tracing.trace(network, (50, 70), 18).model_proto.SerializeToString()
     assert bytes(builder.build_plan(content, (50, 70), Options("rtx", ("sm89",))).plan[:4]) == MAGIC
 
 

@@ -13,6 +13,9 @@ from segfast.config import Config
 from segfast.errors import BadModel
 from segfast.protocol import Size
 
+# Of weights and activations; `int8` is that of most Linears, and fp32 of the rest.
+PRECISIONS = ("fp16", "fp32", "int8")
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -20,7 +23,7 @@ class Artifact:
 
     Attributes:
         size: (H, W) of its input, one window.
-        precision: `fp16` or `fp32`.
+        precision: `fp16`, `fp32`, or `int8` over fp32.
         output: `logits` [B, K, h, w], or `labels` [B, H, W].
         identity: what tells it from others: its metadata, which have the digest of the weights, and its size.
     """
@@ -78,6 +81,6 @@ def read_artifact(path: Path) -> Artifact:
         )
     config, more = configs.from_json(text, str(path))
     size, precision, output = more.get("size"), more.get("precision"), more.get("output")
-    if size != list(config.protocol.window) or precision not in ("fp16", "fp32") or output not in ("logits", "labels"):
+    if size != list(config.protocol.window) or precision not in PRECISIONS or output not in ("logits", "labels"):
         raise BadModel(f"the segfast metadata in {path} is damaged; export it again")
     return Artifact(path, config, config.protocol.window, precision, output, (text, len(model)))

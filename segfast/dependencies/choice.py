@@ -61,9 +61,11 @@ def checkpoint_precision(device: str) -> str:
 def openvino_precision(precision: str, capable: Container[str]) -> str:
     """The arithmetic of an `.onnx` file in OpenVINO: fp16 files run in the half precision that the CPU has.
 
+    What is not int8 in an int8 file was never tried in fp16, which may overflow; bf16 does not.
+
     Args:
-        precision: of the file, `fp32` or `fp16`.
+        precision: of the file, `fp32`, `fp16`, or `int8`: of what is not int8 in it.
         capable: what OpenVINO says the CPU can do.
     """
-    halves = ("BF16", "FP16") if precision == "fp16" else ()
+    halves = {"fp16": ("BF16", "FP16"), "int8": ("BF16",)}.get(precision, ())
     return next((half.lower() for half in halves if half in capable), "fp32")

@@ -9,8 +9,8 @@ from pathlib import Path
 from segfast.kernels.quota import read
 
 # What the runtimes choose their arithmetic by, as Linux names it.
-X86 = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "avx512_fp16")
-ARM = ("asimdhp", "bf16", "i8mm")
+X86 = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "avx512_fp16")
+ARM = ("asimdhp", "asimddp", "bf16", "i8mm")
 
 
 def cpu_model() -> str | None:
@@ -25,6 +25,17 @@ def instructions() -> dict[str, bool] | None:
         return None
     wanted = ARM if platform.machine().lower() in ("aarch64", "arm64") else X86
     return {name: name in flags for name in wanted}
+
+
+def has_int8() -> bool:
+    """Whether the CPU multiplies bytes exactly and fast; taken to be so where the system does not tell.
+
+    Without these instructions sums of two products saturate at 16 bits.
+    """
+    sets = instructions()
+    return sets is None or any(
+        sets.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+    )
 
 
 def _cpuinfo(key: str) -> str | None:

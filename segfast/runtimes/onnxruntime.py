@@ -25,6 +25,8 @@ class ONNXRuntime(HostRuntime):
     def __init__(self, artifact: Artifact, device: str, threads: int | None):
         onnxruntime = _library("onnxruntime-gpu" if device != "cpu" else "onnxruntime")
         self.device, self.precision = device, artifact.precision
+        if artifact.precision == "int8":
+            self.precision = "int8 over fp32"
         self.notes: list[str] = []
         self.batch = 1 if device == "cpu" else 8
         options = onnxruntime.SessionOptions()

@@ -18,6 +18,7 @@ from segfast.artifacts.onnx import Artifact
 from segfast.dependencies import choice, imports
 from segfast.errors import BadModel, MissingRuntime
 from segfast.kernels import quota, upsample_argmax
+from segfast.machine import cpu
 from segfast.processes import forks
 from segfast.protocol import Size
 from segfast.runtimes import HostRuntime, openvino_split, to_bytes
@@ -35,7 +36,7 @@ class OpenVINORuntime(HostRuntime):
     """An artifact compiled for windows one at a time on all cores, and on demand for many: a pair of them on each core.
 
     fp16 artifacts run in the CPU's own half precision (bf16 on x86, f16 on Arm), fp32 ones strictly
-    in fp32. Sizes are fixed when a network is compiled: one of any batch size would be slower and
+    in fp32, int8 ones in int8 and what is not int8 in them in bf16, where the CPU has these. Sizes are fixed when a network is compiled: one of any batch size would be slower and
     round differently.
     """
 
@@ -76,12 +77,25 @@ class OpenVINORuntime(HostRuntime):
             self.notes.append("this CPU has no half-precision arithmetic: the fp16 artifact runs in fp32")
         hint = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}[self.precision]
         self._options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        if self._artifact.precision == "int8":
+            self._choose_int8()
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
         elif (few := quota.cut()) is not None:
             # Containers that share a machine by quotas would all be pinned to its first cores.
             self._options |= {"INFERENCE_NUM_THREADS": few, "ENABLE_CPU_PINNING": False}
         self._identity = self._version, sorted(capable), self._artifact.identity, self._options
+
+    def _choose_int8(self) -> None:
+        """int8 products where they are exact; else what they stand for, in the precision of the rest."""
+        if cpu.has_int8():
+            self.precision = f"int8 over {self.precision}"
+            return
+        self._options["LP_TRANSFORMS_MODE"] = False  # where sums saturate, labels would be others
+        self.notes.append(
+            "this CPU has no instructions for int8 (VNNI, AMX, or Arm's dot product): the int8 artifact computes the same in "
+            f"{self.precision}, slower than an fp16 artifact"
+        )
 
     def _load(self, pool: ThreadPoolExecutor) -> None:
         """Read the network and compile it for single windows; what is kept of it is checked meanwhile."""
@@ -156,9 +170,7 @@ class OpenVINORuntime(HostRuntime):
                 openvino_split.split_rows(model)
             return model
 
-    def _compile(
-        self, model: openvino.Model, kept: Kept, options: Mapping[str, str | int]
-    ) -> openvino.CompiledModel:
+    def _compile(self, model: openvino.Model, kept: Kept, options: Mapping[str, str | int]) -> openvino.CompiledModel:
         with forks.running(), _one_at_a_time, kept.lent() as folder:
             network = None
             if folder is not None:

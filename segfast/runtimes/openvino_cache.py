@@ -27,6 +27,18 @@ from segfast.machine.cache import cache_directory
 _NAME = re.compile(r"(?P<key>[0-9a-f]{16})\.(?P<name>\w+)\.(?P<digest>[0-9a-f]+-[0-9a-f]{8})\.blob")
 _OWN = ".start-"
 _STALE = 24 * 3600  # seconds; a start that still runs is younger
+# Folders of files that soon go.
+_passing: set[Path] = set()
+
+
+@contextmanager
+def passing(folder: Path) -> Iterator[None]:
+    """A block in which nothing is kept of the files in a folder: they will not be opened again."""
+    _passing.add(folder.resolve())
+    try:
+        yield
+    finally:
+        _passing.discard(folder.resolve())
 
 
 class Kept:
@@ -45,10 +57,12 @@ class Kept:
         self._source = source
         self._key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
         self._whole: dict[str, Path] = {}  # by OpenVINO's name
+        self._folder: Path | None = None
+        if source.resolve().parent in _passing:
+            return
         try:
-            self._folder: Path | None = cache_directory() / "openvino"
+            self._folder = cache_directory() / "openvino"
         except CannotWrite as error:
-            self._folder = None
             self._note(error)
 
     def check(self) -> None:

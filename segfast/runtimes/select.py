@@ -167,6 +167,8 @@ def _need_torch(missing: str) -> None:
 def _refuse_choices(options: Options) -> None:
     """Refuse what an artifact has decided already."""
     if options.precision is not None:
-        raise BadOption("precision is the .onnx file's own: export it with --fp16 or --fp32, or give the checkpoint")
+        raise BadOption(
+            "precision is the .onnx file's own: export it with --fp16, --fp32 or --int8, or give the checkpoint"
+        )
     if options.attention is not None:
         raise BadOption("attention is inside the .onnx file: give the checkpoint it was exported from, or leave it out")
