@@ -49,7 +49,9 @@ class Engine:
             a CPU (in ONNX Runtime where OpenVINO is missing) and in ONNX Runtime on an NVIDIA GPU.
         device: `cpu`, `cuda` or `cuda:N`. By default the NVIDIA GPU if there is one, else the CPU;
             never the CPU in place of a GPU that fails.
-        threads: CPU threads of each stage: resizing, network, merging; by default one per core.
+        threads: CPU threads of each stage: resizing, network, merging; by default one per core. Runtime and threads
+            of an `.onnx` file on the CPU that are both left out are those that `segfast.tune` found the fastest here,
+            if it left a record beside the file.
         precision: of a checkpoint, `fp32`, `fp16` or `bf16`. By default fp32 on a CPU; on a GPU fp16,
             or bf16 where the model's activations are too large for fp16. A file has its own.
         attention: of a checkpoint, `triton`, `cudnn`, `flash` or `sdpa` (PyTorch's choice); by default
@@ -100,7 +102,7 @@ class Engine:
             options = select.Options(runtime, device, threads, precision, attention, trusted)
             opened = select.open_model(path, options)
         self.config, self.protocol, self.output = opened.config, opened.protocol.plain(), opened.output
-        self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
+        self._runtime, self._threads, self._notes = opened.runtime, opened.threads, opened.notes
         self._token = object()  # by which requests and results know whose they are
         self._network = limits.Network(self.config.patch, self.config.num_classes, self._runtime.on_host)
         self._source = Source(path, asdict(options))
