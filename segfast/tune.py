@@ -23,20 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segfast import cli, files
-from segfast.artifacts import tuned
 from segfast.artifacts.onnx import read_artifact
 from segfast.datasets import NAMES
 from segfast.datasets.options import add_reading, reading_of
 from segfast.dependencies import installation
-from segfast.errors import BadOption, MissingRuntime, NotSupported
+from segfast.errors import BadOption, NotSupported
 from segfast.evaluation.evaluate import check_classes
 from segfast.kernels.quota import cpus
 from segfast.machine import devices
 from segfast.runtimes.openvino_cache import passing
-from segfast.tuning import frontier
 from segfast.tuning.candidates import BASE, PRECISIONS, RUNTIMES, Candidate, Setting, candidates, settings
-from segfast.tuning.pictures import Pictures, open_pictures
-from segfast.tuning.quality import Agreement, Points
+from segfast.tuning.pictures import open_pictures
+from segfast.tuning.quality import Agreement, Itself, Points
+from segfast.tuning.result import draw, record, show
 from segfast.tuning.search import Row, Search
 from segfast.tuning.speed import Speed, measure
 
@@ -80,8 +79,8 @@ def _tune_model(options: argparse.Namespace) -> None:
         search = Search(model.config, _maker(model, folder, options), quality, timing, options.max_loss)
         search.run(chosen, settings(cpus(), RUNTIMES), rounds=options.rounds, named=bool(options.candidates))
         winner = search.winner()
-        _show(search, winner, quality.words)
-        _draw(search, winner, quality.words, out / f"{model.config.name}-frontier.png")
+        show(search, winner, quality.words)
+        draw(search, winner, quality.words, out / f"{model.config.name}-frontier.png")
         if winner is None:
             raise NotSupported(
                 f"none of the candidates could be measured at a loss of {options.max_loss:g} points; the table says why"
@@ -90,7 +89,7 @@ def _tune_model(options: argparse.Namespace) -> None:
         assert winner.path is not None
         with files.publish(target) as temporary:
             temporary.write_bytes(winner.path.read_bytes())
-    _recorded(target, winner)
+    record(target, winner)
 
 
 def _tune_file(options: argparse.Namespace) -> None:
@@ -105,32 +104,19 @@ def _tune_file(options: argparse.Namespace) -> None:
     pictures = open_pictures(options.data, options.dataset, options.split, reading_of(options), options.limit)
     if artifact.output == "labels":
         H, W = artifact.size
-        pictures = _at_window(pictures, H, W)
+        pictures = pictures.at_size(H, W)
     print(f"{artifact.path}: runtime and threads alone, timed on {pictures.words}")
     candidate = Candidate(artifact.precision, artifact.config.merge)
     with tempfile.TemporaryDirectory(prefix="segfast-tune-") as name:
         timing = partial(_timing, pictures.save(Path(name) / "pictures.npz"), options.seconds)
-        search = Search(artifact.config, lambda _: artifact.path, _Itself(), timing, 0.0)
+        search = Search(artifact.config, lambda _: artifact.path, Itself(), timing, 0.0)
         search.compare(Row(candidate, Setting("openvino"), artifact.path, lost=0.0), settings(cpus(), RUNTIMES))
         search.again(options.rounds)
     winner = search.winner()
-    _show(search, winner, "nothing: the file is the same")
+    show(search, winner, "nothing: the file is the same")
     if winner is None:
         raise NotSupported(f"{artifact.path} runs in none of the settings; the table says why")
-    _recorded(artifact.path, winner)
-
-
-class _Itself:
-    """The quality of a file beside itself."""
-
-    words = ""
-
-    def refer(self, path: Path) -> None:
-        """Nothing is to be known."""
-
-    def of(self, path: Path) -> float:
-        """Nothing is lost."""
-        return 0.0
+    record(artifact.path, winner)
 
 
 def _maker(model: Segmenter, folder: Path, options: argparse.Namespace) -> Callable[[Candidate], Path]:
@@ -198,39 +184,6 @@ def _file_name(model: Segmenter, candidate: Candidate) -> str:
 
 def _timing(pictures: Path, seconds: float, path: Path, setting: Setting) -> Speed | str:
     return measure(path, setting, pictures, seconds)
-
-
-def _show(search: Search, winner: Row | None, words: str) -> None:
-    """The table, and what its columns are."""
-    print("\n" + "\n".join(frontier.table(search.rows, winner)))
-    print(f"lost: {words}; memory: the peak of a process that segments; * the fastest that may be taken")
-
-
-def _draw(search: Search, winner: Row | None, words: str, path: Path) -> None:
-    """The picture, or why there is none."""
-    try:
-        frontier.draw(search.rows, winner, search.max_loss, words, path)
-    except MissingRuntime as error:
-        print(f"no picture: {error}")
-    else:
-        print(f"drew {path}")
-
-
-def _recorded(path: Path, winner: Row) -> None:
-    """Write the record, and print the line that opens the file."""
-    record = tuned.write(read_artifact(path), tuned.Tuned(winner.setting.runtime, winner.setting.threads, winner.rate))
-    print(f"wrote {path} and {record.name}: {winner.setting}, {winner.rate:.2f} images/s")
-    device = ', device="cpu"' if devices.nvidia_gpus() else ""
-    print(f'engine = segfast.Engine("{path}"{device})')
-
-
-def _at_window(pictures: Pictures, height: int, width: int) -> Pictures:
-    """Pictures that a file of labels takes."""
-    import numpy as np
-    from PIL import Image
-
-    timed = [np.array(Image.fromarray(image).resize((width, height))) for image in pictures.timed]
-    return Pictures(None, [], timed, f"{pictures.words}, stretched to {height}×{width}")
 
 
 def _checked(options: argparse.Namespace) -> argparse.Namespace:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segfast.artifacts.golden import PHOTOS, photo
 from segfast.datasets import Dataset, detect_dataset
@@ -43,6 +44,11 @@ class Pictures:
         """Write those that are timed for the processes that time, as `.npz`."""
         np.savez(path, *self.timed)
         return path
+
+    def at_size(self, height: int, width: int) -> Pictures:
+        """Those that are timed stretched to a size, the only one that a file of labels takes."""
+        timed = [np.array(Image.fromarray(image).resize((width, height))) for image in self.timed]
+        return replace(self, timed=timed, words=f"{self.words}, stretched to {height}×{width}")
 
 
 def open_pictures(data: str | None, dataset: str | None, split: str, reading: Reading, limit: int | None) -> Pictures:

@@ -158,9 +158,9 @@ class Search:
             alike = other.precision == candidate.precision and None not in (other.merge, candidate.merge)
             if alike and self.fits(row) and work(other, self._config) <= work(candidate, self._config):
                 return f"not tried: {other} is faster, and loses {row.lost:.2f}"
-        if candidate.precision == "int8" and candidate.merge is not None:
-            if self._rate(Candidate("int8")) <= self._rate(Candidate("fp16")):
-                return "not tried: int8 is no faster than fp16 here"
+        slow = self._rate(Candidate("int8")) <= self._rate(Candidate("fp16"))
+        if slow and candidate.precision == "int8" and candidate.merge is not None:
+            return "not tried: int8 is no faster than fp16 here"
         return ""
 
     def _rate(self, candidate: Candidate) -> float:
