@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -50,6 +51,10 @@ def main() -> int:
     options = _checked(_parse())
     if devices.nvidia_gpus():
         print("tuning for the CPU; this machine's GPU is left out")
+    if (load := _load()) > cpus() / 2:
+        print(
+            f"this machine is busy (load {load:.1f} on {cpus()} cores): what is fastest now need not be when it is idle"
+        )
     (_tune_file if Path(options.model).suffix.lower() == ".onnx" else _tune_model)(options)
     return 0
 
@@ -117,6 +122,11 @@ def _tune_file(options: argparse.Namespace) -> None:
     if winner is None:
         raise NotSupported(f"{artifact.path} runs in none of the settings; the table says why")
     record(artifact.path, winner)
+
+
+def _load() -> float:
+    """Processes that want a core, on the average of the last minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def _maker(model: Segmenter, folder: Path, options: argparse.Namespace) -> Callable[[Candidate], Path]:

@@ -93,7 +93,7 @@ def test_what_is_tried_goes_from_bold_to_gentle():
     found = candidates(CONFIG, ("fp32", "fp16", "int8"))
     assert [str(one) for one in found[:3]] == ["fp32", "fp16", "int8"]
     merged = [one for one in found if one.precision == "fp16" and one.merge]
-    assert len(merged) == 4
+    assert len(merged) == 5
     assert [work(one, CONFIG) for one in merged] == sorted(work(one, CONFIG) for one in merged)
     assert not any(one.merge for one in candidates(tiny_config(image_size=(32, 32), depth=12), ("fp16",)))
     assert [str(one) for one in settings(4, ["openvino"])] == [
@@ -127,6 +127,17 @@ def test_settings_are_compared_on_files_that_merge_nothing(tmp_path):
     found = search(fakes, "fp16", "fp16+0.5@6")
     assert [one for name, one in fakes.measured if name == "fp16"] == [DEFAULT[0], DEFAULT[1], DEFAULT[2], DEFAULT[3]]
     assert found.winner().setting == Setting("onnxruntime")
+
+
+def test_fewer_threads_must_be_clearly_faster(tmp_path):
+    file = tmp_path / "a.onnx"
+    found = search(Fakes(tmp_path, {}), "fp32")
+    found.rows = [
+        Row(BASE, setting, file, speed(rate), 0.0) for setting, rate in zip(DEFAULT, (10, 10.5, 3), strict=False)
+    ]
+    assert found.winner().setting.threads is None
+    found.rows.append(Row(BASE, DEFAULT[1], file, speed(11.5), 0.0))
+    assert found.winner().setting.threads == 1
 
 
 def test_few_threads_of_a_slow_runtime_are_not_tried(tmp_path):

@@ -43,7 +43,7 @@ class OpenVINORuntime(HostRuntime):
     name = "OpenVINO"
     device = "cpu"
     bytes_only = True
-    # A thread that has a pair for itself waits for nobody: on 2 cores 0.76 (seg-s-32) to 0.86 (seg-b-mask-16) of the
+    # A thread that has a pair for itself waits for nobody: on 2 cores 0.76 (seg-s-32) to 0.84 (seg-b-mask-16) of the
     # CPU time of a window at a time on both. Fours gain little more.
     batch = 2
     # At most so many pairs at once, each on its share of the threads: they hold memory.

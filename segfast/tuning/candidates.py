@@ -85,7 +85,7 @@ def candidates(config: Config, precisions: Sequence[str]) -> list[Candidate]:
     Later and more loses less than earlier and less, so the blocks are a quarter and a half of the depth.
     """
     quarter, half = max(1, config.depth // 4), max(1, config.depth // 2)
-    merges = [Merge(0.75, quarter), Merge(0.75, half), Merge(0.5, quarter), Merge(0.25, 1)]
+    merges = [Merge(0.75, quarter), Merge(0.75, half), Merge(0.5, quarter), Merge(0.5, half), Merge(0.25, 1)]
     fit = [merge for merge in dict.fromkeys(merges) if merge.fault(config) is None]
     found = [Candidate(precision) for precision in precisions]
     merged = [Candidate(precision, merge) for precision in precisions if precision != "fp32" for merge in fit]

@@ -19,6 +19,8 @@ from segfast.tuning.speed import Speed
 
 # Below this share of the fastest so far, fewer threads of a runtime are not tried, and no second round is run.
 HOPELESS = 0.6
+# Fewer threads than all cores must be so many times as fast: a busy moment favours who waits for nobody.
+MARGIN = 1.1
 # What a candidate may fail with, and others go on.
 FAILURES = (BadModel, BadOption, ExportFailed, MissingRuntime, NotSupported)
 
@@ -103,8 +105,7 @@ class Search:
 
     def winner(self) -> Row | None:
         """The fastest that fits; None where none does."""
-        able = [row for row in self.rows if self.fits(row) and row.speed is not None]
-        return max(able, key=lambda row: row.rate, default=None)
+        return max((row for row in self.rows if self.fits(row) and row.speed is not None), key=_worth, default=None)
 
     def _try(self, candidate: Candidate, settings: Sequence[Setting], exact: Path) -> None:
         """Make a candidate's file, judge it and measure it."""
@@ -170,7 +171,7 @@ class Search:
     def _chosen(self, candidate: Candidate) -> Setting | None:
         """The setting that was the fastest for this precision; None where none was measured yet."""
         alike = [row for row in self.rows if row.candidate.precision == candidate.precision and row.speed is not None]
-        return max(alike, key=lambda row: row.rate).setting if alike and candidate.merge is not None else None
+        return max(alike, key=_worth).setting if alike and candidate.merge is not None else None
 
     def again(self, rounds: int) -> None:
         """More rounds of what may still win, by turns, so that a moment's load decides nothing."""
@@ -182,3 +183,8 @@ class Search:
                 found = self._measure(row.path, row.setting)
                 if not isinstance(found, str):
                     self.rows[i] = replace(row, speed=found.best(row.speed))
+
+
+def _worth(row: Row) -> float:
+    """By what rows are compared: images a second, less where that takes fewer threads."""
+    return row.rate if row.setting.threads is None else row.rate / MARGIN
