@@ -64,6 +64,23 @@ class Calibration:
         return self
 
 
+def check_calibration(precision: str, calibration: Calibration | None) -> Calibration:
+    """The calibration of an int8 file, before any work.
+
+    Raises:
+        BadOption: it is missing, impossible, or of another precision.
+        MissingRuntime: NNCF is not installed, or broken.
+    """
+    from segfast.export.int8_ranges import nncf
+
+    if precision != "int8":
+        raise BadOption(f"calibration is for int8, not for {precision}; leave it out, or export int8")
+    if calibration is None:
+        raise BadOption("int8 is calibrated with pictures; name a folder of them: --calibrate DIR")
+    nncf()
+    return calibration.check()
+
+
 @dataclass(frozen=True)
 class Seen:
     """Windows that the network will see.
@@ -160,5 +177,6 @@ def _evenly(count: int, wanted: int) -> list[int]:
 
 def _notes(count: int, faults: Sequence[str]) -> tuple[str, ...]:
     few = [f"calibrated with {count} windows only; {ENOUGH} or more are surer"] if count < ENOUGH else []
-    left = [f"{len(faults)} pictures were left out, the first as {faults[0]}"] if faults else []
+    what = "a picture was left out" if len(faults) == 1 else f"{len(faults)} pictures were left out, the first"
+    left = [f"{what}: {faults[0]}"] if faults else []
     return (*few, *left)

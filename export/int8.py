@@ -28,6 +28,8 @@ ALPHAS: tuple[float | None, ...] = (0.5, 0.75, 0.95)
 COMPARED = 4
 # Where more than this share of the groups would have to go back, int8 is no gain and the export is refused.
 BACK = 0.5
+# Points by which runtimes may differ in what they lose: they round differently what is not int8.
+APART = 1.0
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,18 @@ class Quantiser:
         )
         return kept, told
 
-    def apart(self, path: Path) -> float:
-        """Points by which a file in ONNX Runtime disagrees with fp32 more than in the default runtime."""
-        return self._agreement.of(path, "onnxruntime") - self._agreement.of(path)
+    def check_onnx_runtime(self, path: Path) -> None:
+        """See that a file of logits says in ONNX Runtime what it says in OpenVINO, in which it was judged.
+
+        Raises:
+            ExportFailed: it disagrees with fp32 more there.
+        """
+        apart = self._agreement.of(path, "onnxruntime") - self._agreement.of(path)
+        if apart > max(APART, self._calibration.max_loss) and not self._reference.config.random_weights:
+            raise ExportFailed(
+                f"in ONNX Runtime the int8 file loses {apart:.2f} points more than in OpenVINO {self._agreement.words}; nothing "
+                "was written. Export with --fp16, or upgrade onnxruntime"
+            )
 
     def _remarks(self) -> list[str]:
         random = self._reference.config.random_weights

@@ -17,6 +17,7 @@ from segfast.config import check_size, whole_patches
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
 from segfast.export import check, merge_check
 from segfast.export.bars import Phases
+from segfast.export.calibration import Calibration, check_calibration
 from segfast.export.graph import Deployed, at_size, fold_layer_scale
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
 from segfast.export.replacing import replaced
@@ -27,7 +28,6 @@ from segfast.protocol import Size
 from segfast.token_merge import Merge
 
 if TYPE_CHECKING:
-    from segfast.export.calibration import Calibration
     from segfast.export.int8 import Quantised
 
 # Of what is not int8, in int8 files.
@@ -119,7 +119,7 @@ def export_onnx(
     if config.merge is not None:
         config.merge.check(replace(config, image_size=whole_patches(window, config.patch)))
     if precision == "int8" or calibration is not None:
-        return made(_export_int8, model, path, window, output, opset, force, _check_calibration(precision, calibration))
+        return made(_export_int8, model, path, window, output, opset, force, check_calibration(precision, calibration))
     return made(_export, model, path, window, precision, output, opset, force)
 
 
@@ -194,6 +194,8 @@ def _export_int8(
         quantiser = Quantiser(networks["logits"], metadata("int8", "logits"), calibration, Path(path).parent)
         found, told = quantiser.run()
         networks[output].write(temporary, found, metadata("int8", output))
+        if output == "logits":
+            quantiser.check_onnx_runtime(temporary)
         strict = check.agreement(temporary, expected, "onnxruntime")
         checks = (strict, *_default_agreement(temporary, expected))
     return ExportReport(Path(path), Path(path).stat().st_size, None, checks, None, old, told)
@@ -257,23 +259,6 @@ def _check_option(name: str, value: object, allowed: range | Collection[str]) ->
     if isinstance(value, bool) or value not in allowed:
         choices = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(allowed)
         raise BadOption(f"{name} must be one of {choices}; got {value!r}")
-
-
-def _check_calibration(precision: str, calibration: Calibration | None) -> Calibration:
-    """The calibration of an int8 file, before any work.
-
-    Raises:
-        BadOption: it is missing, impossible, or of another precision.
-        MissingRuntime: NNCF is not installed, or broken.
-    """
-    from segfast.export.int8_ranges import nncf
-
-    if precision != "int8":
-        raise BadOption(f"calibration is for int8, not for {precision}; leave it out, or export int8")
-    if calibration is None:
-        raise BadOption("int8 is calibrated with pictures; name a folder of them: --calibrate DIR")
-    nncf()
-    return calibration.check()
 
 
 def _check_bytes(model: Segmenter, precision: str) -> None:

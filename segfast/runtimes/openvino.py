@@ -166,7 +166,9 @@ class OpenVINORuntime(HostRuntime):
         with self._errors():
             model = self._model.clone()
             model.reshape({0: [batch, *self._artifact.size, 3]})
-            if self.precision == "bf16" and threads <= openvino_split.THREADS:
+            # Where products are int8 the blocks of rows are not bf16's, and the pass would fold their weights.
+            halves = self.precision == "bf16" and self._artifact.precision == "fp16"
+            if halves and threads <= openvino_split.THREADS:
                 openvino_split.split_rows(model)
             return model
 
