@@ -78,7 +78,7 @@ def _tune_model(options: argparse.Namespace) -> None:
     if model.config.random_weights:
         print("random weights: for timing only, what is lost means nothing")
     quality = Agreement(pictures.images) if pictures.dataset is None else Points(pictures.dataset)
-    with tempfile.TemporaryDirectory(prefix="segfast-tune-") as name, passing(Path(name)):
+    with tempfile.TemporaryDirectory(prefix=".segfast-tune-", dir=out) as name, passing(Path(name)):
         folder = Path(name)
         timing = partial(_timing, pictures.save(folder / "pictures.npz"), options.seconds)
         search = Search(model.config, _maker(model, folder, options), quality, timing, options.max_loss)

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,11 +64,12 @@ def measure(path: Path, setting: Setting, pictures: Path, seconds: float) -> Spe
     line = [sys.executable, "-m", __name__, str(path), setting.runtime, threads, str(pictures), str(seconds)]
     # Where the package is a checkout, children find it as this process does.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    environment["SEGFAST_CACHE"] = str(pictures.with_name("cache"))  # which goes with the candidates
     try:
-        ended = subprocess.run(  # noqa: S603 (this module)
-            line, capture_output=True, text=True, errors="replace", check=False, timeout=LIMIT, env=environment
-        )
+        with tempfile.TemporaryDirectory(dir=pictures.parent) as cache:  # gigabytes of compiled models in all
+            environment["SEGFAST_CACHE"] = cache
+            ended = subprocess.run(  # noqa: S603 (this module)
+                line, capture_output=True, text=True, errors="replace", check=False, timeout=LIMIT, env=environment
+            )
     except subprocess.TimeoutExpired:
         return f"stopped after {LIMIT} s"
     if ended.returncode == 0:
