@@ -17,18 +17,20 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segfast import cli, files
 from segfast.artifacts.onnx import read_artifact
-from segfast.config import check_size
+from segfast.config import Config, check_size, whole_patches
 from segfast.dependencies.imports import need
 from segfast.dependencies.tensorrt import COMPILERS
 from segfast.errors import BadOption
 from segfast.export import engine_command, int8_command
 from segfast.export.triton import export_triton
 from segfast.protocol import Size
+from segfast.token_merge import Merge
 from segfast.variants import at_patch, variant
 
 if TYPE_CHECKING:
@@ -56,9 +58,11 @@ def main() -> int:
 
     config = model.config
     print(f"{config.name}, {config.num_classes} classes, {size[0]}×{size[1]}, {options.precision}, {options.output}")
+    if config.merge is not None:
+        print(_fewer_tokens(config, size))
     if config.random_weights:
         print("random weights: for timing only, the labels mean nothing (--weights takes trained ones)")
-    path = folder / file_name(config.name, size, options.precision, options.output)
+    path = folder / file_name(config.name, size, options.precision, options.output, config.merge)
     if choice.compiler is not None:
         # Said before any work.
         replaced(folder / engine_command.engine_name(path, choice.compiler), config, options.force)
@@ -92,6 +96,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--weights", metavar="FILE|NAME", help="checkpoint, or published name (seg-b-mask-16@ade20k)")
     parser.add_argument("--classes", metavar="N|FILE", help="class count, or a text file with one name a line")
     parser.add_argument("--size", type=_size, help="input in pixels, N or HxW (default: the model's window)")
+    parser.add_argument(
+        "--merge",
+        type=_merge,
+        metavar="FRACTION@BLOCK",
+        help="merge the most alike tokens behind a block of the encoder, such as 0.25@1; none: not as the weights say",
+    )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--fp16", dest="precision", action="store_const", const="fp16", help="half (default)")
     precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="single precision")
@@ -105,7 +115,9 @@ def _parse() -> argparse.Namespace:
     engine_command.add_options(parser)
     parser.set_defaults(precision="fp16")
     options = parser.parse_args()
-    named = [name for name in ("model", "patch", "weights", "classes", "size") if getattr(options, name) is not None]
+    named = [
+        name for name in ("model", "patch", "weights", "classes", "size", "merge") if getattr(options, name) is not None
+    ]
     if options.onnx is None and not {"model", "weights"} & set(named):
         parser.error("name a --model, --weights, or both")
     if options.patch is not None and (options.model is None or options.weights is not None):
@@ -145,9 +157,9 @@ def _model(options: argparse.Namespace) -> Segmenter:
                 f"{options.weights} has {model.config.num_classes} classes, not {count}; leave --classes out"
             )
     if isinstance(names, tuple):
-        from dataclasses import replace
-
         model.config = replace(model.config, classes=names)
+    if options.merge is not None:
+        model.merge_tokens(*(astuple(options.merge) if isinstance(options.merge, Merge) else (None,)))
     return model
 
 
@@ -174,6 +186,18 @@ def _class_names(text: str | None) -> int | tuple[str, ...] | None:
     if len(set(names)) < len(names):
         raise BadOption(f"{text} names a class twice; give every class its own name")
     return names
+
+
+def _merge(text: str) -> Merge | str:
+    return "none" if text.casefold() == "none" else Merge.parse(text)
+
+
+def _fewer_tokens(config: Config, size: Size) -> str:
+    """What merging does to windows of a size, in words."""
+    assert config.merge is not None
+    h, w = (side // config.patch for side in whole_patches(size, config.patch))
+    before, after = config.prefix_tokens + h * w, config.merge.tokens((h, w), config.prefix_tokens)
+    return f"tokens merged, {config.merge}: {after} in place of {before} behind block {config.merge.block}"
 
 
 def _size(text: str) -> int | Size:

@@ -75,11 +75,19 @@ def agreement(path: Path, expected: Expected, runtime: str | None) -> Agreement:
     """
     engine = Engine(path, runtime=runtime, device="cpu")
     labels = engine.segment(expected.photo).labels
-    if engine.output == "labels":
+    logits = None if engine.output == "labels" else engine.run(expected.photo[None])[0]
+    return compared(engine.runtime, logits, labels, expected)
+
+
+def compared(
+    runtime: str, logits: NDArray[np.floating] | None, labels: NDArray[np.integer], expected: Expected
+) -> Agreement:
+    """How an answer compares: logits [K, h, w] where the file gives them, and labels [H, W]."""
+    if logits is None:
         equal, regret = label_agreement(labels, expected.pixels)
-        return Agreement(engine.runtime, regret, equal)
-    error = _norm(engine.run(expected.photo[None])[0] - expected.logits) / _norm(expected.logits)
-    return Agreement(engine.runtime, error, equal_labels(labels, expected.pixels))
+        return Agreement(runtime, regret, equal)
+    error = _norm(logits - expected.logits) / _norm(expected.logits)
+    return Agreement(runtime, error, equal_labels(labels, expected.pixels))
 
 
 def _norm(values: NDArray[np.floating]) -> float:

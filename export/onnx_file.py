@@ -6,16 +6,16 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from segfast import files
-from segfast.config import check_size
+from segfast.config import check_size, whole_patches
 from segfast.errors import BadOption, ExportFailed, MissingRuntime
-from segfast.export import check
+from segfast.export import check, merge_check
 from segfast.export.bars import Phases
 from segfast.export.calibration import Calibration, check_calibration
 from segfast.export.graph import Deployed, at_size, fold_layer_scale
@@ -25,6 +25,7 @@ from segfast.export.tracing import clean, trace
 from segfast.model import Segmenter
 from segfast.processes.torch_state import made, true_products
 from segfast.protocol import Size
+from segfast.token_merge import Merge
 
 if TYPE_CHECKING:
     from segfast.export.int8 import Quantised
@@ -115,6 +116,8 @@ def export_onnx(
     _check_option("output", output, OUTPUTS)
     _check_option("opset", opset, OPSETS)
     _check_bytes(model, precision)
+    if config.merge is not None:
+        config.merge.check(replace(config, image_size=whole_patches(window, config.patch)))
     if precision == "int8" or calibration is not None:
         return made(_export_int8, model, path, window, output, opset, force, check_calibration(precision, calibration))
     return made(_export, model, path, window, precision, output, opset, force)
@@ -145,7 +148,7 @@ def _export(
             program.save(temporary, external_data=False)
             del program, fixed
         with phases("ONNX Runtime"):
-            strict = check.agreement(temporary, expected, "onnxruntime")
+            strict = _strict_agreement(temporary, model, window, output, expected)
             _check_gate(strict, GATES[precision])
         with phases("default runtime"):
             checks = (strict, *_default_agreement(temporary, expected))
@@ -198,10 +201,13 @@ def _export_int8(
     return ExportReport(Path(path), Path(path).stat().st_size, None, checks, None, old, told)
 
 
-def file_name(model_name: str, size: Size, precision: str, output: str = "logits") -> str:
-    """`{model}-{size}-{precision}.onnx`, `…-labels.onnx` where it gives labels; the size as one number where it is square."""
+def file_name(model_name: str, size: Size, precision: str, output: str = "logits", merge: Merge | None = None) -> str:
+    """`{model}-{size}-{precision}.onnx`; the size as one number where it is square.
+
+    `…-merge25at1.onnx` where it merges tokens, `…-labels.onnx` where it gives labels.
+    """
     H, W = size
-    kind = "" if output == "logits" else f"-{output}"
+    kind = ("" if merge is None else f"-{merge.tag}") + ("" if output == "logits" else f"-{output}")
     return f"{model_name}-{H if H == W else f'{H}x{W}'}-{precision}{kind}.onnx"
 
 
@@ -212,6 +218,15 @@ def digest(model: Segmenter) -> str:
         sha.update(name.encode())
         sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return sha.hexdigest()
+
+
+def _strict_agreement(
+    path: Path, model: Segmenter, window: Size, output: str, expected: check.Expected
+) -> check.Agreement:
+    """What the gate is held against: the answer in ONNX Runtime; of a file that merges tokens, for the cells it chose."""
+    if model.config.merge is None:
+        return check.agreement(path, expected, "onnxruntime")
+    return merge_check.agreement(path, at_size(model, window), output)
 
 
 def _default_agreement(path: Path, expected: check.Expected) -> tuple[check.Agreement, ...]:

@@ -69,7 +69,7 @@ def attend_packed(attend: AttentionFunction, qkv: Tensor, rotation: rotary.Rotat
     attention, and of rotated tokens, autograd copies three gradients together.
 
     Args:
-        rotation: cosines and sines [N, 1, d] by which q and k are rotated first (`rotary.rotate`).
+        rotation: cosines and sines [N, 1, d] or [B, N, 1, d] by which q and k are rotated first (`rotary.rotate`).
     """
     if rotation is not None:
         q, k, v = attention_op.unpack(qkv)

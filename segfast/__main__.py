@@ -20,6 +20,7 @@ COMMANDS = {
     "segment": "segment pictures or folders of them",
     "serve": "serve a model over HTTP, with a page to try it",
     "train": "fine-tune or train a model, on one machine or many",
+    "tune": "the fastest file and settings for this CPU, at a loss that is allowed",
 }
 
 

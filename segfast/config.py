@@ -14,6 +14,7 @@ from segfast import formats
 from segfast.config_values import check_values
 from segfast.errors import BadModel, BadOption
 from segfast.protocol import Protocol, Size
+from segfast.token_merge import Merge
 from segfast.variants import Variant
 
 METADATA_KEY = "segfast"
@@ -48,6 +49,7 @@ class Config:
         qkv_bias: the Linear of the encoder's q, k and v has a bias.
         mlp: of the encoder: `gelu`, `gelu-tanh` (its approximation by tanh) or `swiglu` (DINOv3's S+).
         hidden: width inside that MLP; 0 for four times `width`.
+        merge: of the encoder's tokens, if any are merged (docs/token-merging.md).
     """
 
     name: str
@@ -81,6 +83,7 @@ class Config:
     qkv_bias: bool = True
     mlp: str = "gelu"
     hidden: int = 0
+    merge: Merge | None = None
 
     def __post_init__(self) -> None:
         """Names are keys of answers, so no two are alike, wherever they come from."""
@@ -100,6 +103,14 @@ class Config:
     def position_prefix(self) -> int:
         """How many of the tokens before the patches have position embeddings."""
         return 0 if self.patch_positions or self.rope else self.prefix_tokens
+
+    def encoder_tokens(self, grid: Size) -> tuple[int, ...]:
+        """Tokens of every block of the encoder, of images of h × w patches; fewer behind the one that merges some."""
+        whole = self.prefix_tokens + grid[0] * grid[1]
+        if self.merge is None:
+            return (whole,) * self.depth
+        fewer = self.merge.tokens(grid, self.prefix_tokens)
+        return (whole,) * self.merge.block + (fewer,) * (self.depth - self.merge.block)
 
     @property
     def random_weights(self) -> bool:
@@ -134,13 +145,20 @@ def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
         values = json.loads(text)
         formats.check_version(values["format"], formats.METADATA, source)
         known = {"": (*_fields(Config), *EXPORTED), "protocol": _fields(Protocol)}
+        if values.get("merge") is not None:
+            known["merge"] = _fields(Merge)
         formats.check_fields(values, known, formats.METADATA, source)
         values = formats.without_ignored(values, known)
         values.pop("format")
         more = {key: values.pop(key) for key in EXPORTED if key in values}
         values["protocol"] = Protocol(**{k: _frozen(v) for k, v in values["protocol"].items()})
+        merge = values.pop("merge", None)
         provenance = {str(k): str(v) for k, v in values.pop("provenance", {}).items()}
-        config = Config(**{k: _frozen(v) for k, v in values.items()}, provenance=provenance)
+        config = Config(
+            **{k: _frozen(v) for k, v in values.items()},
+            provenance=provenance,
+            merge=None if merge is None else Merge(**merge),
+        )
         return config.check(), more
     except BadModel as error:
         raise BadModel(f"{source}: {error}" if source not in str(error) else str(error)) from None
@@ -204,7 +222,7 @@ def check_size(size: int | Size, patch: int, option: str = "size") -> Size:
     return int(pair[0]), int(pair[1])
 
 
-def _fields(kind: type[Config] | type[Protocol]) -> tuple[str, ...]:
+def _fields(kind: type[Config | Protocol | Merge]) -> tuple[str, ...]:
     return tuple(item.name for item in dataclasses.fields(kind))
 
 

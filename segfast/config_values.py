@@ -58,6 +58,7 @@ def check_values(config: Config) -> None:
     colours_fit = all(len(c) == 3 and all(is_whole(x) and 0 <= x <= 255 for x in c) for c in config.palette)
     _require(colours_fit, "palette", "colours that are not three numbers from 0 to 255")
     _check_encoder(config)
+    _check_merge(config)
 
 
 def _check_fit(fit: object) -> None:
@@ -83,6 +84,12 @@ def _check_encoder(config: Config) -> None:
     if config.rope:
         for name in ("patch_positions", "position_antialias"):
             _require(not getattr(config, name), name, "set beside rope, which has no position embeddings")
+
+
+def _check_merge(config: Config) -> None:
+    """See that the encoder can merge tokens so."""
+    if config.merge is not None and (fault := config.merge.fault(config)) is not None:
+        raise BadModel(f"merge cannot be {config.merge}: {fault}")
 
 
 def _require(condition: object, name: str, value: object) -> None:

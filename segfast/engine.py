@@ -45,7 +45,9 @@ class Engine:
             a CPU (in ONNX Runtime where OpenVINO is missing) and in ONNX Runtime on an NVIDIA GPU.
         device: `cpu`, `cuda` or `cuda:N`. By default the NVIDIA GPU if there is one, else the CPU;
             never the CPU in place of a GPU that fails.
-        threads: CPU threads of each stage: resizing, network, merging; by default one per core.
+        threads: CPU threads of each stage: resizing, network, merging; by default one per core. Runtime and threads
+            of an `.onnx` file on the CPU that are both left out are those that `segfast.tune` found the fastest here,
+            if it left a record beside the file.
         precision: of a checkpoint, `fp32`, `fp16` or `bf16`. By default fp32 on a CPU; on a GPU fp16,
             or bf16 where the model's activations are too large for fp16. A file has its own.
         attention: of a checkpoint, `triton`, `cudnn`, `flash` or `sdpa` (PyTorch's choice); by default
@@ -96,7 +98,7 @@ class Engine:
             options = select.Options(runtime, device, threads, precision, attention, trusted)
             opened = select.open_model(path, options)
         self.config, self.protocol, self.output = opened.config, opened.protocol.plain(), opened.output
-        self._runtime, self._threads, self._notes = opened.runtime, threads, opened.notes
+        self._runtime, self._threads, self._notes = opened.runtime, opened.threads, opened.notes
         self._token = object()  # by which requests and results know whose they are
         self._network = limits.Network(self.config.patch, self.config.num_classes, self._runtime.on_host)
         self._source = Source(path, asdict(options))
@@ -142,8 +144,9 @@ class Engine:
         """What `segment` gives for each image, in order, with reading, network and merging overlapped.
 
         Windows of neighbouring images share the network's batches, for which a CPU gets a second
-        network ready once it has seen eight images. At most eight images are held at a time, 26 on a
-        GPU. Closing the iterator, or Ctrl-C, stops the work between two windows.
+        network ready once it has seen eight images: OpenVINO then runs a pair of windows on every core, or
+        from eight cores on eight pairs. At most 14 images are held at a time on two cores, 50 on eight and
+        more, 26 on a GPU. Closing the iterator, or Ctrl-C, stops the work between two windows.
 
         Args:
             images: a list, generator, … of whatever `segment` takes, consumed as needed, ahead of the
@@ -188,7 +191,8 @@ class Engine:
         with border("reading the image", BadImage):
             pixels = read_image(image)
         layout = layout or laid_out((pixels.shape[0], pixels.shape[1]))
-        return Request(pixels, layout.placements, self._token, rounded=fit is not None, threads=self._threads)
+        how = {"rounded": fit is not None, "as_bytes": self._runtime.bytes_only}
+        return Request(pixels, layout.placements, self._token, **how, threads=self._threads)
 
     @border("running the network")
     def infer(self, requests: Iterable[Request]) -> list[Result]:
@@ -291,7 +295,7 @@ class Engine:
         Without it the first images wait: on a GPU, where a CUDA graph is captured for every batch that may come,
         for seconds in all. A capture suffers none that waits for the whole device meanwhile: so call it before
         other threads use `torch.cuda.synchronize()`, which would raise there. A capture broken so is tried again.
-        In OpenVINO it gets the network for pairs of windows ready, too, which takes its memory: of seg-b-mask-16
+        In OpenVINO it gets the network for many windows ready, too, which takes its memory: of seg-b-mask-16
         0.8 GB, needed otherwise from eight windows of an image, or images of a stream, on.
 
         Raises:

@@ -45,6 +45,7 @@ METADATA: Mapping[str, Late] = MappingProxyType({
     "qkv_bias": Late(2, True),
     "mlp": Late(2, "gelu"),
     "hidden": Late(2, 0),
+    "merge": Late(2, None),
 })  # fmt: skip
 SIDECAR: Mapping[str, Late] = MappingProxyType({})
 

@@ -13,6 +13,7 @@ upsampling. Parameters carry the names of the original code, so its checkpoints 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from segfast.network.decoders import unit as unit
 from segfast.network.decoders import without_autocast as without_autocast
 from segfast.network.encoder import Encoder
 from segfast.network.positions import resample_positions as resample_positions
+from segfast.token_merge import Merge
 
 
 class Segmenter(nn.Module):
@@ -71,6 +73,23 @@ class Segmenter(nn.Module):
         for module in self.modules():
             if isinstance(module, Attention):
                 module.attend = attend
+        return self
+
+    def merge_tokens(self, fraction: float | None, block: int = 1) -> Segmenter:
+        """Merge the most alike tokens behind a block of the encoder from now on; itself (docs/token-merging.md).
+
+        Files that are written of the model say so, and whatever opens them does it.
+
+        Args:
+            fraction: of the cells of 2 × 2 patches, each of which becomes one token; over 0 and below 1. None: merge none.
+            block: counted from 1, and not the last.
+
+        Raises:
+            BadOption: the fraction or the block is out of range, or the grid of the model's size has no two cells.
+        """
+        merge = None if fraction is None else Merge(fraction, block).check(self.config)
+        self.config = replace(self.config, merge=merge)
+        self.encoder.config = self.config
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -123,8 +123,8 @@ def flops(config: Config, size: int | Size = SIZE) -> int:
     patches = -(-H // P) * -(-W // P)
     embedding = patches * 3 * P * P * D
     hidden = (config.hidden or 4 * D) * (1.5 if config.mlp == "swiglu" else 1)  # of two products rather than three
-    tokens = config.prefix_tokens + patches
-    encoder = config.depth * (_block(tokens, D) + tokens * D * (int(2 * hidden) - 8 * D))
+    tokens = config.encoder_tokens((-(-H // P), -(-W // P)))
+    encoder = sum(_block(N, D) + N * D * (int(2 * hidden) - 8 * D) for N in tokens)
     if config.decoder == "linear":
         return 2 * (embedding + encoder + patches * D * K)
     decoder = patches * D * D  # proj_dec

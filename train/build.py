@@ -20,6 +20,7 @@ from segfast.evaluation.evaluate import RESIZED
 from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.kernels.rotary import Rotation
 from segfast.model import Segmenter, resample_positions
+from segfast.token_merge import Merge
 from segfast.train.attend import cpu_attention
 from segfast.train.fields import Recipe
 from segfast.train.layers import freeze
@@ -130,7 +131,7 @@ def _lengths(model: Segmenter) -> list[int]:
     """Tokens that attend to each other in training, in the encoder and in a mask decoder."""
     config = model.config
     patches = config.grid[0] * config.grid[1]
-    return [config.prefix_tokens + patches] + [patches + config.num_classes] * (config.decoder == "mask")
+    return sorted({*config.encoder_tokens(config.grid)}) + [patches + config.num_classes] * (config.decoder == "mask")
 
 
 def save_activations(model: Segmenter) -> None:
@@ -224,7 +225,7 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
     )
     fit = None if dataset.name in RESIZED else recipe.fit  # the paper's are resized in evaluation alone
     protocol = replace(config.protocol, window=(window, window), stride=(stride, stride), fit=fit)
-    return replace(
+    trained = replace(
         config,
         name=name,
         width=width,
@@ -240,7 +241,11 @@ def _trained_config(config: Config, recipe: Recipe, dataset: Dataset, start: str
         decoder_dropout=recipe.decoder_dropout,
         drop_path=recipe.drop_path,
         provenance={"start": _told(start), "dataset": dataset.name},
-    ).check()
+        merge=config.merge if recipe.merge is None else Merge.parse(recipe.merge),
+    )
+    if trained.merge is not None:
+        trained.merge.check(trained)
+    return trained.check()
 
 
 def _told(start: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from segfast.datasets.options import Reading
 from segfast.errors import BadOption
+from segfast.token_merge import Merge
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("poly", "cosine")
@@ -46,6 +47,12 @@ class Recipe:
         "of the encoder: 8, 14, 16 or 32, whose weights are resampled; none: the model's", None, within=(1, 256)
     )
     decoder_depth: int = _option("blocks of a mask decoder (section 3.2)", 2, within=(1, 1024))
+
+    merge: str | None = _option(
+        "merge the most alike tokens behind a block of the encoder, FRACTION@BLOCK such as 0.25@1; none: as the "
+        "checkpoint says",
+        None,
+    )
 
     freeze: bool = _option("train the decoder alone: the encoder keeps its weights and drops nothing", False)
     freeze_blocks: int = _option(
@@ -178,6 +185,8 @@ class Recipe:
             raise BadOption("--iterations and --epochs both say how long to train; give one of them")
         if self.class_weights not in (None, "inverse"):
             weights_of(self.class_weights)
+        if self.merge is not None:
+            Merge.parse(self.merge)
         if self.width is not None and self.width % 64:
             raise BadOption(f"--width must be a multiple of 64, the size of a head (section 4.2); got {self.width}")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:

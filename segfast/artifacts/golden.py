@@ -44,8 +44,16 @@ class Comparison:
     def passed(self) -> bool:
         """Whether the answer is within the gate."""
         if self.relative_error is None:
-            return self.labels >= EQUAL
+            return self.alike
         return self.relative_error <= GATE and self.wrong == 0
+
+    @property
+    def alike(self) -> bool:
+        """Whether enough labels are equal: all that is asked of a file that merges tokens.
+
+        Near the threshold rounding decides which cells it merges, and that is more than the gate allows.
+        """
+        return self.labels >= EQUAL
 
     def __str__(self) -> str:
         labels = f"{self.labels:.2%} of the labels equal"

@@ -118,6 +118,7 @@ class Request:
     Args:
         rounded: resized views are rounded to bytes before they are enlarged, as the original's evaluation does
             with datasets' pictures.
+        as_bytes: the network takes bytes, so that views are rounded to them at once.
         threads: for resizing.
         owner: the Engine's token.
 
@@ -132,10 +133,11 @@ class Request:
         owner: object,
         *,
         rounded: bool = False,
+        as_bytes: bool = False,
         threads: int | None = None,
     ):
         self.pixels, self.owner = pixels, owner
-        self._placements, self._rounded, self._threads = placements, rounded, threads
+        self._placements, self._rounded, self._as_bytes, self._threads = placements, rounded, as_bytes, threads
         self._single = [self._view(placements[0])] if len(placements) == 1 else None
 
     def __len__(self) -> int:
@@ -157,6 +159,7 @@ class Request:
     def _view(self, placement: Placement) -> View:
         image = resize(self.pixels, placement.size, self._threads)
         image = resize(to_bytes(image) if self._rounded else image, placement.working, self._threads)
+        image = to_bytes(image) if self._as_bytes else image
         image = image[:, ::-1] if placement.mirrored else image
         return View(image, placement.origins, placement.window, placement.padded, placement.mirrored)
 

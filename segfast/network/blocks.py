@@ -56,7 +56,7 @@ class Block(nn.Module):
         """[B, N, D] → [B, N, D].
 
         Args:
-            rotation: cosines and sines [N, 1, d] for q and k (`segfast.network.positions.rotation`).
+            rotation: cosines and sines [N, 1, d] or [B, N, 1, d] for q and k (`segfast.network.positions.rotation`).
         """
         tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens), rotation)))
         return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))

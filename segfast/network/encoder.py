@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from segfast.config import Config
 from segfast.kernels.rotary import Rotation
 from segfast.network.blocks import Block, init_weights
+from segfast.network.merging import Merged, layout, rank_cells
 from segfast.network.positions import resample_positions, rotation
+from segfast.protocol import Size
 
 
 class Encoder(nn.Module):
@@ -30,8 +34,11 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(D, eps=config.encoder_eps)
         self.cos: Tensor | None
         self.sin: Tensor | None
-        self.register_buffer("cos", None, persistent=False)
-        self.register_buffer("sin", None, persistent=False)
+        self.cell_cos: Tensor | None
+        self.cell_sin: Tensor | None
+        for name in ("cos", "sin", "cell_cos", "cell_sin"):
+            self.register_buffer(name, None, persistent=False)
+        self.rank_cells: Callable[[Tensor, Size], Tensor] = rank_cells
         self.apply(init_weights)
         for token in (self.cls_token, self.dist_token, self.pos_embed, self.reg_token):
             if token is not None:
@@ -42,10 +49,29 @@ class Encoder(nn.Module):
         patches = self.patch_embed.proj(images)  # [B, D, h, w]
         h, w = patches.shape[-2:]
         tokens = self.dropout(self.embed(patches.flatten(2).transpose(1, 2), (h, w)))
-        turns = self.rotations(h, w)
-        for block in self.blocks:
+        return self.norm(self.run_blocks(tokens, (h, w)))  # [B, h·w, D]
+
+    def run_blocks(self, tokens: Tensor, grid: Size) -> Tensor:
+        """All blocks, with the fewer tokens in between that the config may ask for: [B, prefix + h·w, D] → [B, h·w, D]."""
+        config, turns, merged = self.config, self.rotations(*grid), None
+        for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens, turns)
-        return self.norm(tokens)[:, self.config.prefix_tokens :]  # [B, h·w, D]
+            if config.merge is not None and number == config.merge.block:
+                merged = self.merging(tokens, grid)
+                if merged is not None:
+                    tokens = merged.merge(tokens)
+                    turns = None if turns is None else merged.turn(turns, self.centres(grid))
+        return tokens[:, config.prefix_tokens :] if merged is None else merged.undo(tokens)
+
+    def merging(self, tokens: Tensor, grid: Size) -> Merged | None:
+        """How the tokens [B, prefix + h·w, D] behind a block are merged; None where the grid has no two cells."""
+        config = self.config
+        assert config.merge is not None
+        count = config.merge.count(grid, config.prefix_tokens)
+        if count == 0:
+            return None
+        order = self.rank_cells(tokens[:, config.prefix_tokens :].detach(), grid)
+        return Merged(order, layout(grid, tokens.device), config.prefix_tokens, count)
 
     def embed(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches [B, h·w, D] with their positions, behind the tokens that come first: [B, prefix + h·w, D]."""
@@ -78,13 +104,24 @@ class Encoder(nn.Module):
             return None
         if self.cos is not None and self.sin is not None and (h, w) == config.grid:
             return self.cos, self.sin
-        d = config.width // config.heads
-        cos, sin = rotation((h, w), config.prefix_tokens, d, config.rope_temperature, weight.device)
+        cos, sin = rotation(
+            (h, w), config.prefix_tokens, config.width // config.heads, config.rope_temperature, weight.device
+        )
+        return cos.to(weight.dtype), sin.to(weight.dtype)
+
+    def centres(self, grid: Size) -> Rotation:
+        """What turns merged tokens of cells of 2 × 2 patches (RoPE), each [C, 1, d]: the rotation of the cell's centre."""
+        config, weight = self.config, self.norm.weight
+        if self.cell_cos is not None and self.cell_sin is not None and grid == config.grid:
+            return self.cell_cos, self.cell_sin
+        cos, sin = rotation(grid, 0, config.width // config.heads, config.rope_temperature, weight.device, cell=2)
         return cos.to(weight.dtype), sin.to(weight.dtype)
 
     def keep_rotations(self) -> None:
         """Hold the rotations of the config's grid as constants from now on."""
         self.cos, self.sin = self.rotations(*self.config.grid) or (None, None)
+        if self.config.rope and self.config.merge is not None:
+            self.cell_cos, self.cell_sin = self.centres(self.config.grid)
 
 
 class PatchEmbedding(nn.Module):

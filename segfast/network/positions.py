@@ -27,17 +27,23 @@ def resample_positions(
     return torch.cat([fixed, patches.to(fixed.dtype).flatten(2).transpose(1, 2)], dim=1)
 
 
-def rotation(grid: Size, prefix: int, d: int, temperature: float, device: torch.device | str | None = None) -> Rotation:
+def rotation(
+    grid: Size, prefix: int, d: int, temperature: float, device: torch.device | str | None = None, *, cell: int = 1
+) -> Rotation:
     """Cosines and sines [prefix + h·w, 1, d] by which q and k of head size d are rotated (RoPE), fp32.
 
     As in DINOv3 (Siméoni et al. 2025, section 3.2) and timm: the centres of patches lie in -1 … 1 in each direction; half of
     a head's pairs of channels (i, i + d/2) turn with the row, half with the column. Tokens before the patches stay as
     they are. The sines of a head's first half have the minus of the rotation (`kernels.rotary.rotate`).
+
+    Args:
+        grid: patches (h, w).
+        cell: where it is over 1, the rotations are those of the centres of whole cells of so many patches in each direction.
     """
     h, w = grid
     # Made where they are needed: a copy from the host would not go into a CUDA graph.
-    rows, columns = ((2 * torch.arange(side, device=device) + 1) / side - 1 for side in (h, w))
-    places = torch.stack([rows[:, None].expand(h, w), columns.expand(h, w)], -1).flatten(0, 1)  # [h·w, 2]
+    rows, columns = ((2 * torch.arange(side // cell, device=device) + 1) * cell / side - 1 for side in (h, w))
+    places = torch.cartesian_prod(rows, columns)  # [h·w, 2]
     periods = temperature ** (torch.arange(d // 4, device=device) / (d // 4))
     angles = (2 * math.pi * places[..., None] / periods).flatten(1)  # [h·w, d/2]
     angles = F.pad(angles, (0, 0, prefix, 0))

@@ -42,11 +42,13 @@ class Runtime(Protocol):
 
     Attributes:
         name, device, precision: what runs it, where and in which arithmetic, for people.
+        bytes_only: its network takes bytes, to which resized windows are rounded.
     """
 
     name: str
     device: str
     precision: str
+    bytes_only: bool
 
     @property
     def group(self) -> int:
@@ -69,7 +71,7 @@ class Runtime(Protocol):
         ...
 
     def compile_pairs(self) -> None:
-        """Get ready for many windows, where that costs something."""
+        """Get ready for many windows, pairs of them on every core, where that costs something."""
         ...
 
     def warm_up(self, window: Size) -> None:
@@ -85,6 +87,7 @@ class HostRuntime(ABC):
     """What runtimes share that take and give arrays of the host, `batch` windows a call; any thread may call `run`."""
 
     batch: int
+    bytes_only = False
 
     @property
     def on_host(self) -> bool:
@@ -115,6 +118,17 @@ class HostRuntime(ABC):
     def run(self, windows: NDArray[Any]) -> NDArray[Any]:
         """Logits or labels of at most `batch` windows [n, H, W, 3]."""
 
+    def run_all(self, windows: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Logits or labels of any number of windows [H, W, 3], in parts of up to `batch`, one after the other."""
+        return [self.call(windows[start : start + self.batch]) for start in range(0, len(windows), self.batch)]
+
+    def call(self, windows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """`run` of at most `batch` windows [H, W, 3], unless the work was called off."""
+        check()
+        stacked = np.stack(windows)
+        with forks.running():
+            return self.run(stacked)
+
     def lane(self) -> AbstractContextManager[Lane]:
         """See `Runtime`."""
         return nullcontext(_HostLane(self))
@@ -127,17 +141,10 @@ class _HostLane:
         self._runtime = runtime
 
     def run(self, windows: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        if len(windows) >= MANY:
+        if len(windows) >= max(MANY, self._runtime.group):
             self._runtime.compile_pairs()
-        step, parts = self._runtime.batch, []
-        for start in range(0, len(windows), step):
-            check()
-            parts.append(self._call(np.stack(windows[start : start + step])))
+        parts = self._runtime.run_all(windows)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _call(self, windows: NDArray[Any]) -> NDArray[Any]:
-        with forks.running():
-            return self._runtime.run(windows)
 
     def fetch(self, function: Callable[..., Any], *args: Any, **options: Any) -> NDArray[Any]:
         with forks.running():  # the first time loops are compiled

@@ -20,6 +20,7 @@ class ONNXRuntime(HostRuntime):
     """An artifact in an ONNX Runtime session, on the device asked for and no other."""
 
     name = "ONNX Runtime"
+    bytes_only = True
 
     def __init__(self, artifact: Artifact, device: str, threads: int | None):
         onnxruntime = _library("onnxruntime-gpu" if device != "cpu" else "onnxruntime")

@@ -44,7 +44,7 @@ class PatchLogits:
         """
         config = self.model.config
         h, w = (-(-side // config.patch) for side in config.protocol.window)
-        lengths = [config.prefix_tokens + h * w] + [h * w + config.num_classes] * (config.decoder == "mask")
+        lengths = sorted({*config.encoder_tokens((h, w))}) + [h * w + config.num_classes] * (config.decoder == "mask")
         names = {N: self._name(N, asked) for N in lengths}
         if len(set(names.values())) == 1:
             return names[lengths[0]]

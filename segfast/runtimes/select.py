@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from segfast.artifacts import tuned
 from segfast.artifacts.onnx import Artifact, read_artifact
 from segfast.artifacts.sidecar import read_plan
 from segfast.config import Config
@@ -58,6 +59,7 @@ class Opened(NamedTuple):
         protocol: the model's, as far as this network can follow it.
         output: `logits` or `labels`.
         notes: every fall-back that was taken, for people.
+        threads: that were asked for, or chosen by a record beside the file; None for the default.
     """
 
     runtime: Runtime
@@ -65,6 +67,7 @@ class Opened(NamedTuple):
     protocol: Protocol
     output: str
     notes: list[str]
+    threads: int | None = None
 
 
 def open_model(path: str | os.PathLike[str] | Segmenter, options: Options) -> Opened:
@@ -79,7 +82,7 @@ def open_model(path: str | os.PathLike[str] | Segmenter, options: Options) -> Op
         from segfast.runtimes.pytorch import PyTorchRuntime
 
         network = PyTorchRuntime(model, device, options.threads, options.precision, options.attention)
-        opened = Opened(network, model.config, model.config.protocol, "logits", [])
+        opened = Opened(network, model.config, model.config.protocol, "logits", [], options.threads)
     if opened.config.random_weights:
         opened.notes.append("random weights: for timing only")
     return opened
@@ -88,7 +91,28 @@ def open_model(path: str | os.PathLike[str] | Segmenter, options: Options) -> Op
 def _open_onnx(path: Path, options: Options, device: str) -> Opened:
     artifact = read_artifact(path)
     missing = {} if importlib.util.find_spec("openvino") is not None else {"openvino": "OpenVINO is not installed"}
-    return _opened(artifact, *_onnx_runtime(artifact, options, device, missing))
+    chosen, notes = _as_tuned(artifact, options, device)
+    try:
+        runtime, more = _onnx_runtime(artifact, chosen, device, missing)
+    except MissingRuntime as error:
+        if chosen is options:
+            raise
+        chosen, notes = options, [f"not as tuned here: {error}"]
+        runtime, more = _onnx_runtime(artifact, options, device, missing)
+    return _opened(artifact, runtime, [*more, *notes])._replace(threads=chosen.threads)
+
+
+def _as_tuned(artifact: Artifact, options: Options, device: str) -> tuple[Options, list[str]]:
+    """The options, with what a record beside the file chooses where nothing else was asked for; and notes."""
+    if options.runtime is not None or options.threads is not None or device != "cpu":
+        return options, []
+    found = tuned.read(artifact)
+    if found.tuned is None:
+        return options, [found.note] if found.note else []
+    if importlib.util.find_spec(found.tuned.runtime) is None:
+        return options, [f"{tuned.record_path(artifact.path).name} is ignored: {found.tuned.runtime} is not installed"]
+    chosen = replace(options, runtime=found.tuned.runtime, threads=found.tuned.threads)
+    return chosen, [f"as tuned here: {found.tuned}"]
 
 
 def _onnx_runtime(

@@ -46,7 +46,7 @@ class TensorRTRuntime:
         NotSupported: the device's memory does not hold it.
     """
 
-    on_host = outlives_forks = False
+    on_host = outlives_forks = bytes_only = False
 
     def __init__(self, plan: Plan | None, path: Path, content: bytes, device: str):
         kind = plan.options.compiler if plan is not None else "rtx" if content.startswith(_RTX_MAGIC) else "tensorrt"
