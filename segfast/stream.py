@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future
 from queue import Empty, Full, Queue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from time import sleep
 
 from segfast.engine import Engine
@@ -35,7 +35,7 @@ class Stream:
     def __init__(self, engine: Engine, places: int):
         self._engine = engine
         self._queue: Queue[tuple[ImageLike, Answer] | None] = Queue(places)
-        self._closed = False
+        self._closed, self._door = False, Lock()
         self._thread = Thread(target=self._serve, name="segfast-stream", daemon=True)
         self._thread.start()
 
@@ -53,17 +53,19 @@ class Stream:
         """The answer to come for whatever `Engine.segment` takes, or its error. Cancelled before its turn, it costs nothing.
 
         Raises:
-            queue.Full: too many wait already.
+            queue.Full: too many wait already, or it is closed.
         """
-        if self._closed:
-            raise Full
         answer: Answer = Future()
-        self._queue.put_nowait((picture, answer))
+        with self._door:  # nothing gets in behind the last
+            if self._closed:
+                raise Full
+            self._queue.put_nowait((picture, answer))
         return answer
 
     def close(self) -> None:
         """Answer what waits, then end."""
-        self._closed = True
+        with self._door:
+            self._closed = True
         self._queue.put(None)
         self._thread.join()
 

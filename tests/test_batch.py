@@ -13,17 +13,18 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet
 import pytest
+import ray.exceptions
 from helpers import REPOSITORY
 from PIL import Image
 from test_commands import run
 
 from benchmarks.scale.pictures import encoded
 from segfast import Engine
-from segfast.errors import BadOption, CannotWrite
+from segfast.errors import BadOption, CannotWrite, NotSupported
 from segfast.pictures import runs
 from segfast.ray import SegmentBatch
 from segfast.scale import attempts, manifest, sources
-from segfast.scale.run import Job, SegmentChunks
+from segfast.scale.run import Job, SegmentChunks, typed
 from segfast.scale.sources import Picture
 from segfast.scale.store import Folder, open_store
 
@@ -191,14 +192,15 @@ def test_a_picture_at_which_processes_die_is_left_and_the_others_are_not(tmp_pat
         (tmp_path / name).write_bytes(encoded(number))
     job = Job(str(tiny_onnx), str(tmp_path / "out"), {"device": "cpu"}, 1, 1)
     actor, began = SegmentChunks(job), []
+    segment = actor._writer._segment
 
-    def answers(pictures, real=actor._segment.answers):
+    def answers(pictures, real=segment.answers):
         began.append(len(pictures))
         if str(tmp_path / "2.png") in pictures:
             raise Death
         return real(pictures)
 
-    monkeypatch.setattr(actor._segment, "answers", answers)
+    monkeypatch.setattr(segment, "answers", answers)
     row = {"addresses": [str(tmp_path / name) for name in names], "names": names}
     for _ in range(2 * attempts.MOST):
         with pytest.raises(Death):
@@ -213,11 +215,24 @@ def test_a_picture_at_which_processes_die_is_left_and_the_others_are_not(tmp_pat
     assert len(list(folder.iterdir())) == 1  # the count is gone with the chunk
 
 
-def test_processes_that_die_as_they_open_the_model_end_the_run(tmp_path, tiny_onnx, monkeypatch):
-    def die(*arguments, **options):
-        os._exit(9)
+def open_dies(monkeypatch):
+    monkeypatch.setattr("segfast.ray.SegmentBatch", lambda *arguments, **options: os._exit(9))
 
-    monkeypatch.setattr("segfast.scale.run.SegmentBatch", die)
+
+def import_dies(monkeypatch):
+    """As where a library is built for another CPU."""
+
+    def find_spec(name, *where):
+        if name == "segfast.scale.chunk":
+            os._exit(9)
+
+    monkeypatch.delitem(sys.modules, "segfast.scale.chunk", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
+
+
+@pytest.mark.parametrize("dies", [open_dies, import_dies])
+def test_processes_that_die_as_they_get_ready_end_the_run(tmp_path, tiny_onnx, monkeypatch, dies):
+    dies(monkeypatch)
     job, row = Job(str(tiny_onnx), str(tmp_path), {}, 1, 1), {"addresses": [], "names": []}
     for _ in range(attempts.MOST + 1):
         child = multiprocessing.get_context("fork").Process(target=SegmentChunks, args=(job,))
@@ -228,6 +243,20 @@ def test_processes_that_die_as_they_open_the_model_end_the_run(tmp_path, tiny_on
     assert found["fault"] == "NotSupported"
     assert "3 processes died as they opened the model" in found["reason"]
     assert Folder(str(tmp_path)).names(manifest.FOLDER) == []
+
+
+def test_an_actor_imports_no_library_of_ours_before_its_mark():
+    """What a process dies of without a mark, Ray begins again for ever."""
+    code = (
+        "import sys, segfast.scale.run; assert not {'numpy', 'numba', 'openvino', 'segfast.engine'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("lost"), ray.exceptions.RayActorError()])
+def test_a_cluster_that_is_lost_is_told(error):
+    with pytest.raises(NotSupported, match="Ray gave up"), typed():
+        raise error
 
 
 def test_a_model_that_cannot_be_opened_ends_the_run(photos, tmp_path):

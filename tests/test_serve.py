@@ -248,6 +248,25 @@ def test_a_full_queue_refuses_and_what_is_cancelled_is_skipped():
     assert not stream._thread.is_alive()
 
 
+def test_a_picture_that_comes_as_a_stream_closes_is_answered():
+    """Behind the last entry of the queue nobody would find it."""
+    engine = Slow()
+    engine.go.set()
+    stream = Stream(engine, places=2)
+    closer, put = threading.Thread(target=stream.close), stream._queue.put_nowait
+
+    def put_late(entry):
+        closer.start()
+        closer.join(0.3)
+        put(entry)
+
+    stream._queue.put_nowait = put_late
+    assert str(stream.submit(io.BytesIO(b"late")).exception(10)) == "late"
+    closer.join()
+    with pytest.raises(Full):
+        stream.submit(io.BytesIO())
+
+
 def test_a_fault_of_the_program_costs_one_answer():
     """The next picture goes to the next run, not to the source that the fault left waiting."""
     engine = Slow()

@@ -9,15 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from segfast import errors
-from segfast.encodings import to_png
-from segfast.errors import CannotWrite, NotSupported, SegfastError
-from segfast.pictures.selection import LABELS
-from segfast.ray import SegmentBatch, table
-from segfast.scale import manifest
-from segfast.scale.attempts import MOST, Attempts, starting
+from segfast.errors import NotSupported, SegfastError
+from segfast.scale.attempts import MOST, starting
 from segfast.scale.sources import Picture, chunks
 from segfast.scale.store import open_store
-from segfast.segmentation import Segmentation
 
 # Pictures of a chunk, which is done as a whole or again: of a long run, so many that its parts can still be listed.
 SMALLEST, LARGEST, PARTS = 16, 512, 2000
@@ -53,14 +48,19 @@ class Chunk(NamedTuple):
 
 
 class SegmentChunks:
-    """An actor: writes the labels of a chunk, then its part of the manifest."""
+    """An actor. What it needs for its work is imported once a mark says that it starts."""
 
     def __init__(self, job: Job):
         self._fault: SegfastError | None = None
         try:
-            self._store, self._run = open_store(job.out), job.run
-            with starting(self._store, job.run, (MOST + 1) * job.actors):
-                self._segment = SegmentBatch(job.model, labels="none", readers=job.readers, **job.options)
+            store = open_store(job.out)
+            with starting(store, job.run, (MOST + 1) * job.actors):
+                # Not before: a process may die of what these import.
+                from segfast.ray import SegmentBatch
+                from segfast.scale.chunk import ChunkWriter
+
+                segment = SegmentBatch(job.model, labels="none", readers=job.readers, **job.options)
+                self._writer = ChunkWriter(segment, store, job.run)
         except SegfastError as error:
             self._fault = error  # the first call tells it; raised here, Ray would print it, and try again
 
@@ -69,46 +69,12 @@ class SegmentChunks:
         try:
             if self._fault is not None:
                 raise self._fault
-            return {**self._chunk(row), "fault": "", "reason": ""}
+            named = zip(row["addresses"], row["names"], strict=True)
+            chunk = [Picture(str(address), str(name)) for address, name in named]
+            failed = self._writer.write(chunk)
+            return {"written": len(chunk) - len(failed), "failed": failed, "fault": "", "reason": ""}
         except SegfastError as error:
             return {"written": 0, "failed": [], "fault": type(error).__name__, "reason": str(error)}
-
-    def _chunk(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        import pyarrow
-
-        chunk = [Picture(str(address), str(name)) for address, name in zip(row["addresses"], row["names"], strict=True)]
-        attempts, parts, failed = Attempts(self._store, self._run, manifest.title(chunk)), [], []
-        for picture, answer in zip(chunk, self._answers(chunk, attempts), strict=True):
-            outcome = self._write(picture, answer)
-            bad = isinstance(outcome, SegfastError)
-            failed += [f"{picture.name}: {outcome}"] if bad else []
-            head = (picture.address, picture.name, None if bad else f"{picture.name}{LABELS}")
-            named = zip(("source", "name", "labels"), head, strict=True)
-            columns = {name: pyarrow.array([value], pyarrow.string()) for name, value in named}
-            parts.append(pyarrow.table(columns | table([outcome], "none")))
-        manifest.write_part(self._store, chunk, pyarrow.concat_tables(parts))
-        attempts.end()
-        return {"written": len(chunk) - len(failed), "failed": failed}
-
-    def _answers(self, chunk: list[Picture], attempts: Attempts) -> Iterator[Segmentation | SegfastError]:
-        """What becomes of every picture; one by one where actors died at the chunk, so that it is known at which."""
-        if not attempts.careful:
-            yield from self._segment.answers([picture.address for picture in chunk])
-            return
-        for picture in chunk:
-            refusal = attempts.at(picture.name)
-            yield from [refusal] if refusal else self._segment.answers([picture.address])
-
-    def _write(self, picture: Picture, answer: Segmentation | SegfastError) -> Segmentation | SegfastError:
-        """The answer, once its labels are written; a name that cannot be written is the picture's error."""
-        try:
-            if isinstance(answer, Segmentation):
-                self._store.write(f"{picture.name}{LABELS}", to_png(answer))
-        except CannotWrite as error:
-            if not error.own:
-                raise
-            return error
-        return answer
 
 
 def run(job: Job, pictures: list[Picture]) -> Iterator[Chunk]:
@@ -152,7 +118,7 @@ def typed() -> Iterator[None]:
 
     try:
         yield
-    except ray.exceptions.RayError as error:  # UserCodeException among them
+    except (ray.exceptions.RayError, ConnectionError) as error:  # UserCodeException among them; of Ray's client
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise NotSupported(
             f"Ray gave up ({lines[-1].strip() if lines else type(error).__name__}); what is written stays, and the same "
