@@ -109,7 +109,9 @@ def _parse() -> argparse.Namespace:
     engine_command.add_options(parser)
     parser.set_defaults(precision="fp16")
     options = parser.parse_args()
-    named = [name for name in ("model", "patch", "weights", "classes", "size", "merge") if getattr(options, name) is not None]
+    named = [
+        name for name in ("model", "patch", "weights", "classes", "size", "merge") if getattr(options, name) is not None
+    ]
     if options.onnx is None and not {"model", "weights"} & set(named):
         parser.error("name a --model, --weights, or both")
     if options.patch is not None and (options.model is None or options.weights is not None):

@@ -143,9 +143,7 @@ def _export(
     return ExportReport(Path(path), Path(path).stat().st_size, peak, checks, GATES[precision], old)
 
 
-def file_name(
-    model_name: str, size: Size, precision: str, output: str = "logits", merge: Merge | None = None
-) -> str:
+def file_name(model_name: str, size: Size, precision: str, output: str = "logits", merge: Merge | None = None) -> str:
     """`{model}-{size}-{precision}.onnx`; the size as one number where it is square.
 
     `…-merge25at1.onnx` where it merges tokens, `…-labels.onnx` where it gives labels.

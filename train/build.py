@@ -20,10 +20,10 @@ from segfast.evaluation.evaluate import RESIZED
 from segfast.kernels.attend import BACKENDS, attention_backend, cudnn_is_right
 from segfast.kernels.rotary import Rotation
 from segfast.model import Segmenter, resample_positions
+from segfast.token_merge import Merge
 from segfast.train.attend import cpu_attention
 from segfast.train.fields import Recipe
 from segfast.train.layers import freeze
-from segfast.token_merge import Merge
 from segfast.variants import VARIANTS, family_name, variant
 
 ATTENTIONS = tuple(BACKENDS)

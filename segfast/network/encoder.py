@@ -104,7 +104,9 @@ class Encoder(nn.Module):
             return None
         if self.cos is not None and self.sin is not None and (h, w) == config.grid:
             return self.cos, self.sin
-        cos, sin = rotation((h, w), config.prefix_tokens, config.width // config.heads, config.rope_temperature, weight.device)
+        cos, sin = rotation(
+            (h, w), config.prefix_tokens, config.width // config.heads, config.rope_temperature, weight.device
+        )
         return cos.to(weight.dtype), sin.to(weight.dtype)
 
     def centres(self, grid: Size) -> Rotation:
