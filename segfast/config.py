@@ -145,7 +145,7 @@ def from_json(text: str, source: str) -> tuple[Config, dict[str, Any]]:
         values = json.loads(text)
         formats.check_version(values["format"], formats.METADATA, source)
         known = {"": (*_fields(Config), *EXPORTED), "protocol": _fields(Protocol)}
-        if values.get("merge") is not None:
+        if isinstance(values.get("merge"), dict):
             known["merge"] = _fields(Merge)
         formats.check_fields(values, known, formats.METADATA, source)
         values = formats.without_ignored(values, known)

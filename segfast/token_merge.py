@@ -47,7 +47,7 @@ class Merge:
         return merge
 
     def __str__(self) -> str:
-        return f"{self.fraction:g}@{self.block}"
+        return f"{self.fraction}@{self.block}"
 
     @property
     def tag(self) -> str:

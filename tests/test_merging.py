@@ -10,8 +10,9 @@ import torch
 from helpers import tiny_config, tiny_model
 
 import segfast
+from segfast import explain
 from segfast.config import family_config, from_json
-from segfast.errors import BadModel, BadOption
+from segfast.errors import BadModel, BadOption, NotSupported
 from segfast.kernels import rotary
 from segfast.model import Segmenter
 from segfast.models import flops
@@ -87,7 +88,7 @@ def encoded_by_loops(model, image):
     return encoder.norm(tokens)[:, back]
 
 
-GRIDS = [(4, 4), (5, 4), (4, 7), (5, 7), (2, 5), (9, 8)]
+GRIDS = [(4, 4), (4, 7), (5, 4), (5, 7)]
 
 
 @pytest.mark.parametrize("changes", [{}, ROPE, {"class_token": False}], ids=["plain", "rope", "no prefix"])
@@ -296,3 +297,16 @@ def test_the_engine_of_a_checkpoint_merges():
     plain = segfast.Engine(model.merge_tokens(None), device="cpu").segment(picture).labels
     assert merged.shape == plain.shape == (70, 90)
     assert (merged != plain).any()
+
+
+def test_layers_behind_the_merge_are_not_explained():
+    model = model_of((4, 4))
+    picture = (torch.rand(64, 64, 3) * 255).byte().numpy()
+    assert explain.attention_maps(model, picture, [(0, 0)], layers=[1]).maps.shape[-2:] == (4, 4)
+    assert explain.attention_maps(model, picture, [(0, 0)], part="decoder").maps.shape[-2:] == (4, 4)
+    for call in (
+        lambda: explain.attention_maps(model, picture, [(0, 0)]),
+        lambda: explain.attention_distances(model, [picture]),
+    ):
+        with pytest.raises(NotSupported, match=r"behind block 1 .*0\.5@1.* up to 1, or .*merge_tokens\(None\)"):
+            call()

@@ -76,7 +76,8 @@ def attention_maps(
     Raises:
         BadImage: the image cannot be read.
         BadOption: there is no such patch, class, layer, head, part or size.
-        NotSupported: an Engine in place of a Segmenter; no class token, or no attention in a linear decoder.
+        NotSupported: an Engine in place of a Segmenter; no class token, or no attention in a linear decoder; layers of the
+            encoder behind one that has merged tokens.
         MissingRuntime: patches are to be chosen, and SciPy is not installed.
     """
     from segfast.explain import seam
@@ -84,6 +85,7 @@ def attention_maps(
     seam.check_checkpoint(model)
     config, depth = model.config, seam.depth_of(model.config, part)
     layers = seam.check_numbers("layers", layers, depth, default_layers(depth, part))
+    seam.check_whole(config, part, layers)
     heads = seam.check_numbers("heads", heads, config.heads, range(1, config.heads + 1))
     view = look(image, config, size)
     if queries is None:

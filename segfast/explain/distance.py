@@ -52,11 +52,12 @@ def attention_distances(model: Segmenter, images: Sequence[ImageLike], *, size: 
     Raises:
         BadImage: a picture cannot be read.
         BadOption: there is no picture, or the size is impossible.
-        NotSupported: an Engine in place of a Segmenter.
+        NotSupported: an Engine in place of a Segmenter, or an encoder that merges tokens.
     """
     from segfast.explain import seam
 
     seam.check_checkpoint(model)
+    seam.check_whole(model.config, "encoder", range(1, model.config.depth + 1))
     total, sizes = np.zeros((model.config.depth, model.config.heads)), []
     for image in check_many(images):
         view = look(image, model.config, size)

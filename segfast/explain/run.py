@@ -233,6 +233,12 @@ class Explainer:
         elif self._engine.config.decoder != "mask":
             why = f"{self._engine.config.name} has a linear decoder, which has no class embeddings; take a mask model"
             reasons = dict.fromkeys(("masks", "embeddings"), why)
+        if self._model is not None and (merge := self._engine.config.merge) is not None:
+            from segfast.explain.seam import why_not_whole
+
+            reasons["distance"] = why_not_whole(merge)
+            if self._asked.layers is None or max(self._asked.layers, default=0) > merge.block:
+                reasons["attention"] = why_not_whole(merge)
         if self._engine.output == "labels":
             why = f"{source} gives labels only; export it with --output logits to get scores"
             reasons |= dict.fromkeys(("scores", "doubt"), why)

@@ -22,6 +22,7 @@ from segfast.model import Attention, AttentionFunction, Segmenter
 from segfast.network.decoders import MaskDecoder
 from segfast.runtimes.patch_logits import PatchLogits
 from segfast.runtimes.pytorch import private
+from segfast.token_merge import Merge
 
 PARTS = ("encoder", "decoder")
 Watcher = Callable[[int, Tensor, Tensor], None]  # layer, queries and keys [N, heads, d], in fp32
@@ -145,6 +146,24 @@ def depth_of(config: Config, part: str) -> int:
     if part == "decoder" and config.decoder != "mask":
         raise NotSupported(f"{config.name} has a linear decoder, which has no attention; ask for its encoder")
     return config.depth if part == "encoder" else config.decoder_depth
+
+
+def check_whole(config: Config, part: str, layers: Iterable[int]) -> None:
+    """See that the tokens of some layers stand for one patch each.
+
+    Raises:
+        NotSupported: the encoder has merged some before.
+    """
+    if config.merge is not None and part == "encoder" and max(layers) > config.merge.block:
+        raise NotSupported(why_not_whole(config.merge))
+
+
+def why_not_whole(merge: Merge) -> str:
+    """Why layers behind a merge show no patches, in words."""
+    return (
+        f"behind block {merge.block} the encoder has merged tokens ({merge}), which show no single patches; ask for layers "
+        f"up to {merge.block}, or for the same weights without it: load_model(path).merge_tokens(None)"
+    )
 
 
 def check_numbers(name: str, numbers: Iterable[int] | None, count: int, default: Iterable[int]) -> tuple[int, ...]:

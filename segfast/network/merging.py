@@ -131,4 +131,5 @@ def picked(table: Tensor, places: Tensor) -> Tensor:
 
 def _unit(x: Tensor) -> Tensor:
     """x [..., D] at length 1."""
+    x = x / x.abs().amax(-1, keepdim=True).clamp_min(1e-6)  # whose squares half precision holds, too
     return x * (x.square().sum(-1, keepdim=True) + 1e-12).rsqrt()
