@@ -56,11 +56,13 @@ def spread(patches: Tensor, grid: Size) -> Tensor:
     It is Σ |x/|x| - m/|m||² over a cell's tokens x, m their mean. That is 2·Σ (1 - cos(x, m)), and where cosines are
     close to 1 half precision tells it better.
     """
-    (h, w), B = grid, patches.shape[0]
-    whole = patches.float().unflatten(1, (h, w))[:, : h // 2 * 2, : w // 2 * 2]
-    cells = whole.reshape(B, h // 2, 2, w // 2, 2, -1)  # [B, h/2, 2, w/2, 2, D]
-    mean = cells.mean((2, 4), keepdim=True)
-    return (_unit(cells) - _unit(mean)).square().sum((2, 4, 5)).flatten(1)
+    h, w = grid[0] // 2 * 2, grid[1] // 2 * 2
+    whole = patches.unflatten(1, grid)[:, :h, :w]  # [B, h, w, D]
+    # Three axes: OpenVINO sums over two of six in a plain loop.
+    cells = whole.unflatten(2, (w // 2, 2)).unflatten(1, (h // 2, 2)).transpose(2, 3).reshape(-1, 4, patches.shape[2])
+    cells = cells.float()  # [B·C, 4, D]
+    mean = cells.mean(1, keepdim=True)
+    return (_unit(cells) - _unit(mean)).square().sum((1, 2)).unflatten(0, (-1, h * w // 4))
 
 
 class Merged:
