@@ -103,9 +103,10 @@ def test_tensorrt_rtx_builds_it(exported):
     from segfast.artifacts.plan import Options
     from segfast.export import builder
     from segfast.export.graph import Deployed
+    from segfast.export.tracing import trace
 
     fixed = at_size(merged(**ROPE).merge_tokens(0.5, 1), (80, 64))
-    program = onnx_file._trace(Deployed(fixed, "logits", torch.float16), (80, 64), 18)
+    program = trace(Deployed(fixed, "logits", torch.float16), (80, 64), 18)
     content = program.model_proto.SerializeToString()
     built = builder.build_plan(content, (80, 64), Options("rtx", ("sm89",), (1, 1, 4)))
     assert bytes(built.plan[:4]) == b"vtrt"
