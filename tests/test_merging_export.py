@@ -80,7 +80,7 @@ def test_a_file_that_merges_other_cells_is_not_published(tmp_path, monkeypatch):
         return fixed
 
     monkeypatch.setattr(onnx_file, "at_size", worst)
-    with pytest.raises(ExportFailed, match="merges cells that are not the most alike .*nothing was written"):
+    with pytest.raises(ExportFailed, match=r"merges cells that are not the most alike .*nothing was written"):
         export_onnx(merged().merge_tokens(0.5, 1), tmp_path / "m.onnx", precision="fp32")
     assert not list(tmp_path.iterdir())
 
