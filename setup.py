@@ -52,6 +52,7 @@ SERVE = [
 ]
 COCO = ["pycocotools>=2.0.8"]
 TRAIN = [*CHECKPOINTS, TRITON, "matplotlib>=3.9", "scipy>=1.14", "tensorboard>=2.18"]
+INT8 = ["nncf>=3.4"]  # the oldest that was tried
 EXPORT = [*CHECKPOINTS, ONNX, "onnxscript>=0.6", *ONNX_RUNTIME]
 
 setup(
@@ -74,13 +75,14 @@ setup(
         "gpu": [*CUDA, ONNX_RUNTIME_GPU],
         "tensorrt": [*CUDA, "tensorrt>=10.12"],
         "rtx": [*CUDA, RTX],
-        "int8": ["nncf>=2.18"],
+        "int8": INT8,
         "train": TRAIN,
         "ray": RAY,
         "serve": SERVE,
         "coco": COCO,
         "test": [
             *EXPORT,
+            *INT8,
             *TRAIN,
             *RAY,
             *SERVE,

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from .calibration import Calibration as Calibration
     from .engine_file import EngineReport as EngineReport
     from .engine_file import build_engine as build_engine
-    from .onnx_file import ExportReport as ExportReport
     from .onnx_file import export_onnx as export_onnx
+    from .report import ExportReport as ExportReport
     from .triton import export_triton as export_triton
 
 # Where each public name lives.
 _HOMES = {
     "Calibration": "calibration",
     "EngineReport": "engine_file",
-    "ExportReport": "onnx_file",
+    "ExportReport": "report",
     "build_engine": "engine_file",
     "export_onnx": "onnx_file",
     "export_triton": "triton",
@@ -31,6 +31,6 @@ def __getattr__(name: str) -> object:
 
     from segfast.dependencies.imports import need
 
-    if _HOMES[name] == "onnx_file":
+    if _HOMES[name] in ("onnx_file", "report"):
         need("export", "torch", "onnx", "onnxscript", "onnxruntime")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

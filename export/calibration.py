@@ -18,13 +18,14 @@ from segfast.pictures.arrays import Pixels
 from segfast.pictures.selection import find_pictures
 from segfast.progress import bar
 from segfast.runtimes import to_bytes
+from segfast.values import is_whole
 
 if TYPE_CHECKING:
     from segfast.engine import Engine
 
 # Fewer windows than this are said to be few.
 ENOUGH = 16
-# One of so many windows is held out: nothing is fitted to it.
+# One of so many pictures is held out: nothing is fitted to its windows.
 HELD = 4
 # A window whose bytes deviate less from their mean shows nothing (black frames, covers, blank paper).
 FLAT = 2.0
@@ -37,11 +38,11 @@ class Calibration:
     """Pictures for `export_onnx(precision="int8")`.
 
     Attributes:
-        pictures: a folder of what the model will see, walked for every format that is read here; of a labelled dataset its
-            training pictures. Labels are not needed.
+        pictures: a folder of what the model will see, walked for every format that is read here; of a labelled dataset
+            its training pictures. Labels are not needed.
         data: a split with masks, by which the loss is measured as points of mIoU; without one, as disagreement with fp32.
         max_loss: points that int8 may lose to fp32.
-        windows: so many are taken, evenly from all pictures; a quarter is held out.
+        windows: so many are taken, evenly from all pictures; those of a quarter of the pictures are held out.
     """
 
     pictures: str | os.PathLike[str]
@@ -57,7 +58,7 @@ class Calibration:
         """
         if not 0 <= self.max_loss <= 100:
             raise BadOption(f"--max-loss is from 0 to 100 points; got {self.max_loss!r}")
-        if not 2 <= self.windows <= 4096:
+        if not is_whole(self.windows) or not 2 <= self.windows <= 4096:
             raise BadOption(f"calibration takes 2 to 4096 windows; got {self.windows!r}")
         if not Path(self.pictures).is_dir():
             raise BadOption(f"--calibrate takes a folder of pictures, and {self.pictures} is none; check the path")
@@ -108,8 +109,9 @@ def see(calibration: Calibration, engine: Engine, out: Path) -> Seen:
     """
     pictures = _pictures(Path(calibration.pictures), out)
     each = -(-calibration.windows // len(pictures))
-    chosen = _evenly(len(pictures), calibration.windows)
+    chosen = evenly(len(pictures), calibration.windows)
     windows: list[NDArray[np.uint8]] = []
+    sources: list[int] = []
     faults: list[str] = []
     for index in bar(chosen, "read pictures", unit="picture"):
         try:
@@ -117,14 +119,29 @@ def see(calibration: Calibration, engine: Engine, out: Path) -> Seen:
         except (BadImage, BadData) as error:
             faults.append(str(error))
             continue
-        windows += [found[place] for place in _evenly(len(found), each)]
-    windows = windows[: calibration.windows]
+        taken = evenly(len(found), each)
+        windows += [found[place] for place in taken]
+        sources += [index] * len(taken)
+    kept = evenly(len(windows), calibration.windows)
+    windows, sources = [windows[place] for place in kept], [sources[place] for place in kept]
     if len(windows) < 2:
         reasons = "; ".join(dict.fromkeys(faults)) or "it has too few"
         raise BadOption(f"no pictures in {calibration.pictures} calibrate int8 ({reasons}); name a folder of photos")
-    held = np.arange(len(windows)) % HELD == HELD - 1 if len(windows) >= HELD else np.arange(len(windows)) == 0
-    stack = np.stack(windows)
-    return Seen(stack[~held], stack[held], _notes(len(windows), faults))
+    held, stack = _held(sources), np.stack(windows)
+    return Seen(stack[~held], stack[held], _notes(len(windows), len(set(sources)), faults))
+
+
+def _held(sources: Sequence[int]) -> NDArray[np.bool_]:
+    """Which windows are held out: all of every fourth picture, for windows of one overlap; of a single one a quarter.
+
+    Args:
+        sources: the picture that each of at least 2 windows is from.
+    """
+    several = len(set(sources)) > 1
+    parts = np.unique(sources, return_inverse=True)[1] if several else np.arange(len(sources))
+    count = int(parts.max()) + 1
+    held: NDArray[np.bool_] = parts % HELD == HELD - 1 if count >= HELD else parts == 0
+    return held
 
 
 def _pictures(folder: Path, out: Path) -> Sequence[Pixels | Path]:
@@ -170,13 +187,16 @@ def _windows(picture: Pixels | Path, engine: Engine) -> list[NDArray[np.uint8]]:
     return seen
 
 
-def _evenly(count: int, wanted: int) -> list[int]:
+def evenly(count: int, wanted: int) -> list[int]:
     """At most `wanted` of `count` indices, evenly."""
     return sorted({int(place) for place in np.linspace(0, count - 1, min(count, wanted)).round()})
 
 
-def _notes(count: int, faults: Sequence[str]) -> tuple[str, ...]:
+def _notes(count: int, pictures: int, faults: Sequence[str]) -> tuple[str, ...]:
     few = [f"calibrated with {count} windows only; {ENOUGH} or more are surer"] if count < ENOUGH else []
+    single = (
+        ["all windows are of one picture: what is held out overlaps what is calibrated with"] if pictures == 1 else []
+    )
     what = "a picture was left out" if len(faults) == 1 else f"{len(faults)} pictures were left out, the first"
     left = [f"{what}: {faults[0]}"] if faults else []
-    return (*few, *left)
+    return (*few, *single, *left)

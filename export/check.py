@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segfast.artifacts.golden import PHOTOS, photo
 from segfast.engine import Engine
+from segfast.errors import MissingRuntime
 from segfast.evaluation.agreement import equal_labels, label_agreement
 from segfast.inference.normalisation import channels, normalise
 from segfast.model import Segmenter
@@ -88,6 +89,15 @@ def compared(
         return Agreement(runtime, regret, equal)
     error = _norm(logits - expected.logits) / _norm(expected.logits)
     return Agreement(runtime, error, equal_labels(labels, expected.pixels))
+
+
+def default_agreement(path: Path, expected: Expected) -> tuple[Agreement, ...]:
+    """Agreement in the Engine's default runtime, where that is another one and is installed."""
+    try:
+        found = agreement(path, expected, None)
+    except MissingRuntime:
+        return ()
+    return (found,) if not found.runtime.startswith("ONNX Runtime") else ()
 
 
 def _norm(values: NDArray[np.floating]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import torch
@@ -80,3 +81,12 @@ def _folded(scale: nn.Module, linear: nn.Linear) -> nn.Identity:
         linear.weight.mul_(scale.gamma[:, None])
         linear.bias.mul_(scale.gamma)
     return nn.Identity()
+
+
+def digest(model: Segmenter) -> str:
+    """Hexadecimal SHA-256 of the weights, tensors in the order of their names."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return sha.hexdigest()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from segfast import files
 from segfast.config import METADATA_KEY
 from segfast.engine import Engine
 from segfast.errors import ExportFailed
-from segfast.export.calibration import Calibration, Seen, see
+from segfast.export.calibration import Calibration, Seen, evenly, see
 from segfast.export.int8_graph import Range, groups, linears, quantise
 from segfast.export.int8_loss import Disagreement, Error, Loss, Points
 from segfast.export.int8_ranges import passes, ranges
@@ -107,7 +108,7 @@ class Quantiser:
         self._network, self._metadata, self._calibration = network, metadata, calibration
         self._reference = Engine(network.path, device="cpu", runtime="openvino")
         self._seen: Seen = see(calibration, self._reference, out)
-        compared = self._seen.fitted[:COMPARED]
+        compared = self._seen.fitted[evenly(len(self._seen.fitted), COMPARED)]
         self._error = Error(compared, self._reference.run(compared))
         self._agreement = Disagreement(self._reference, self._seen.held)
         self._groups = groups(network.nodes)
@@ -117,10 +118,10 @@ class Quantiser:
 
         Raises:
             BadModel, BadData: as `Points`.
-            ExportFailed: int8 loses more than is allowed whatever goes back.
+            ExportFailed: int8 loses more than is allowed whatever goes back, or nothing could become int8.
         """
         data, most = self._calibration.data, self._calibration.max_loss
-        loss: Loss = self._agreement if data is None else Points(self._reference, data)
+        loss: Loss = self._agreement if data is None else Points(self._reference, data, most)
         alpha, found = self._fitted()
         lost = self._measured(found, loss)
         back: tuple[str, ...] = ()
@@ -139,13 +140,15 @@ class Quantiser:
         )
         return kept, told
 
-    def check_onnx_runtime(self, path: Path) -> None:
-        """See that a file of logits says in ONNX Runtime what it says in OpenVINO, in which it was judged.
+    def check_onnx_runtime(self, found: Mapping[str, Range]) -> None:
+        """See that the network says in ONNX Runtime what it says in OpenVINO, in which it was judged.
 
         Raises:
             ExportFailed: it disagrees with fp32 more there.
         """
-        apart = self._agreement.of(path, "onnxruntime") - self._agreement.of(path)
+        with passing_file() as path:
+            self._network.write(path, found, self._metadata)
+            apart = self._agreement.of(path, "onnxruntime") - self._agreement.of(path)
         if apart > max(APART, self._calibration.max_loss) and not self._reference.config.random_weights:
             raise ExportFailed(
                 f"in ONNX Runtime the int8 file loses {apart:.2f} points more than in OpenVINO {self._agreement.words}; nothing "
@@ -157,7 +160,11 @@ class Quantiser:
         return ["random weights: the loss is told and refuses nothing"] if random else []
 
     def _fitted(self) -> tuple[float | None, dict[str, Range]]:
-        """The strength of smoothing that errs least, and its ranges."""
+        """The strength of smoothing that errs least, and its ranges.
+
+        Raises:
+            ExportFailed: there are none.
+        """
         windows = self._seen.fitted
         best: tuple[float, float | None, dict[str, Range]] | None = None
         with bar(desc="calibrate", total=len(windows) * sum(map(passes, ALPHAS)), unit="window") as shown:
@@ -167,6 +174,8 @@ class Quantiser:
                 if best is None or error < best[0]:
                     best = error, alpha, found
         assert best is not None
+        if not best[2]:
+            raise ExportFailed("NNCF finds no Linear that could be int8; nothing was written. Export with --fp16")
         return best[1:]
 
     def _taken_back(self, found: dict[str, Range], loss: Loss, lost: float) -> tuple[float, tuple[str, ...]]:
@@ -227,5 +236,19 @@ def fewest(holds: Callable[[int], bool], limit: int) -> int | None:
 @contextmanager
 def passing_file() -> Iterator[Path]:
     """A path for an `.onnx` file that goes at the end of the block, and of which nothing is kept."""
-    with tempfile.TemporaryDirectory(prefix="segfast-int8-") as folder, passing(Path(folder)):
-        yield Path(folder) / "network.onnx"
+    with scratch() as folder:
+        yield folder / "network.onnx"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that goes at the end of the block; nothing is kept of the networks in it.
+
+    Raises:
+        CannotWrite: it is full, or there is no folder for such folders.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="segfast-int8-") as name, passing(Path(name)):
+            yield Path(name)
+    except OSError as error:
+        raise files.cannot_write(Path(str(error.filename or tempfile.tempdir)), error) from error

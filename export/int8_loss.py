@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,25 +59,36 @@ class Disagreement:
 
     def of(self, path: Path, runtime: str | None = None) -> float:
         """See `Loss`."""
-        labels = Engine(path, runtime=runtime, device="cpu").run(self._windows).argmax(1)
-        return 100 * float((labels != self._labels)[self._sure].mean())
+        logits = Engine(path, runtime=runtime, device="cpu").run(self._windows)
+        other = (logits.argmax(1) != self._labels) | ~np.isfinite(logits).all(1)
+        return 100 * float(other[self._sure].mean())
 
 
 class Points:
     """Points of mIoU on a dataset, by the code of `segfast.evaluate`.
 
+    Args:
+        reference: the model in fp32.
+        dataset: with masks.
+        most: points that may be lost.
+
     Raises:
         BadModel: the dataset's classes are not the model's.
-        BadData: there is nothing to measure by.
+        BadData: there is nothing to measure by, or fp32 reaches no more points than may be lost.
     """
 
-    def __init__(self, reference: Engine, dataset: Dataset):
+    def __init__(self, reference: Engine, dataset: Dataset, most: float):
         check_classes(reference, dataset)
         dataset.check(progress=True)
         self._dataset = dataset
         self.reference = evaluate(reference, dataset, progress=True).miou
         if self.reference is None:
             raise BadData(f"the masks of {dataset.name} {dataset.split} hold no class; name a dataset with labels")
+        if 100 * self.reference <= most and not reference.config.random_weights:
+            raise BadData(
+                f"fp32 itself reaches {percent(self.reference)} points of mIoU on {dataset.name} {dataset.split}, no more than "
+                f"the {most:g} that int8 may lose: nothing can be judged by it. See that the masks are of the model's classes"
+            )
         self.words = (
             f"of mIoU on {dataset.name} {dataset.split}, {len(dataset)} pictures (fp32: {percent(self.reference)})"
         )
@@ -102,6 +114,8 @@ class Error:
     logits: NDArray[np.float32]
 
     def of(self, path: Path) -> float:
-        """The ratio of the norms, in the default runtime."""
+        """The ratio of the norms, in the default runtime; infinite where a logit is no number."""
         answer = Engine(path, device="cpu").run(self.windows)
+        if not np.isfinite(answer).all():
+            return math.inf
         return float(np.linalg.norm(answer - self.logits)) / max(float(np.linalg.norm(self.logits)), _TINY)

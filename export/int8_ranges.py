@@ -1,13 +1,13 @@
 """How large activations become, and what smooths them: by NNCF's static post-training quantisation, on OpenVINO.
 
-NNCF decides the ranges and SmoothQuant's factors; the file is written here, for NNCF would write OpenVINO's own format, and its
-ONNX backend collects its statistics in ONNX Runtime and takes several times as long.
+NNCF decides the ranges and SmoothQuant's factors; the file is written here, for NNCF would write OpenVINO's own format, and
+its ONNX backend collects its statistics in ONNX Runtime and takes several times as long.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import importlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from segfast.dependencies.imports import load, need
 from segfast.export.int8_graph import TOP, Range
+from segfast.processes import forks
 
 # Read when NNCF is imported: with it, nothing is reported to its makers.
 _TELEMETRY = "NNCF_CI"
@@ -27,6 +28,8 @@ _TELEMETRY = "NNCF_CI"
 _TORCH = ("torch", "torch.utils.cpp_extension")
 # Operations through which NNCF may move a quantiser up, for they change no value.
 _PASSING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "StridedSlice", "VariadicSplit", "Split", "Gather"}
+# NNCF's notes and bars are silenced for the whole process.
+_one_at_a_time = forks.Lock()
 
 
 def nncf() -> ModuleType:
@@ -77,7 +80,7 @@ def ranges(
     model = core.read_model(network)
     model.reshape({0: [1, *windows.shape[1:]]})
     others = [op.get_friendly_name() for op in model.get_ordered_ops() if _is_other(op, set(nodes.values()))]
-    with _silent("nncf", *_TORCH), contextlib.redirect_stdout(io.StringIO()):
+    with _one_at_a_time, _silent("nncf", *_TORCH), _without_bars():
         quantised = library.quantize(
             model,
             library.Dataset(_Stepping(windows, step)),
@@ -146,6 +149,22 @@ class _Stepping(Sequence[NDArray[np.uint8]]):
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[index] for index in range(len(self)))
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without NNCF's own bars, which go to the standard output; ours counts the windows."""
+    track_progress: Any = importlib.import_module("nncf.common.logging.track_progress")
+    shown = track_progress.Progress
+
+    def hidden(*columns: Any, **options: Any) -> Any:
+        return shown(*columns, **{**options, "disable": True})
+
+    track_progress.Progress = hidden
+    try:
+        yield
+    finally:
+        track_progress.Progress = shown
 
 
 @contextlib.contextmanager

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from segfast import files
 from segfast.config import check_size, whole_patches
-from segfast.errors import BadOption, ExportFailed, MissingRuntime
+from segfast.errors import BadOption, ExportFailed
 from segfast.export import check, merge_check
 from segfast.export.bars import Phases
 from segfast.export.calibration import Calibration, check_calibration
-from segfast.export.graph import Deployed, at_size, fold_layer_scale
+from segfast.export.graph import Deployed, at_size, digest, fold_layer_scale
 from segfast.export.peaks import FP16_MAX, HEADROOM, Peak, peak_activation
 from segfast.export.replacing import replaced
+from segfast.export.report import ExportReport
 from segfast.export.tracing import clean, trace
 from segfast.model import Segmenter
 from segfast.processes.torch_state import made, true_products
 from segfast.protocol import Size
 from segfast.token_merge import Merge
-
-if TYPE_CHECKING:
-    from segfast.export.int8 import Quantised
 
 # Of what is not int8, in int8 files.
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32, "int8": torch.float32}
@@ -40,40 +35,6 @@ OPSETS = range(18, 23)
 GATES = {"fp16": 5e-3, "fp32": 1e-4}
 # Of weights, in bytes: a Protocol Buffers message, which an .onnx file is, ends at 2 GiB.
 LARGEST = 2_100_000_000
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written and how well it agrees with the fp32 model in PyTorch, on a photo.
-
-    Attributes:
-        path, bytes: of the file.
-        peak: the largest activation over photos, black, white and noise (fp16 only).
-        checks: agreement in ONNX Runtime, which is the gate, and in the Engine's default runtime.
-        gate: largest relative error that is published; None of int8, whose gate is what it loses.
-        replaced: what was at `path` before, in words.
-        quantised: how it became int8, and what that loses.
-    """
-
-    path: Path
-    bytes: int
-    peak: Peak | None
-    checks: tuple[check.Agreement, ...]
-    gate: float | None
-    replaced: str | None = None
-    quantised: Quantised | None = None
-
-    def __str__(self) -> str:
-        lines = [f"wrote {self.path} ({self.bytes / 1e6:.1f} MB)"]
-        if self.replaced is not None:
-            lines.append(f"it replaced a file of that name: {self.replaced}")
-        if self.peak is not None:
-            lines.append(f"largest activation {self.peak}")
-        if self.quantised is not None:
-            lines.append(str(self.quantised))
-        gate = "" if self.gate is None else f" (gate {self.gate:g})"
-        lines += [f"{agreement}{gate}" for agreement in self.checks[:1]]
-        return "\n".join(lines + [str(agreement) for agreement in self.checks[1:]])
 
 
 def export_onnx(
@@ -102,8 +63,8 @@ def export_onnx(
         calibration: pictures for `int8`, and what it may lose.
 
     Raises:
-        BadOption: an option is out of range, calibration is missing or its folder holds nothing that serves, the weights would pass the 2 GB that an .onnx file holds, or a trained file would
-            be replaced by one of random weights.
+        BadOption: an option is out of range, calibration is missing or its folder holds nothing that serves, the weights
+            would pass the 2 GB that an .onnx file holds, or a trained file would be replaced by one of random weights.
         ExportFailed: the file does not pass; nothing was written.
         MissingRuntime: int8 without NNCF.
         BadData, BadModel: the masks of the calibration's data cannot be used, or are of other classes.
@@ -119,7 +80,10 @@ def export_onnx(
     if config.merge is not None:
         config.merge.check(replace(config, image_size=whole_patches(window, config.patch)))
     if precision == "int8" or calibration is not None:
-        return made(_export_int8, model, path, window, output, opset, force, check_calibration(precision, calibration))
+        checked = check_calibration(precision, calibration)
+        from segfast.export.int8_file import export_int8
+
+        return made(export_int8, model, path, window, output, opset, force, checked)
     return made(_export, model, path, window, precision, output, opset, force)
 
 
@@ -151,54 +115,8 @@ def _export(
             strict = _strict_agreement(temporary, model, window, output, expected)
             _check_gate(strict, GATES[precision])
         with phases("default runtime"):
-            checks = (strict, *_default_agreement(temporary, expected))
+            checks = (strict, *check.default_agreement(temporary, expected))
     return ExportReport(Path(path), Path(path).stat().st_size, peak, checks, GATES[precision], old)
-
-
-def _export_int8(
-    model: Segmenter,
-    path: str | os.PathLike[str],
-    window: Size,
-    output: str,
-    opset: int,
-    force: bool,
-    calibration: Calibration,
-) -> ExportReport:
-    """See `export_onnx`; the options are checked."""
-    from segfast.export.int8 import Quantiser, traced
-    from segfast.runtimes.openvino_cache import passing
-
-    old = replaced(Path(path), model.config, force)
-    with (
-        files.publish(path) as temporary,
-        tempfile.TemporaryDirectory(prefix="segfast-int8-") as name,
-        passing(Path(name)),
-    ):
-        with true_products():
-            fixed = at_size(model, window)
-            expected, identity = check.expect(fixed), digest(model)
-            fold_layer_scale(fixed)
-
-            def metadata(precision: str, output: str) -> str:
-                return fixed.config.to_json(size=window, precision=precision, output=output, digest=identity)
-
-            networks = {
-                kind: traced(
-                    trace(Deployed(fixed, kind, torch.float32), window, opset).model,
-                    fixed,
-                    metadata("fp32", kind),
-                    Path(name) / f"{kind}.onnx",
-                )
-                for kind in {"logits", output}
-            }
-        quantiser = Quantiser(networks["logits"], metadata("int8", "logits"), calibration, Path(path).parent)
-        found, told = quantiser.run()
-        networks[output].write(temporary, found, metadata("int8", output))
-        if output == "logits":
-            quantiser.check_onnx_runtime(temporary)
-        strict = check.agreement(temporary, expected, "onnxruntime")
-        checks = (strict, *_default_agreement(temporary, expected))
-    return ExportReport(Path(path), Path(path).stat().st_size, None, checks, None, old, told)
 
 
 def file_name(model_name: str, size: Size, precision: str, output: str = "logits", merge: Merge | None = None) -> str:
@@ -211,15 +129,6 @@ def file_name(model_name: str, size: Size, precision: str, output: str = "logits
     return f"{model_name}-{H if H == W else f'{H}x{W}'}-{precision}{kind}.onnx"
 
 
-def digest(model: Segmenter) -> str:
-    """Hexadecimal SHA-256 of the weights, tensors in the order of their names."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        sha.update(name.encode())
-        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return sha.hexdigest()
-
-
 def _strict_agreement(
     path: Path, model: Segmenter, window: Size, output: str, expected: check.Expected
 ) -> check.Agreement:
@@ -227,15 +136,6 @@ def _strict_agreement(
     if model.config.merge is None:
         return check.agreement(path, expected, "onnxruntime")
     return merge_check.agreement(path, at_size(model, window), output)
-
-
-def _default_agreement(path: Path, expected: check.Expected) -> tuple[check.Agreement, ...]:
-    """Agreement in the Engine's default runtime, where that is another one and is installed."""
-    try:
-        agreement = check.agreement(path, expected, None)
-    except MissingRuntime:
-        return ()
-    return (agreement,) if not agreement.runtime.startswith("ONNX Runtime") else ()
 
 
 def _check_gate(agreement: check.Agreement, gate: float) -> None:

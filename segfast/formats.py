@@ -25,10 +25,16 @@ class Late(NamedTuple):
     Attributes:
         since: the format that brought it.
         neutral: the value with which a model is what it is without the field.
+        first: values that format 1 has already; they are written as ever.
     """
 
     since: int
     neutral: object
+    first: tuple[object, ...] = ()
+
+    def plain(self, value: object) -> bool:
+        """Whether format 1 says enough of this value."""
+        return value == self.neutral or value in self.first
 
 
 # Every field that came after format 1 and must not be overlooked, by its dotted name. Of the metadata in `.safetensors`
@@ -46,6 +52,7 @@ METADATA: Mapping[str, Late] = MappingProxyType({
     "mlp": Late(2, "gelu"),
     "hidden": Late(2, 0),
     "merge": Late(2, None),
+    "precision": Late(2, None, ("fp16", "fp32")),
 })  # fmt: skip
 SIDECAR: Mapping[str, Late] = MappingProxyType({})
 
@@ -67,7 +74,7 @@ def stamped(values: Mapping[str, object], late: Mapping[str, Late]) -> dict[str,
         section, key = _place(plain, name)
         if section.get(key, field.neutral) == field.neutral:
             section.pop(key, None)
-        else:
+        elif not field.plain(section[key]):
             version = max(version, field.since)
     return {"format": version, **plain}
 
@@ -116,7 +123,7 @@ def check_fields(
         )
     for name, field in late.items():
         section, key = _place(values, name)
-        if section.get(key, field.neutral) != field.neutral and values["format"] < field.since:
+        if not field.plain(section.get(key, field.neutral)) and values["format"] < field.since:
             raise BadModel(
                 f"{source} sets {name} but has format {values['format']}, not {field.since}; export or save it again"
             )

@@ -103,6 +103,19 @@ def test_the_size_that_images_are_resized_to_is_format_2():
             from_json(json.dumps(values), "x")
 
 
+def test_int8_is_format_2_and_older_readers_are_told_so():
+    given = {"size": (64, 64), "output": "logits"}
+    text = tiny_config().to_json(precision="int8", **given)
+    with pytest.raises(old_reader.Refused, match="format 2"):
+        old_reader.from_json(text)
+    assert from_json(text, "x")[1]["precision"] == "int8"
+    with pytest.raises(BadModel, match="sets precision but has format 1, not 2"):
+        from_json(text.replace('"format": 2', '"format": 1'), "x")
+    for precision in ("fp16", "fp32"):
+        text = tiny_config().to_json(precision=precision, **given)
+        assert old_reader.from_json(text)[1]["precision"] == precision
+
+
 def changed(**more):
     return json.dumps({**json.loads(PLAIN), **more})
 

@@ -3,9 +3,11 @@
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,14 +20,15 @@ import segfast
 from segfast.artifacts.onnx import read_artifact
 from segfast.datasets import open_dataset
 from segfast.dependencies import imports
-from segfast.errors import BadModel, BadOption, ExportFailed, MissingRuntime
-from segfast.export import Calibration, export_onnx, int8, int8_ranges
+from segfast.errors import BadData, BadModel, BadOption, CannotWrite, ExportFailed, MissingRuntime
+from segfast.export import Calibration, export_onnx, int8, int8_file, int8_loss, int8_ranges
 from segfast.export.__main__ import main
-from segfast.export.calibration import see
+from segfast.export.calibration import _windows, see
 from segfast.export.graph import Deployed, at_size
 from segfast.export.int8 import fewest, traced
 from segfast.export.int8_graph import to_int8
 from segfast.export.tracing import trace
+from segfast.runtimes.onnxruntime import ONNXRuntime
 
 pytest.importorskip("nncf", reason="NNCF, of the extra [int8], is not installed")
 
@@ -230,6 +233,9 @@ def test_masks_measure_points_of_miou(plain, photos, tmp_path):
     wrong = replace(data, classes=data.classes[:-1], palette=data.palette[:-1])
     with pytest.raises(BadModel, match="classes"):
         quantised(plain, Calibration(folder, wrong))
+    # Where fp32 itself reaches no more than may be lost, a ruined file would pass.
+    with pytest.raises(BadData, match=r"fp32 itself reaches 100\.00 points .* no more than the 100 "):
+        quantised(plain, Calibration(folder, data, max_loss=100))
 
 
 def test_a_cpu_without_int8_computes_the_same_and_says_so(exported, monkeypatch):
@@ -239,7 +245,10 @@ def test_a_cpu_without_int8_computes_the_same_and_says_so(exported, monkeypatch)
     assert "int8" not in engine.runtime
     assert "this CPU has no instructions for int8" in repr(engine)
     windows = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3), np.uint8)
-    expected = segfast.Engine(path, runtime="onnxruntime", device="cpu").run(windows)
+    other = ONNXRuntime(read_artifact(path), "cpu", None)
+    expected = other.run(windows)
+    options = other._session.get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
     assert np.linalg.norm(engine.run(windows) - expected) < 0.1 * np.linalg.norm(expected)
 
 
@@ -281,7 +290,13 @@ def test_few_pictures_and_bad_ones_are_told(plain, photos, tmp_path):
     assert seen.notes[0] == "calibrated with 4 windows only; 16 or more are surer"
     assert "a picture was left out" in seen.notes[1]
     many = see(Calibration(photos), engine, tmp_path / "out")
-    assert (len(many.fitted), len(many.held), many.notes) == (24, 8, ())
+    assert len(many.fitted) + len(many.held) == 32
+    assert (len(many.held), many.notes) == (8, ())
+    # Windows of a picture overlap: those of a quarter of the pictures are held out, whole.
+    own = [{window.tobytes() for window in _windows(photo, engine)} for photo in sorted(photos.iterdir())]
+    held = {window.tobytes() for window in many.held}
+    assert sum(bool(held & windows) for windows in own) == 3
+    assert not any(window.tobytes() in set().union(*(w for w in own if held & w)) for window in many.fitted)
     again = see(Calibration(photos), engine, tmp_path / "out")
     assert np.array_equal(many.fitted, again.fitted)
 
@@ -293,7 +308,9 @@ def test_few_pictures_and_bad_ones_are_told(plain, photos, tmp_path):
         ({"precision": "fp16", "calibration": Calibration(".")}, "is for int8, not for fp16"),
         ({"precision": "int8", "calibration": Calibration("nowhere")}, "nowhere is none"),
         ({"precision": "int8", "calibration": Calibration(".", max_loss=-1)}, "--max-loss"),
+        ({"precision": "int8", "calibration": Calibration(".", max_loss=float("nan"))}, "--max-loss"),
         ({"precision": "int8", "calibration": Calibration(".", windows=1)}, "2 to 4096 windows"),
+        ({"precision": "int8", "calibration": Calibration(".", windows=2.5)}, "2 to 4096 windows"),
     ],
 )
 def test_options_are_checked_before_any_work(tmp_path, given, words):
@@ -305,6 +322,53 @@ def test_without_nncf_the_remedy_is_told(monkeypatch, photos, tmp_path):
     monkeypatch.setattr(imports, "find_spec", lambda name: None if name == "nncf" else find_spec(name))
     with pytest.raises(MissingRuntime, match=r"nncf.*\[int8\]"):
         export_onnx(tiny_model(), tmp_path / "m.onnx", precision="int8", calibration=Calibration(photos))
+
+
+def test_what_other_threads_print_is_not_swallowed(plain, photos, capsys):
+    windows = np.stack([np.asarray(Image.open(photo))[:64, :64] for photo in sorted(photos.iterdir())[:2]])
+    found = int8_ranges.ranges(plain[0].path, plain[0].nodes, windows, None, lambda: print("window"))
+    assert capsys.readouterr().out == "window\n" * 2
+    assert set(found) == set(plain[0].nodes)
+
+
+class Broken:
+    """An Engine whose logits are no numbers."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def run(self, windows):
+        return np.full((len(windows), 7, 4, 4), np.nan, np.float32)
+
+
+def test_logits_that_are_no_numbers_lose_everything(plain, photos, monkeypatch):
+    engine = segfast.Engine(plain[0].path, device="cpu")
+    windows = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    disagreement, error = int8_loss.Disagreement(engine, windows), int8_loss.Error(windows, engine.run(windows))
+    assert disagreement.of(plain[0].path) == error.of(plain[0].path) == 0
+    monkeypatch.setattr(int8_loss, "Engine", Broken)
+    assert disagreement.of(plain[0].path) == 100
+    assert error.of(plain[0].path) == np.inf
+
+
+def test_nothing_is_left_of_what_is_interrupted(photos, tmp_path, monkeypatch):
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(int8.Quantiser, "__init__", lambda self, *_: None)
+    monkeypatch.setattr(int8.Quantiser, "run", stopped)
+    monkeypatch.setattr(int8_file, "trace", lambda *_: SimpleNamespace(model=None))
+    monkeypatch.setattr(int8_file, "traced", lambda *given: given[-1].write_bytes(b"half"))
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(tiny_model(), tmp_path / "m.onnx", precision="int8", calibration=Calibration(photos))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_of_the_scratch_files_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(CannotWrite, match="nowhere"), int8.scratch():
+        pass
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from segfast.artifacts.onnx import Artifact
 from segfast.dependencies import imports, installation
 from segfast.errors import BadModel, MissingRuntime
 from segfast.kernels import quota
+from segfast.machine import cpu
 from segfast.processes import forks
 from segfast.runtimes import HostRuntime, to_bytes
 
@@ -31,6 +32,8 @@ class ONNXRuntime(HostRuntime):
         self.batch = 1 if device == "cpu" else 8
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if artifact.precision == "int8" and device == "cpu" and not cpu.has_int8():
+            options.add_session_config_entry("session.x64quantprecision", "1")  # or sums saturate at 16 bits
         if threads is None and quota.cpus() < (os.cpu_count() or 1):  # by default it would take the whole machine's
             threads = quota.cpus()
         if threads is not None:

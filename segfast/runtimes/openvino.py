@@ -36,8 +36,8 @@ class OpenVINORuntime(HostRuntime):
     """An artifact compiled for windows one at a time on all cores, and on demand for many: a pair of them on each core.
 
     fp16 artifacts run in the CPU's own half precision (bf16 on x86, f16 on Arm), fp32 ones strictly
-    in fp32, int8 ones in int8 and what is not int8 in them in bf16, where the CPU has these. Sizes are fixed when a network is compiled: one of any batch size would be slower and
-    round differently.
+    in fp32, int8 ones in int8 and what is not int8 in them in bf16, where the CPU has these. Sizes are
+    fixed when a network is compiled: one of any batch size would be slower and round differently.
     """
 
     name = "OpenVINO"
