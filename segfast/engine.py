@@ -147,7 +147,8 @@ class Engine:
         Windows of neighbouring images share the network's batches, for which a CPU gets a second
         network ready once it has seen eight images: OpenVINO then runs a pair of windows on every core, or
         from eight cores on eight pairs. At most 14 images are held at a time on two cores, 50 on eight and
-        more, 26 on a GPU; and no further one is read while they take a gigabyte. Closing the iterator, or Ctrl-C, stops the work between two windows.
+        more, 26 on a GPU; and no further one is read while they take a gigabyte. Closing the iterator, or
+        Ctrl-C, stops the work between two windows.
 
         Args:
             images: a list, generator, … of whatever `segment` takes, consumed as needed, ahead of the

@@ -74,6 +74,7 @@ def _tune_model(options: argparse.Namespace) -> None:
     chosen = _chosen(options, model)
     out = files.make_folder(options.out)
     _refuse_replacing(chosen, model, out, options.force)
+    _check_writable(out)
     print(f"{model.config.name}, judged by {pictures.words}")
     if model.config.random_weights:
         print("random weights: for timing only, what is lost means nothing")
@@ -110,6 +111,7 @@ def _tune_file(options: argparse.Namespace) -> None:
     if artifact.output == "labels":
         H, W = artifact.size
         pictures = pictures.at_size(H, W)
+    _check_writable(artifact.path.parent)
     print(f"{artifact.path}: runtime and threads alone, timed on {pictures.words}")
     candidate = Candidate(artifact.precision, artifact.config.merge)
     with tempfile.TemporaryDirectory(prefix="segfast-tune-") as name:
@@ -122,6 +124,19 @@ def _tune_file(options: argparse.Namespace) -> None:
     if winner is None:
         raise NotSupported(f"{artifact.path} runs in none of the settings; the table says why")
     record(artifact.path, winner)
+
+
+def _check_writable(folder: Path) -> None:
+    """See that results can be written to a folder, before minutes are spent on them.
+
+    Raises:
+        CannotWrite: they cannot.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise files.cannot_write(folder, error) from error
 
 
 def _load() -> float:
