@@ -43,6 +43,7 @@ from segfast.tuning.speed import Speed, measure
 if TYPE_CHECKING:
     from segfast.model import Segmenter
 
+_LONGEST = 600  # seconds of timing: the process that times ends after half an hour
 NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -223,8 +224,8 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
         raise BadOption(f"segfast.tune tunes for CPUs; leave --device {options.device} out")
     if options.calibrate is not None and not Path(options.calibrate).is_dir():
         raise BadOption(f"--calibrate takes a folder of pictures, and {options.calibrate} is none; check the path")
-    if options.seconds <= 0:
-        raise BadOption(f"--seconds must be more than 0; got {options.seconds:g}")
+    if not 0 < options.seconds <= _LONGEST:
+        raise BadOption(f"--seconds must be more than 0, and at most {_LONGEST}; got {options.seconds:g}")
     return options
 
 
