@@ -18,6 +18,7 @@ from segfast.inference import limits, pipeline
 from segfast.inference.batching import run_requests
 from segfast.inference.border import border
 from segfast.inference.requests import Layout, Request, Result, lay_out, whole_window
+from segfast.inference.room import Room
 from segfast.inference.scores import Scores
 from segfast.inference.warming import warm_up_kernels
 from segfast.kernels import loops
@@ -146,7 +147,8 @@ class Engine:
         Windows of neighbouring images share the network's batches, for which a CPU gets a second
         network ready once it has seen eight images: OpenVINO then runs a pair of windows on every core, or
         from eight cores on eight pairs. At most 14 images are held at a time on two cores, 50 on eight and
-        more, 26 on a GPU. Closing the iterator, or Ctrl-C, stops the work between two windows.
+        more, 26 on a GPU; and no further one is read while they take a gigabyte. Closing the iterator, or
+        Ctrl-C, stops the work between two windows.
 
         Args:
             images: a list, generator, … of whatever `segment` takes, consumed as needed, ahead of the
@@ -170,7 +172,8 @@ class Engine:
             pipeline.Stage(self._infer_stream(), self._runtime.group),
             pipeline.one_by_one(self._merge),
         )
-        return forks.Here(pipeline.answers(images, stages, errors == "raise"))
+        room = Room(limits.HELD, lambda request: request.bytes_needed)
+        return forks.Here(pipeline.answers(images, stages, errors == "raise", room))
 
     @border("laying the image out")
     def prepare(
@@ -192,7 +195,8 @@ class Engine:
             pixels = read_image(image)
         layout = layout or laid_out((pixels.shape[0], pixels.shape[1]))
         how = {"rounded": fit is not None, "as_bytes": self._runtime.bytes_only}
-        return Request(pixels, layout.placements, self._token, **how, threads=self._threads)
+        needed = None if layout.need is None else layout.need.bytes
+        return Request(pixels, layout.placements, self._token, **how, threads=self._threads, bytes_needed=needed)
 
     @border("running the network")
     def infer(self, requests: Iterable[Request]) -> list[Result]:

@@ -43,6 +43,7 @@ from segfast.tuning.speed import Speed, measure
 if TYPE_CHECKING:
     from segfast.model import Segmenter
 
+_LONGEST = 600  # seconds of timing: the process that times ends after half an hour
 NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -74,6 +75,7 @@ def _tune_model(options: argparse.Namespace) -> None:
     chosen = _chosen(options, model)
     out = files.make_folder(options.out)
     _refuse_replacing(chosen, model, out, options.force)
+    _check_writable(out)
     print(f"{model.config.name}, judged by {pictures.words}")
     if model.config.random_weights:
         print("random weights: for timing only, what is lost means nothing")
@@ -110,6 +112,7 @@ def _tune_file(options: argparse.Namespace) -> None:
     if artifact.output == "labels":
         H, W = artifact.size
         pictures = pictures.at_size(H, W)
+    _check_writable(artifact.path.parent)
     print(f"{artifact.path}: runtime and threads alone, timed on {pictures.words}")
     candidate = Candidate(artifact.precision, artifact.config.merge)
     with tempfile.TemporaryDirectory(prefix="segfast-tune-") as name:
@@ -122,6 +125,19 @@ def _tune_file(options: argparse.Namespace) -> None:
     if winner is None:
         raise NotSupported(f"{artifact.path} runs in none of the settings; the table says why")
     record(artifact.path, winner)
+
+
+def _check_writable(folder: Path) -> None:
+    """See that results can be written to a folder, before minutes are spent on them.
+
+    Raises:
+        CannotWrite: they cannot.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise files.cannot_write(folder, error) from error
 
 
 def _load() -> float:
@@ -208,8 +224,8 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
         raise BadOption(f"segfast.tune tunes for CPUs; leave --device {options.device} out")
     if options.calibrate is not None and not Path(options.calibrate).is_dir():
         raise BadOption(f"--calibrate takes a folder of pictures, and {options.calibrate} is none; check the path")
-    if options.seconds <= 0:
-        raise BadOption(f"--seconds must be more than 0; got {options.seconds:g}")
+    if not 0 < options.seconds <= _LONGEST:
+        raise BadOption(f"--seconds must be more than 0, and at most {_LONGEST}; got {options.seconds:g}")
     return options
 
 

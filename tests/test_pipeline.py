@@ -7,7 +7,8 @@ import pytest
 
 import segfast
 from segfast.errors import BadImage, BadOption
-from segfast.inference import pipeline
+from segfast.inference import limits, pipeline
+from segfast.inference.room import Room
 
 STAGES = [
     pipeline.one_by_one(lambda i: i + 1),
@@ -141,3 +142,50 @@ def test_foreign_errors_surface_and_leave_no_threads():
     with pytest.raises(ZeroDivisionError):
         list(pipeline.answers(range(9), [pipeline.one_by_one(fail)], strict=False))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("segfast-stage")]
+
+
+class Counted(list):
+    """A sequence that counts what was asked of it."""
+
+    given = 0
+
+    def __iter__(self):
+        for item in super().__iter__():
+            self.given += 1
+            yield item
+
+
+def test_large_items_are_held_by_their_bytes():
+    sizes, source = [], Counted(range(9))
+    group = pipeline.Stage(lambda items: sizes.append(len(items)) or items, 8)
+    stages = [pipeline.one_by_one(lambda i: i), group, pipeline.one_by_one(lambda i: i)]
+    taken = []
+    for answer in pipeline.answers(source, stages, True, Room(10, lambda _: 4)):
+        taken.append(answer)
+        assert source.given - len(taken) <= 3, "three of 4 bytes pass 10"
+    assert taken == list(range(9))
+    assert max(sizes) <= 3
+
+
+def test_errors_weigh_nothing_and_small_items_fill_their_group():
+    def sour(item):
+        if item % 2:
+            raise BadImage("sour")
+        return item
+
+    sizes = []
+    group = pipeline.Stage(lambda items: sizes.append(len(items)) or items, 4)
+    room = Room(9, lambda item: item + 1)
+    results = list(pipeline.answers([0, 1, 2, 3, 0, 1, 2, 3], [pipeline.one_by_one(sour), group], False, room))
+    assert [item for item in results if not isinstance(item, BadImage)] == [0, 2, 0, 2]
+    assert sizes == [2, 2], "four at a time, two of which are errors"
+    assert not room.full
+
+
+def test_an_engine_reads_no_image_while_those_it_holds_take_too_much(tiny_onnx, monkeypatch):
+    monkeypatch.setattr(limits, "HELD", 1)
+    engine, source = segfast.Engine(tiny_onnx, device="cpu"), Counted(pictures(4))
+    for taken, answer in enumerate(engine.segment_many(source), 1):
+        assert source.given <= taken + 1
+        np.testing.assert_array_equal(answer.labels, engine.segment(answer.image).labels)
+    assert taken == 4

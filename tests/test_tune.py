@@ -10,7 +10,7 @@ from trees import folder, picture
 
 from segfast import tune
 from segfast.artifacts import tuned
-from segfast.errors import BadData, BadModel, BadOption, ExportFailed, NotSupported
+from segfast.errors import BadData, BadModel, BadOption, CannotWrite, ExportFailed, NotSupported
 from segfast.token_merge import Merge
 from segfast.tuning import frontier, pictures, quality
 from segfast.tuning.candidates import BASE, Candidate, Setting, candidates, settings, work
@@ -276,6 +276,7 @@ def test_nothing_that_fits_is_an_error(tmp_path, tiny_onnx, monkeypatch):
         (["--calibrate", "nowhere"], "--calibrate"),
         (["--data", "nowhere"], "--data"),
         (["--seconds", "0"], "--seconds"),
+        (["--seconds", "nan"], "--seconds"),
         (["--candidates", "fp16+0.5@40"], "block"),
         (["--candidates", "fp8"], "PRECISION"),
     ],
@@ -321,3 +322,10 @@ def test_int8_without_nncf_is_left_out(monkeypatch, tiny_checkpoint, capsys):
     monkeypatch.setattr(tune.importlib.util, "find_spec", lambda name: None)
     assert not tune._int8(Namespace(calibrate="somewhere", data=None))
     assert "NNCF is not installed" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_said_first(tmp_path):
+    with pytest.raises(CannotWrite, match="gone"):
+        tune._check_writable(tmp_path / "gone")
+    tune._check_writable(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -91,7 +91,10 @@ def read(artifact: Artifact) -> Found:
 
 
 def digest(artifact: Artifact) -> str:
-    """Of what tells a file from others: its metadata, in which the weights' digest is, and its size."""
+    """Of what tells a file from others: its metadata, in which the weights' digest is, and its size.
+
+    An int8 file that is calibrated anew may have the same; it runs as fast, and a record says no more.
+    """
     return hashlib.sha256(repr(artifact.identity).encode()).hexdigest()
 
 

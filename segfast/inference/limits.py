@@ -17,6 +17,8 @@ from segfast.protocol import Protocol, Size
 RATIO = 100
 # Windows of one image, all its views together. A picture of 64 megapixels takes about 300, and 7,000 in 12 views.
 WINDOWS = 1 << 16
+# Bytes that `segment_many` holds before it reads another image: what some 50 of a megapixel take, or 2 of 64.
+HELD = 1 << 30
 # Bytes that nobody asks about: they are there, and asking takes a while.
 SMALL = 1 << 28
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from segfast.errors import SegfastError
 from segfast.inference.border import border
+from segfast.inference.room import Room
 from segfast.kernels.stopping import Stopped, check, stoppable
 
 
@@ -45,7 +46,9 @@ POLL = 0.2
 _NOTHING = object()
 
 
-def answers(items: Iterable[Any], stages: Sequence[Stage], strict: bool) -> Generator[Any, None, None]:
+def answers(
+    items: Iterable[Any], stages: Sequence[Stage], strict: bool, room: Room | None = None
+) -> Generator[Any, None, None]:
     """Every item through all stages, in order; each stage has a thread of its own.
 
     The first stage, if it takes items one by one, has done its work before the source is advanced. Groups
@@ -54,8 +57,10 @@ def answers(items: Iterable[Any], stages: Sequence[Stage], strict: bool) -> Gene
 
     Args:
         strict: raise an item's SegfastError in its turn; otherwise yield it in its place.
+        room: for what is held at once, besides the places between the stages; a new one. Where it is full, groups of a
+            sequence are what is at hand too.
     """
-    line = _Line(items, stages)
+    line = _Line(items, stages, Room() if room is None else room)
     try:
         with border("starting the threads"):
             line.start()
@@ -91,11 +96,11 @@ class _Channel:
         """Hand on an item, or an _End, which needs no place."""
         self._items.put(item)
 
-    def take(self, most: int = 1, fill: bool = True) -> tuple[list[Any], _End | None]:
-        """Wait for the next item, and take up to `most` that are there; or wait for all of them, to `fill`."""
+    def take(self, most: int = 1, fill: Callable[[], bool] = lambda: True) -> tuple[list[Any], _End | None]:
+        """Wait for the next item, and take up to `most` that are there; or wait for all of them, while `fill` says so."""
         taken: list[Any] = []
         while len(taken) < most:
-            wait = fill or not taken
+            wait = not taken or fill()
             try:
                 item = self._items.get(wait, POLL)
             except Empty:
@@ -120,16 +125,16 @@ class _Channel:
 class _Line:
     """The threads of one pipeline: the source's, and one for each stage that it does not do itself."""
 
-    def __init__(self, items: Iterable[Any], stages: Sequence[Stage]):
+    def __init__(self, items: Iterable[Any], stages: Sequence[Stage], room: Room):
         read, rest = (stages[0], stages[1:]) if stages[0].group == 1 else (None, stages)
-        self._stopped = Event()
+        self._stopped, self._room = Event(), room
         sizes = [1, *(stage.group for stage in rest), 1]
         # A group fits in at once, so that its stage goes on, and so does the next one.
         self._channels = [_Channel(max(pair)) for pair in pairwise(sizes)]
-        fill = isinstance(items, Sequence)
+        sequence = isinstance(items, Sequence)
         context = contextvars.copy_context()  # the source's code finds the caller's
         self._threads = [_thread(0, context.run, self._read, items, read)] + [
-            _thread(i, self._work, stage, *ends, fill)
+            _thread(i, self._work, stage, *ends, sequence)
             for i, (stage, ends) in enumerate(zip(rest, pairwise(self._channels), strict=True), 1)
         ]
 
@@ -158,6 +163,7 @@ class _Line:
             if taken and strict and isinstance(taken[0], SegfastError):
                 raise taken.pop()
             if taken:
+                self._room.let_go()
                 yield taken.pop()  # held here no longer than by who gets it
             if end is not None:
                 try:
@@ -174,8 +180,10 @@ class _Line:
         try:
             with stoppable(self._stopped):
                 source = iter(items)
-                while _pull(source, read, sink):
-                    pass
+                while _pull(source, read, sink, self._room):
+                    while self._room.full:
+                        self._stopped.wait(POLL)
+                        check()
             sink.put(_End())
         except Stopped:
             pass
@@ -185,8 +193,12 @@ class _Line:
             if isinstance(source, Generator):
                 source.close()
 
-    def _work(self, stage: Stage, source: _Channel, sink: _Channel, fill: bool) -> None:
+    def _work(self, stage: Stage, source: _Channel, sink: _Channel, sequence: bool) -> None:
         """A stage's thread."""
+
+        def fill() -> bool:
+            return sequence and not self._room.full
+
         try:
             with stoppable(self._stopped):
                 while (end := _pass_on(stage, source, sink, fill)) is None:
@@ -205,18 +217,20 @@ def _thread(number: int, function: Callable[..., Any], *arguments: Any) -> Threa
 # One step each, whose items are gone when it returns: a thread that waits holds none.
 
 
-def _pull(source: Iterator[Any], read: Stage | None, sink: _Channel) -> bool:
+def _pull(source: Iterator[Any], read: Stage | None, sink: _Channel, room: Room) -> bool:
     """One item from the source, read, where there is a place for it; whether there was one."""
     sink.reserve()
     item = next(source, _NOTHING)
     check()
     if item is _NOTHING:
         return False
-    sink.put(_attempt(read, [item])[0] if read is not None else item)
+    item = _attempt(read, [item])[0] if read is not None else item
+    room.add(item)  # before its answer can be taken
+    sink.put(item)
     return True
 
 
-def _pass_on(stage: Stage, source: _Channel, sink: _Channel, fill: bool) -> _End | None:
+def _pass_on(stage: Stage, source: _Channel, sink: _Channel, fill: Callable[[], bool]) -> _End | None:
     """One group through a stage; the end, if that has come."""
     group, end = source.take(stage.group, fill)
     check()

@@ -120,10 +120,12 @@ class Request:
             with datasets' pictures.
         as_bytes: the network takes bytes, so that views are rounded to them at once.
         threads: for resizing.
+        bytes_needed: as `limits.Need` counts them; None where it is no more than the image.
         owner: the Engine's token.
 
     Attributes:
         pixels: RGB [H, W, 3], uint8, at the image's own size.
+        bytes_needed: the memory that it takes in all, until it is merged.
     """
 
     def __init__(
@@ -135,8 +137,10 @@ class Request:
         rounded: bool = False,
         as_bytes: bool = False,
         threads: int | None = None,
+        bytes_needed: int | None = None,
     ):
         self.pixels, self.owner = pixels, owner
+        self.bytes_needed = pixels.nbytes if bytes_needed is None else bytes_needed
         self._placements, self._rounded, self._as_bytes, self._threads = placements, rounded, as_bytes, threads
         self._single = [self._view(placements[0])] if len(placements) == 1 else None
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segfast import files
 from segfast.artifacts.golden import PHOTOS, photo
 from segfast.datasets import Dataset, detect_dataset
 from segfast.datasets.content import tell
@@ -41,8 +42,13 @@ class Pictures:
     words: str
 
     def save(self, path: Path) -> Path:
-        """Write those that are timed for the processes that time, as `.npz`."""
-        np.savez(path, *self.timed)
+        """Write those that are timed for the processes that time, as `.npz`.
+
+        Raises:
+            CannotWrite: the destination is full, read-only or missing.
+        """
+        with files.publish(path) as temporary:
+            np.savez(temporary, *self.timed)
         return path
 
     def at_size(self, height: int, width: int) -> Pictures:
