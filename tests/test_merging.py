@@ -21,11 +21,20 @@ from segfast.token_merge import ROWS, Merge, cells
 from segfast.variants import variant
 
 
+def plain_of(size, **changes):
+    """A tiny Segmenter whose LayerScale, if it has one, hides nothing."""
+    model = tiny_model(image_size=size, depth=3, **changes)
+    for name, parameter in model.named_parameters():
+        if "gamma" in name:
+            torch.nn.init.constant_(parameter, 0.5)
+    return model
+
+
 def model_of(grid, merge="0.5@1", **changes):
     """A tiny Segmenter for a grid of patches, with a merge."""
     h, w = grid
-    model = tiny_model(image_size=(16 * h, 16 * w), depth=3, **changes)
     merge = Merge.parse(merge)
+    model = plain_of((16 * h, 16 * w), **changes)
     return model.merge_tokens(merge.fraction, merge.block)
 
 
@@ -82,10 +91,10 @@ def encoded_by_loops(model, image):
             taken = {patch for cell in chosen for patch in cell}
             groups = chosen + [group for group in groups if group[0] not in taken]
             merged = [torch.stack([whole[r * grid[1] + c] for r, c in group]).mean(0) for group in groups]
-            tokens = torch.cat([before, torch.stack(merged)])[None]
+            tokens = then = torch.cat([before, torch.stack(merged)])[None]
     where = {patch: number for number, group in enumerate(groups) for patch in group}
     back = [config.prefix_tokens + where[r, c] for r in range(grid[0]) for c in range(grid[1])]
-    return encoder.norm(tokens)[:, back]
+    return encoder.norm(whole + (tokens - then)[:, back])
 
 
 GRIDS = [(4, 4), (4, 7), (5, 4), (5, 7)]
@@ -99,7 +108,7 @@ def test_the_encoder_is_that_of_loops(grid, changes):
     got = model.encoder(images)
     expected = torch.cat([encoded_by_loops(model, image[None]) for image in images])  # of cells of their own each
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
-    plain = tiny_model(image_size=model.config.image_size, depth=3, **changes)
+    plain = plain_of(model.config.image_size, **changes)
     assert not torch.allclose(got, plain.encoder(images), atol=1e-2)
 
 
@@ -116,29 +125,25 @@ def test_gradients_are_those_of_loops():
         )
 
 
-@pytest.mark.parametrize("changes", [{}, ROPE], ids=["plain", "rope"])
-def test_where_the_patches_of_cells_are_equal_little_changes_but_the_weights_of_attention(changes):
-    """Merging after the last block but one of equal tokens: each is given back what it was before the block."""
+def test_of_equally_alike_cells_the_first_are_merged():
     grid = (4, 6)
-    tokens = torch.randn(2, 6, 64).repeat_interleave(4, 1)  # cell by cell
-    plan = layout(grid)
-    patches = tokens[:, plan.back]
-    order = rank_cells(patches, grid)
-    assert order.tolist() == [list(range(6))] * 2  # all equally alike: the first ones first
-    merged = Merged(order, plan, 0, 3)
-    torch.testing.assert_close(merged.undo(merged.merge(patches)), patches)
+    cell_by_cell = torch.randn(2, 6, 64).repeat_interleave(4, 1)
+    order = rank_cells(cell_by_cell[:, layout(grid).back], grid)
+    assert order.tolist() == [list(range(6))] * 2
 
 
-def test_what_is_undone_is_a_permutation_of_what_stays():
-    grid = (5, 7)
-    tokens = torch.randn(2, 3 + 35, 8)
-    order = rank_cells(tokens[:, 3:], grid)
-    merged = Merged(order, layout(grid), 3, 2)
-    fewer = merged.merge(tokens)
-    assert fewer.shape == (2, 3 + 35 - 2 * 3, 8)
-    assert torch.equal(fewer[:, :3], tokens[:, :3])
-    same = (merged.undo(fewer) == tokens[:, 3:]).all(-1).sum(1)
-    assert same.tolist() == [35 - 2 * 4] * 2
+def test_what_is_undone_is_what_was_and_takes_what_was_added():
+    grid, D = (5, 7), 8
+    whole = torch.randn(2, 3 + 35, D)
+    merged = Merged(whole, rank_cells(whole[:, 3:], grid), layout(grid), 3, 2)
+    assert merged.tokens.shape == (2, 3 + 35 - 2 * 3, D)
+    assert torch.equal(merged.tokens[:, :3], whole[:, :3])
+    assert torch.equal(merged.undo(merged.tokens), whole[:, 3:])
+    torch.testing.assert_close(merged.undo(merged.tokens + 1), whole[:, 3:] + 1)
+    moved = merged.undo(merged.tokens + torch.arange(32)[:, None])[0, :, 0] - whole[0, 3:, 0]
+    counts = moved.round().int().unique(return_counts=True)
+    assert counts[0].tolist() == list(range(3, 32))  # each of the 29 tokens behind those before
+    assert counts[1].tolist() == [4, 4] + [1] * 27
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -13,14 +13,13 @@ import torch
 from helpers import REPOSITORY, tiny_config, tiny_model
 
 import segfast
-from segfast.artifacts.golden import Comparison
+from segfast.artifacts.golden import Comparison, photo
 from segfast.artifacts.onnx import read_artifact
 from segfast.errors import BadOption, ExportFailed
 from segfast.evaluation.evaluate import evaluate
 from segfast.export import __main__ as command
 from segfast.export import export_onnx, merge_check, onnx_file
 from segfast.export.graph import at_size
-from segfast.network.merging import rank_cells, spread
 from segfast.token_merge import Merge
 from segfast.train import Running, recipe, train
 from segfast.train.build import build_model
@@ -70,19 +69,12 @@ def test_labels_and_rotations_in_fp16(tmp_path):
     assert not {"Sin", "Cos"} & {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
 
 
-def test_a_file_that_merges_other_cells_is_not_published(tmp_path, monkeypatch):
-    """What is traced merges the cells that are the least alike."""
-    for_the_file = iter([lambda patches, grid: spread(patches, grid).sort(dim=1, descending=True).indices])
-
-    def worst(model, window):
-        fixed = at_size(model, window)
-        fixed.encoder.rank_cells = next(for_the_file, rank_cells)
-        return fixed
-
-    monkeypatch.setattr(onnx_file, "at_size", worst)
+def test_a_file_that_merges_other_cells_is_refused(exported, monkeypatch):
+    model, path, _ = exported
+    answer, order = merge_check.run(path, photo((80, 64)))
+    monkeypatch.setattr(merge_check, "run", lambda *_: (answer, order[:, ::-1].copy()))
     with pytest.raises(ExportFailed, match=r"merges cells that are not the most alike .*nothing was written"):
-        export_onnx(merged().merge_tokens(0.5, 1), tmp_path / "m.onnx", precision="fp32")
-    assert not list(tmp_path.iterdir())
+        merge_check.agreement(path, at_size(model, (80, 64)), "logits")
 
 
 def test_cells_that_are_nearly_as_alike_pass():

@@ -59,7 +59,7 @@ class Encoder(nn.Module):
             if config.merge is not None and number == config.merge.block:
                 merged = self.merging(tokens, grid)
                 if merged is not None:
-                    tokens = merged.merge(tokens)
+                    tokens = merged.tokens
                     turns = None if turns is None else merged.turn(turns, self.centres(grid))
         return tokens[:, config.prefix_tokens :] if merged is None else merged.undo(tokens)
 
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
         if count == 0:
             return None
         order = self.rank_cells(tokens[:, config.prefix_tokens :].detach(), grid)
-        return Merged(order, layout(grid, tokens.device), config.prefix_tokens, count)
+        return Merged(tokens, order, layout(grid, tokens.device), config.prefix_tokens, count)
 
     def embed(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches [B, h·w, D] with their positions, behind the tokens that come first: [B, prefix + h·w, D]."""

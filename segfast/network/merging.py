@@ -67,24 +67,29 @@ def spread(patches: Tensor, grid: Size) -> Tensor:
 
 
 class Merged:
-    """The merging of one batch, to be undone.
+    """The tokens of one batch merged, to be undone.
+
+    Attributes:
+        tokens: means of merged cells, then the tokens that stay: [B, prefix + M + 4·(C - M) + R, D].
 
     Args:
+        whole: the tokens before, [B, prefix + h·w, D].
         order: of the cells, the first `merged` of which become one token each, int64 [B, C].
         prefix: tokens before the patches, which stay as they are.
         merged: M.
     """
 
-    def __init__(self, order: Tensor, layout: Layout, prefix: int, merged: int):
+    def __init__(self, whole: Tensor, order: Tensor, layout: Layout, prefix: int, merged: int):
         self._order, self._layout, self._prefix, self._merged = order, layout, prefix, merged
+        self._before, self._patches = whole[:, :prefix], whole[:, prefix:]
+        self.tokens = self._merge()
 
-    def merge(self, tokens: Tensor) -> Tensor:
-        """[B, prefix + h·w, D] → [B, prefix + M + 4·(C - M) + R, D]: means, then the tokens that stay."""
-        M, (before, patches) = self._merged, (tokens[:, : self._prefix], tokens[:, self._prefix :])
+    def _merge(self) -> Tensor:
+        M, patches = self._merged, self._patches
         cells = picked(self._layout.cells, self._order)  # [B, C, 4]
         alike = rows(patches, cells[:, :M].flatten(1)).unflatten(1, (M, 4))
         means = (alike[:, :, 0] + alike[:, :, 1] + alike[:, :, 2] + alike[:, :, 3]) / 4
-        return torch.cat([before, means, rows(patches, self._staying(cells))], 1)
+        return torch.cat([self._before, means, rows(patches, self._staying(cells))], 1)
 
     def turn(self, rotation: Rotation, centres: Rotation) -> Rotation:
         """The rotations [B, N, 1, d] of merged tokens: of a cell that of its centre.
@@ -104,7 +109,10 @@ class Merged:
         return turned(rotation[0], centres[0]), turned(rotation[1], centres[1])
 
     def undo(self, tokens: Tensor) -> Tensor:
-        """Tokens as `merge` gives them → [B, h·w, D], every patch with its cell's token; those before are left out."""
+        """What the blocks made of `tokens` → [B, h·w, D]: to every patch is added by how much its token has changed.
+
+        So what told the patches of a cell apart is kept, which the cell's token alone would lose.
+        """
         (B, C), M = self._order.shape, self._merged
         ranks = torch.arange(C, device=tokens.device).expand(B, C)
         rank = torch.zeros_like(self._order).scatter(1, self._order, ranks).unsqueeze(2)  # [B, C, 1]
@@ -112,7 +120,7 @@ class Merged:
         places = torch.where(rank < M, rank, 4 * rank + (corner - 3 * M)).flatten(1)  # [B, 4·C]
         rest = torch.arange(4 * C - 3 * M, 4 * C - 3 * M + len(self._layout.rest), device=tokens.device)
         places = torch.cat([places, rest.expand(B, -1)], 1).index_select(1, self._layout.back)  # [B, h·w]
-        return rows(tokens, places + self._prefix)
+        return self._patches + rows(tokens - self.tokens, places + self._prefix)
 
     def _staying(self, cells: Tensor) -> Tensor:
         """The numbers of the patches that stay, [B, 4·(C - M) + R], of the cells [B, C, 4] in their order."""
