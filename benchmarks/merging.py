@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,28 +44,29 @@ def main() -> int:
         return 0
     merges = [Merge.parse(text) for text in options.merge]
     if options.what == "points":
-        found["points"].setdefault(options.name, {}).update(points(options.checkpoint, options.data, merges))
+        for name, miou in points(options.checkpoint, options.data, merges):
+            found["points"].setdefault(options.name, {})[name] = miou
+            _write(found, path)  # a long run that is interrupted keeps what it has
     else:
         found["speed"].setdefault(options.model, {}).update(speed(options.model, merges, options.rounds))
-    files.write_text(json.dumps(found, indent=1) + "\n", path)
+        _write(found, path)
     return 0
 
 
-def points(checkpoint: str, data: str, merges: Sequence[Merge]) -> dict[str, float]:
+def points(checkpoint: str, data: str, merges: Sequence[Merge]) -> Iterator[tuple[str, float]]:
     """mIoU in percent of a checkpoint on a folder's val split, by what is merged."""
     from segfast.checkpoints.load import load_model
     from segfast.datasets import open_dataset
     from segfast.engine import Engine
     from segfast.evaluation.evaluate import evaluate
 
-    model, dataset, found = load_model(checkpoint), open_dataset("folder", data, "val"), {}
+    model, dataset = load_model(checkpoint), open_dataset("folder", data, "val")
     for merge in (None, *merges):
         _set(model, merge)
         miou = evaluate(Engine(model, device="cpu", threads=1), dataset).miou
         assert miou is not None
-        found[_name(merge)] = round(100 * miou, 2)
-        print(_name(merge), found[_name(merge)], flush=True)
-    return found
+        print(_name(merge), f"{100 * miou:.2f}", flush=True)
+        yield _name(merge), round(100 * miou, 2)
 
 
 def speed(name: str, merges: Sequence[Merge], rounds: int) -> dict[str, float]:
@@ -127,6 +128,10 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)
     print(f"wrote {path}")
+
+
+def _write(found: dict[str, Any], path: Path) -> None:
+    files.write_text(json.dumps(found, indent=1) + "\n", path)
 
 
 def _set(model: Segmenter, merge: Merge | None) -> None:

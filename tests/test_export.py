@@ -267,7 +267,7 @@ def test_check_images_are_photos_and_extremes():
         {"size": (64,)},
         {"size": 64.0},
         {"size": True},
-        {"precision": "int8"},
+        {"precision": "int4"},
         {"output": "scores"},
         {"opset": 17},
         {"opset": 23},
