@@ -222,8 +222,10 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
         raise BadOption(f"--max-loss is from 0 to 100 points; got {options.max_loss:g}")
     if options.device != "cpu":
         raise BadOption(f"segfast.tune tunes for CPUs; leave --device {options.device} out")
-    if options.calibrate is not None and not Path(options.calibrate).is_dir():
-        raise BadOption(f"--calibrate takes a folder of pictures, and {options.calibrate} is none; check the path")
+    if options.calibrate is not None:
+        from segfast.export.calibration import Calibration
+
+        Calibration(options.calibrate).check()
     if not 0 < options.seconds <= _LONGEST:
         raise BadOption(f"--seconds must be more than 0, and at most {_LONGEST}; got {options.seconds:g}")
     return options
