@@ -36,7 +36,7 @@ CARD = {
     "--iterations 150 --crop 252 --stride 168 --lr 2e-4 --encoder-lr 6e-5 --warmup 0.03 --ratio 0.5 1.3 --seed 2; "
     "python examples/pets_export.py run2/best.safetensors run4/best.safetensors examples/pets.onnx",
 }
-# Of background, cat and dog: an overlay darkens what is no pet.
+# Of background, cat and dog: an overlay darkens whatever is not a pet.
 PALETTE = ((0, 0, 0), (255, 140, 0), (0, 120, 255))
 # Photos are resized to fit this before they are segmented, as the training photos were small: (long, short) in pixels.
 FIT = (448, 336)

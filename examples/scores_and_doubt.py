@@ -2,7 +2,7 @@
 
     python examples/scores_and_doubt.py examples/pets.onnx examples/cat.jpg doubt.png
 
-A softmax score is no probability: networks are surer than they are right. It ranks pixels well all the same, which is enough
+A softmax score is not a probability: networks are surer than they are right. It ranks pixels well all the same, which is enough
 to send the doubtful ones to a person.
 """
 

@@ -27,7 +27,7 @@ from segfast.runtimes.openvino_cache import passing
 ALPHAS: tuple[float | None, ...] = (0.5, 0.75, 0.95)
 # By so many windows candidates are compared.
 COMPARED = 4
-# Where more than this share of the groups would have to go back, int8 is no gain and the export is refused.
+# Where more than this share of the groups would have to go back, int8 gains nothing and the export is refused.
 BACK = 0.5
 # Points by which runtimes may differ in what they lose: they round differently what is not int8.
 APART = 1.0

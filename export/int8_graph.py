@@ -113,7 +113,7 @@ def _quantise(graph: ir.Graph, node: ir.Node, found: Range) -> None:
     node.replace_input_with(1, _named(made[-1]))
 
 
-# Below it a scale is no number any more.
+# Below it a scale is no longer a number.
 _TINY = 1e-8
 
 

@@ -114,7 +114,7 @@ class Error:
     logits: NDArray[np.float32]
 
     def of(self, path: Path) -> float:
-        """The ratio of the norms, in the default runtime; infinite where a logit is no number."""
+        """The ratio of the norms, in the default runtime; infinite where a logit is not a number."""
         answer = Engine(path, device="cpu").run(self.windows)
         if not np.isfinite(answer).all():
             return math.inf

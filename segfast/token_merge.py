@@ -112,5 +112,5 @@ class Merge:
 
 
 def cells(grid: Size) -> int:
-    """Whole cells of 2 × 2 patches in a grid; a last row or column that is no half of one is in none."""
+    """Whole cells of 2 × 2 patches in a grid; the last row or column of an odd grid is in none."""
     return (grid[0] // 2) * (grid[1] // 2)

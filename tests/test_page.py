@@ -133,7 +133,7 @@ def test_a_photo_is_dropped_and_its_labels_are_shown(browser, tiny_onnx, tmp_pat
         for value, opacity in ((0, "0"), (100, "1")):
             browser.run(f"slider.value = {value}; slider.dispatchEvent(new Event('input'))")
             assert browser.run("return getComputedStyle(overlay).opacity") == opacity
-        # A file that is no picture says why, in the page; the 401 and 422 are all that the console has.
+        # A file that is not a picture says why, in the page; the 401 and 422 are all that the console has.
         bad = tmp_path / "bad.jpg"
         bad.write_bytes(b"no picture")
         browser.call("POST", f"/element/{browser.find('#file')}/value", {"text": str(bad)})

@@ -75,7 +75,7 @@ def _is_comment(line: str) -> bool:
 
 
 def _head(line: str) -> dict[str, int] | None:
-    """The columns of a CSV, by what they are; None if the line is no header."""
+    """The columns of a CSV, by what they are; None if the line is not a header."""
     cells = [cell.strip().casefold() for cell in next(csv.reader([line], delimiter=_delimiter(line)))]
     found = {kind: cells.index(word) for kind, words in _HEADS.items() for word in words if word in cells}
     words = {word for words in _HEADS.values() for word in words}
@@ -84,7 +84,7 @@ def _head(line: str) -> dict[str, int] | None:
 
 
 def _refuse_heads(line: str, path: Path) -> None:
-    """See that the first line is no header that is not known.
+    """See that the first line is not an unknown header.
 
     Raises:
         BadData: it is.

@@ -14,7 +14,7 @@ def from_yaml(text: str, path: Path) -> list[Entry]:
     """What a YAML file lists.
 
     Raises:
-        BadData: it is no YAML, or an item is no class.
+        BadData: it is not YAML, or an item is not a class.
         MissingRuntime: PyYAML is not installed.
     """
     yaml = load("yaml", "PyYAML", "pyyaml")
@@ -29,7 +29,7 @@ def from_json(text: str, path: Path) -> list[Entry]:
     """What a JSON file lists.
 
     Raises:
-        BadData: it is no JSON, or an item is no class.
+        BadData: it is not JSON, or an item is not a class.
     """
     try:
         values = json.loads(text)

@@ -100,7 +100,7 @@ class Places:
 
 
 def _is_split(name: str, place: Place) -> bool:
-    """Whether folders are of a split of that name, where nobody asked for it: `north/images` is no split, `images/north` is."""
+    """Whether folders are of a split of that name, where nobody asked for it: `north/images` is not a split, `images/north` is."""
     picture = place.pictures.lower()
     return name in OTHERS or not (picture.startswith(f"{name}/") or picture == name == place.masks.lower())
 

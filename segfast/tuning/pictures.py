@@ -66,7 +66,7 @@ def open_pictures(data: str | None, dataset: str | None, split: str, reading: Re
     """
     if data is None:
         photos = [photo((SIDE, SIDE), name) for name in PHOTOS]
-        return Pictures(None, photos, photos, "three photos of segfast's own, for want of --data")
+        return Pictures(None, photos, photos, "three photos of segfast's own, as no --data was given")
     if not Path(data).is_dir():
         raise BadOption(f"--data takes a folder of pictures, and {data} is none; check the path")
     if dataset is None:
